@@ -1,0 +1,133 @@
+"""What an image is: its shape, its normalisation, its class names, and how it goes to disk and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpec:
+    """Shape, normalisation and classes of a network's images; the one owner of mean and standard deviation.
+
+    Outside a network, images are float tensors ``(N, channels, H, W)`` in [0, 1]; ``normalise`` turns them into
+    what the network was trained on, ``(x - mean) / std`` per channel.
+
+    >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+    >>> float(spec.normalise(torch.ones(1, 1, 8, 8)).max())
+    2.0
+    """
+
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("size", "mean", "std", "classes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.channels < 1 or len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"an image needs channels >= 1 and a size (H, W) >= 1, not {self.channels} and {self.size}")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need one value per channel ({self.channels}), not {self.mean} and {self.std}")
+        if not all(s > 0 for s in self.std):
+            raise ValueError(f"std must be positive, not {self.std}")
+        if len(self.classes) < 1:
+            raise ValueError("an ImageSpec needs at least one class name")
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(channels, H, W)``."""
+        return (self.channels, *self.size)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """``(x - mean) / std`` per channel, for ``(N, C, H, W)`` in [0, 1]."""
+        mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (images - mean) / std
+
+    def check(self, images: Tensor, what: str = "images") -> Tensor:
+        """Return ``images`` if they are float ``(N, C, H, W)`` of this spec's channels and size; else ``ValueError``."""
+        if images.ndim != 4 or not images.is_floating_point():
+            raise ValueError(f"{what} must be a float tensor (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if images.shape[1] != self.channels:
+            raise ValueError(f"{what} have {images.shape[1]} channels; the network takes {self.channels}")
+        if tuple(images.shape[2:]) != self.size:
+            raise ValueError(f"{what} are {tuple(images.shape[2:])} pixels; the network takes {self.size}")
+        return images
+
+    def check_labels(self, labels: Tensor | Sequence[int]) -> Tensor:
+        """Labels as an int64 tensor ``(N,)`` in ``range(n_classes)``; else ``ValueError``."""
+        given = torch.as_tensor(labels)
+        if given.ndim != 1 or given.numel() == 0 or given.is_floating_point():
+            raise ValueError(f"labels must be a non-empty list of class indices, not {labels!r}")
+        bad = sorted({int(v) for v in given if not 0 <= v < self.n_classes})
+        if bad:
+            raise ValueError(f"labels {bad} are outside the network's classes 0..{self.n_classes - 1}")
+        return given.long()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary, as it lies beside a weights file."""
+        return {"input": list(self.shape), "mean": list(self.mean), "std": list(self.std), "classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ImageSpec:
+        """Read what :meth:`to_json` wrote; raise ``ValueError`` naming the missing key."""
+        missing = [k for k in ("input", "mean", "std", "classes") if k not in data]
+        if missing:
+            raise ValueError(f"an image specification needs the keys input, mean, std, classes; missing: {missing}")
+        channels, *size = data["input"]
+        return cls(channels=channels, size=tuple(size), mean=data["mean"], std=data["std"], classes=data["classes"])
+
+
+def quantise(images: Tensor) -> Tensor:
+    """Round to the 256 levels of an 8-bit file: what a reader of the saved images gets back."""
+    return images.clamp(0, 1).mul(255).round().div(255)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One image ``(C, H, W)`` in [0, 1], C of 1 or 3, as a PIL image of 8 bits."""
+    pixels = quantise(image.detach().float().cpu()).mul(255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def from_pil(image: Image.Image, channels: int) -> Tensor:
+    """A PIL image as ``(C, H, W)`` float in [0, 1], turned to grey or RGB."""
+    if channels not in (1, 3):
+        raise ValueError(f"image files hold 1 or 3 channels, not {channels}")
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
+
+
+def load_image(path: str | Path, channels: int = 3, size: tuple[int, int] | None = None) -> Tensor:
+    """Read one image file as ``(1, C, H, W)`` in [0, 1]; ``size`` crops the centre to that shape and resizes.
+
+    Raises ``FileNotFoundError`` or ``ValueError`` naming the file.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image at {path}") from None
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable image: {error}") from None
+    if size is not None:
+        scale = min(image.width / size[1], image.height / size[0])
+        width, height = round(size[1] * scale), round(size[0] * scale)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height)).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    return from_pil(image, channels).unsqueeze(0)
