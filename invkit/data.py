@@ -1,0 +1,244 @@
+"""Data sets by name, held in memory as bytes, handed out as float images in [0, 1]."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from invkit.images import ImageSpec
+from invkit.runtime import seeded
+from invkit.sources import STANDARD, RawSplit, Size, Source, digits, from_torchvision, image_folder, npz
+
+DEFAULT_SIZE: dict[str, Size] = {"digits": (16, 16), "celeba": (64, 64), "imagenet-val": (224, 224)}
+NAMES = ("digits", *STANDARD, "folder:PATH", "npz:PATH")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """Some labelled images: ``pixels`` uint8 ``(N, C, H, W)``, ``labels`` int64 ``(N,)``, both on the CPU."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: slice | Tensor) -> Split:
+        return Split(pixels=self.pixels[index], labels=self.labels[index])
+
+    @property
+    def images(self) -> Tensor:
+        """All images as float in [0, 1], ``(N, C, H, W)``: four times the memory of ``pixels``; slice first if large."""
+        return to_float(self.pixels)
+
+    def of_class(self, label: int) -> Split:
+        """The images of one class."""
+        return self[torch.nonzero(self.labels == label)[:, 0]]
+
+    def per_class(self, count: int) -> Split:
+        """The first ``count`` images of each class, class by class; fewer where a class has fewer."""
+        rows = [torch.nonzero(self.labels == label)[:count, 0] for label in self.labels.unique()]
+        return self[torch.cat(rows)] if rows else self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataSet:
+    """A data set in three disjoint splits: ``train``, ``test``, and ``heldout`` for what must have seen neither."""
+
+    name: str
+    spec: ImageSpec
+    train: Split
+    test: Split
+    heldout: Split
+
+
+def load_data(
+    name: str,
+    *,
+    size: int | Size | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
+    folder: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+) -> DataSet:
+    """Load a data set: ``digits``, ``mnist``, ``fashion-mnist``, ``svhn``, ``cifar10``, ``celeba``, ``imagenet-val``,
+    ``folder:PATH`` (one folder per class, maybe below ``train/`` and ``test/``) or ``npz:PATH`` (MedMNIST's keys).
+
+    ``size`` resizes (digits come at 16x16 unless told otherwise); ``channels`` turns the images of a folder to grey (1)
+    or RGB (3); ``limit`` keeps at most so many images of each split, the classes balanced; ``folder`` is where torchvision's
+    sets lie (else ``$INVKIT_DATA``, else ``~/.cache/invkit``), and they are fetched only with ``download=True``. A set that
+    comes in one piece is divided by ``seed``, class by class, 4 : 1 : 1; a set without a held-out part gives up a tenth
+    of its training images for it. Mean and std are the usual ones of known sets, else those of the training images.
+
+    Raises ``ValueError`` for an unknown name or unusable contents and ``FileNotFoundError`` for what is not there.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 or 3, not {channels}")
+    wanted = (size, size) if isinstance(size, int) else size or DEFAULT_SIZE.get(name)
+    if wanted is not None and (len(wanted) != 2 or min(wanted) < 1):
+        raise ValueError(f"size must be a positive number of pixels or (height, width), not {size}")
+    root = Path(folder or os.environ.get("INVKIT_DATA") or Path.home() / ".cache" / "invkit").expanduser()
+    source = _source(name, root, channels, download)
+    generator = seeded(seed)
+    pieces = {k: _read(*v, limit, wanted, generator) for k, v in _divide(source, generator).items()}
+    spec = _spec(name, source, pieces)
+    return DataSet(name=name, spec=spec, **pieces)
+
+
+def _source(name: str, root: Path, channels: int | None, download: bool) -> Source:
+    kind, _, path = name.partition(":")
+    if kind in ("folder", "npz") and path:
+        place = Path(path).expanduser()
+        place = place if place.exists() or place.is_absolute() else root / place if (root / place).exists() else place
+        return npz(place) if kind == "npz" else image_folder(place, channels)
+    if name == "digits":
+        return digits()
+    if name not in STANDARD:
+        raise ValueError(f"there is no data set {name!r}; known are {', '.join(NAMES)}")
+    if (root / f"{name}.npz").is_file():
+        found = npz(root / f"{name}.npz")
+        return Source(splits=found.splits, classes=found.classes, stats=STANDARD[name])
+    try:
+        return from_torchvision(name, root, download)
+    except (RuntimeError, OSError) as error:
+        how = "could not be downloaded" if download else "is not there"
+        fetch = "" if download or name == "imagenet-val" else ", pass download=True"
+        raise FileNotFoundError(
+            f"the data set {name} {how}: looked in {root} ({_first_line(error)}). Put it there in torchvision's layout or as "
+            f"{name}.npz, name another folder by folder= or INVKIT_DATA{fetch}, or use the built-in 'digits'"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _divide(source: Source, generator: torch.Generator) -> dict[str, tuple[RawSplit, Tensor]]:
+    """Three disjoint parts: name to (split to read from, indices)."""
+    parts = {k: (raw, torch.arange(len(raw.labels))) for k, raw in source.splits.items()}
+    if "all" in parts:
+        raw, _ = parts.pop("all")
+        rest, test = _stratified(raw.labels, 1 / 6, generator)
+        train, heldout = _stratified(raw.labels[rest], 1 / 5, generator)
+        return {"train": (raw, rest[train]), "test": (raw, test), "heldout": (raw, rest[heldout])}
+    for missing, share in (("test", 1 / 6), ("heldout", 1 / 10)):
+        if missing not in parts:
+            raw, indices = parts["train"]
+            rest, taken = _stratified(raw.labels[indices], share, generator)
+            parts["train"], parts[missing] = (raw, indices[rest]), (raw, indices[taken])
+    return parts
+
+
+def _stratified(labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Indices of two parts, each class divided alike; the second holds about ``share`` of it. Both are sorted."""
+    taken = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = torch.nonzero(labels == label)[:, 0]
+        order = torch.randperm(len(members), generator=generator)
+        taken[members[order[: round(len(members) * share)]]] = True
+    return torch.nonzero(~taken)[:, 0], torch.nonzero(taken)[:, 0]
+
+
+def _read(raw: RawSplit, indices: Tensor, limit: int | None, size: Size | None, generator: torch.Generator) -> Split:
+    if limit is not None and limit < len(indices):
+        indices = indices[_balanced(raw.labels[indices], limit, generator)]
+    if len(indices) == 0:  # a class with very few images gives nothing to the smaller parts
+        return Split(pixels=torch.empty(0, 0, 0, 0, dtype=torch.uint8), labels=torch.empty(0, dtype=torch.int64))
+    return Split(pixels=raw.read(indices.tolist(), size), labels=raw.labels[indices].long())
+
+
+def _balanced(labels: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """``limit`` indices: each class's members in random order, dealt round after round until enough are out."""
+    rank = torch.empty(len(labels))
+    for label in labels.unique():
+        members = torch.nonzero(labels == label)[:, 0]
+        rank[members] = torch.randperm(len(members), generator=generator).float()
+    return torch.argsort(rank, stable=True)[:limit].sort().values
+
+
+def _spec(name: str, source: Source, pieces: dict[str, Split]) -> ImageSpec:
+    train = pieces["train"]
+    if len(train) == 0:
+        raise ValueError(f"{name} has no training images")
+    shape = tuple(train.pixels.shape[1:])
+    for part, split in pieces.items():
+        if len(split) and tuple(split.pixels.shape[1:]) != shape:
+            raise ValueError(
+                f"{name}: {part} images are {tuple(split.pixels.shape[1:])} but training images {shape} (channels, height, "
+                "width); pass size= (and channels= for a folder) to bring them to one shape"
+            )
+    mean, std = source.stats or channel_statistics(train.pixels)
+    return ImageSpec(channels=shape[0], size=shape[1:], mean=mean, std=std, classes=source.classes)
+
+
+def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 ``(N, C, H, W)``, on the scale of [0, 1]."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    share = torch.stack([torch.bincount(c.reshape(-1), minlength=256) for c in pixels.unbind(1)]).double()
+    share /= share.sum(1, keepdim=True)
+    mean = share @ levels
+    std = (share * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)  # a constant channel stays finite
+    return tuple(round(v, 6) for v in mean.tolist()), tuple(round(v, 6) for v in std.tolist())
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 pixels as float in [0, 1]; floats pass through."""
+    return pixels if pixels.is_floating_point() else pixels.float().div_(255)
+
+
+def batches(
+    images: Tensor, labels: Tensor, size: int, generator: torch.Generator | None = None, *, shuffle: bool = True, drop_last: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over images (uint8 or float) and labels in batches of float images in [0, 1].
+
+    With ``shuffle`` the order is one permutation drawn from ``generator`` (which must be given) at the first batch.
+    """
+    if size < 1 or len(images) != len(labels) or len(images) == 0:
+        raise ValueError(f"batches need a size >= 1 and as many images as labels, not {size}, {len(images)} and {len(labels)}")
+    if shuffle and generator is None:
+        raise ValueError("a shuffled pass needs a generator; pass one, or shuffle=False")
+    order = torch.randperm(len(images), generator=generator) if shuffle else torch.arange(len(images))
+    stop = len(order) - len(order) % size if drop_last and len(order) >= size else len(order)
+    for start in range(0, stop, size):
+        rows = order[start : min(start + size, stop)].to(images.device)
+        yield to_float(images[rows]), labels[rows.to(labels.device)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Augmentation:
+    """Drawn parameters of a light augmentation: ``shifts`` int64 ``(N, 2)`` in pixels (down, right), ``flips`` bool ``(N,)``.
+
+    Drawing is apart from applying, so the same transform can be replayed on other images.
+    """
+
+    shifts: Tensor
+    flips: Tensor
+
+    @classmethod
+    def draw(cls, count: int, *, shift: int, flip: bool, generator: torch.Generator) -> Augmentation:
+        """Draw ``count`` uniform shifts in ``-shift..shift`` and, with ``flip``, fair horizontal flips."""
+        shifts = torch.randint(-shift, shift + 1, (count, 2), generator=generator)
+        flips = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
+        return cls(shifts=shifts, flips=flips)
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Shift (what enters is zero) and flip ``(N, C, H, W)``; differentiable."""
+        if len(images) != len(self.shifts):
+            raise ValueError(f"parameters were drawn for {len(self.shifts)} images, not {len(images)}")
+        count, channels, height, width = images.shape
+        shifts, flips = self.shifts.to(images.device), self.flips.to(images.device)
+        rows = torch.arange(height, device=images.device) - shifts[:, :1]
+        columns = torch.arange(width, device=images.device).expand(count, width)
+        columns = torch.where(flips[:, None], width - 1 - columns, columns) - shifts[:, 1:]
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        index = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+        flat = index.view(count, 1, -1).expand(-1, channels, -1)
+        return images.flatten(2).gather(2, flat).view_as(images) * inside[:, None]

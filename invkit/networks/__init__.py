@@ -1,0 +1,1 @@
+"""The networks of the book: classifiers here, inverses, generators and adversaries beside them."""
