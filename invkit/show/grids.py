@@ -1,0 +1,204 @@
+"""Sheets of images: a grid of one batch, and rows that set several batches side by side.
+
+A sheet is laid out in CSS pixels, so that one pixel of a small image covers a whole number of screen pixels
+and edges stay crisp. Images are float tensors (N, C, H, W) in [0, 1] with one or three channels.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from invkit.show.picture import CSS_DPI, Canvas
+
+PAGE = 640  # CSS pixels: about the width of a page's text
+LARGEST = 96  # CSS pixels: no tile is drawn larger unless asked for
+GAP, MARGIN, LINE = 6, 8, 16  # CSS pixels between tiles, around the sheet, and per line of text
+SHOWN = 100  # more images than this are subsampled: nobody can look at a thousand
+
+
+def image_grid(
+    images: Tensor,
+    labels: Any = None,
+    *,
+    columns: int = 10,
+    captions: Sequence[str] | None = None,
+    title: str | None = None,
+    pixelated: bool = True,
+    scale: float | None = None,
+    limit: int = SHOWN,
+) -> Canvas:
+    """A batch (N, C, H, W) in [0, 1] in rows of ``columns``, the class label and a caption below each image.
+
+    ``scale`` is the number of screen pixels per image pixel (chosen to fit the page if absent);
+    ``pixelated`` keeps the pixels square instead of smoothing them. More than ``limit`` images are thinned
+    out evenly, which the figure says. Raises ``ValueError`` for images that are not finite, out of range, or
+    of another shape, and for labels or captions of another length.
+    """
+    pixels = check_images(images, "image_grid")
+    texts = [_texts(part, len(pixels), name) for part, name in ((labels, "labels"), (captions, "captions"))]
+    lines = [part for part in texts if part is not None]
+    kept = np.unique(np.linspace(0, len(pixels) - 1, min(limit, len(pixels))).round().astype(int))
+    columns = min(columns, len(kept))
+    rows = math.ceil(len(kept) / columns)
+    width, height = _tile_size(pixels, columns, scale)
+    note = f"{len(kept):,} of {len(pixels):,} images, evenly spaced" if len(kept) < len(pixels) else None
+    pitch = height + GAP + LINE * len(lines)
+    top = MARGIN + (LINE + GAP if title else 0)
+    sheet, axes = _sheet(
+        2 * MARGIN + columns * (width + GAP) - GAP, top + rows * pitch + (LINE if note else 0), title, note
+    )
+    for place, index in enumerate(kept):
+        x, y = MARGIN + (place % columns) * (width + GAP), top + (place // columns) * pitch
+        _tile(axes, pixels[index], x, y, width, height, pixelated)
+        for i, part in enumerate(lines):
+            _text(axes, x + width / 2, y + height + 2 + (i + 0.5) * LINE, part[index], ha="center")
+    sheet.alt = _grid_alt(pixels, kept, rows, columns, texts[0], title)
+    return sheet
+
+
+def image_rows(
+    rows: Mapping[str, Tensor],
+    labels: Any = None,
+    *,
+    numbers: Mapping[str, float | str] | None = None,
+    numbers_name: str = "",
+    columns: int = 8,
+    title: str | None = None,
+    pixelated: bool = True,
+    scale: float | None = None,
+) -> Canvas:
+    """Small multiples: each name with a row of its first ``columns`` images, the class labels above the
+    columns.
+
+    ``rows`` holds images (N, C, H, W) in [0, 1]. ``numbers`` puts one figure at the end of each row (a
+    verifier's accuracy, say) under the heading ``numbers_name``. Raises ``ValueError`` for images as
+    :func:`image_grid` does, and for rows of different image sizes.
+    """
+    if not rows:
+        raise ValueError("image_rows was given no rows")
+    pixels = {name: check_images(images, f"image_rows, row {name!r}") for name, images in rows.items()}
+    if len({p.shape[1:3] for p in pixels.values()}) > 1:
+        raise ValueError(
+            f"image_rows: rows differ in image size: { {n: p.shape[1:3] for n, p in pixels.items()} }"
+        )
+    columns = min(columns, max(map(len, pixels.values())))
+    heads = None if labels is None else _texts(labels[:columns], columns, "labels")
+    told = {name: _number(numbers[name]) if numbers and name in numbers else "" for name in pixels}
+    left, right = 132, 72 if numbers else 0
+    width, height = _tile_size(next(iter(pixels.values())), columns, scale, PAGE - left - right)
+    first = MARGIN + (LINE + GAP if title else 0)
+    top, pitch = first + (LINE if heads or numbers_name else 0), max(height, 2 * LINE) + GAP
+    across = columns * (width + GAP)
+    sheet, axes = _sheet(MARGIN + left + across + right, top + len(pixels) * pitch, title)
+    for i, head in enumerate(heads or []):
+        _text(axes, MARGIN + left + i * (width + GAP) + width / 2, first + LINE / 2, head, ha="center")
+    _text(axes, MARGIN + left + across + right / 2, first + LINE / 2, numbers_name, ha="center")
+    for row, (name, batch) in enumerate(pixels.items()):
+        y = top + row * pitch
+        _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 19), ha="right", size=9.5)
+        for i, image in enumerate(batch[:columns]):
+            _tile(axes, image, MARGIN + left + i * (width + GAP), y, width, height, pixelated)
+        _text(axes, MARGIN + left + across + right / 2, y + height / 2, told[name], ha="center", size=9.5)
+    rows_told = "; ".join(
+        f"{name}{': ' + numbers_name + ' ' + told[name] if told[name] else ''}" for name in pixels
+    )
+    sheet.alt = f"{title + ': ' if title else ''}{len(pixels)} rows of up to {columns} images: {rows_told}."
+    return sheet
+
+
+def check_images(images: Any, what: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Images (N, C, H, W) in [0, 1] as an array (N, H, W, C); one image (C, H, W) counts as a batch of one.
+
+    Raises ``ValueError``, in one sentence that begins with ``what``, for another shape or range or a non-
+    finite pixel.
+    """
+    batch = torch.as_tensor(images).detach().float().cpu()
+    batch = batch[None] if batch.ndim == 3 else batch
+    if batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel():
+        raise ValueError(
+            f"{what}: images should be (N, C, H, W) with 1 or 3 channels, not {tuple(batch.shape)}"
+        )
+    broken = (~torch.isfinite(batch)).flatten(1).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"{what}: {len(broken)} of {len(batch)} images hold pixels that are not finite, first image
+            {broken[0]}" ) low, high = float(batch.min()), float(batch.max()) if low < -1e-3 or high > 1 +
+            1e-3: raise ValueError(f"{what}: pixels should lie in [0, 1], but run from {low:.3g} to
+            {high:.3g}") return batch.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def _texts(values: Any, n: int, name: str) -> list[str] | None:
+    if values is None:
+        return None
+    values = values.tolist() if hasattr(values, "tolist") else list(values)
+    if len(values) != n:
+        raise ValueError(f"{len(values)} {name} for {n} images")
+    return [str(v) for v in values]
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def _tile_size(pixels: Any, columns: int, scale: float | None, space: float = PAGE) -> tuple[float, float]:
+    """Width and height of a tile: a whole number of screen pixels per image pixel where at least one fits."""
+    _, height, width, _ = pixels.shape
+    if scale is None:
+        largest = min((space - columns * GAP) / columns, LARGEST) / max(height, width)
+        scale = max(math.floor(largest), 1) if largest >= 1 else largest
+    return width * scale, height * scale
+
+
+def _sheet(
+    width: float, height: float, title: str | None = None, note: str | None = None
+) -> tuple[Canvas, Axes]:
+    # Long titles widen the sheet; a bold letter of this size is about nine pixels wide.
+    width = max(width, 2 * MARGIN + 9 * len(title or ""), 2 * MARGIN + 7 * len(note or ""))
+    height += MARGIN - GAP
+    canvas = Canvas(figsize=(width / CSS_DPI, height / CSS_DPI), facecolor="white")
+    axes = canvas.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    _text(axes, MARGIN, MARGIN + LINE / 2, title or "", size=10.5, weight="bold")
+    _text(axes, MARGIN, height - MARGIN - LINE / 4, note or "", style="italic")
+    return canvas, axes
+
+
+def _text(
+    axes: Axes, x: float, y: float, text: str, ha: str = "left", size: float = 8.5, **options: Any
+) -> None:
+    axes.text(x, y, text, ha=ha, va="center", size=size, color="#222222", parse_math=False, **options)
+
+
+def _tile(axes: Axes, image: Any, x: float, y: float, width: float, height: float, pixelated: bool) -> None:
+    enlarged = width >= image.shape[1]
+    how = "nearest" if pixelated and enlarged else "bicubic" if enlarged else "antialiased"
+    shown = image.repeat(3, axis=2) if image.shape[2] == 1 else image
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(shown, extent=(x, x + width, y + height, y), interpolation=how, aspect="auto")
+    axes.set(xlim=limits[0], ylim=limits[1])
+    # A hairline, so that white images end somewhere on a white sheet.
+    axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="#bbbbbb", linewidth=0.5))
+
+
+def _grid_alt(
+    pixels: Any, kept: Any, rows: int, columns: int, labels: list[str] | None, title: str | None
+) -> str:
+    one = len(kept) == 1
+    what = "One image" if one else f"{len(kept):,} images in {rows} row{'s' * (rows > 1)} of up to {columns}"
+    more = f", taken evenly from {len(pixels):,}" if len(kept) < len(pixels) else ""
+    classes = sorted(set(labels)) if labels else []
+    of = (
+        f"; class{'es' * (len(classes) > 1)} {', '.join(classes[:12])}{' …' * (len(classes) > 12)}"
+        if classes
+        else ""
+    )
+    return f"{title + ': ' if title else ''}{what}{more}{of}."
