@@ -1,7 +1,7 @@
 """The plots of the book: loss curves, heat maps, and curves and bars with their spread over seeds.
 
-Every function returns a :class:`~invkit.show.picture.Canvas`: a matplotlib figure with an alt text, which can be
-replaced by setting ``.alt`` or by :func:`~invkit.show.picture.described`.
+Every function returns a :class:`~invkit.show.picture.Canvas`: a matplotlib figure with an alt text, which can
+be replaced by setting ``.alt`` or by :func:`~invkit.show.picture.described`.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ def _styled() -> Iterator[list[Any]]:
 def loss_curves(
     history: InversionResult | Mapping[str, Sequence[float]], log: bool = True, *, title: str | None = None
 ) -> Canvas:
-    """The losses of a run by term over its steps, on a logarithmic axis (linear near zero if a term gets
-    there).
+    """The losses of a run by term over its steps, on a logarithmic axis (linear near zero if need be).
 
     ``history`` is a result, or a mapping from a term's name to one value per step. Raises ``ValueError`` if
     it is empty or not finite.

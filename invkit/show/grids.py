@@ -118,8 +118,8 @@ def image_rows(
 def check_images(images: Any, what: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Images (N, C, H, W) in [0, 1] as an array (N, H, W, C); one image (C, H, W) counts as a batch of one.
 
-    Raises ``ValueError``, in one sentence that begins with ``what``, for another shape or range or a non-
-    finite pixel.
+    Raises ``ValueError``, in one sentence that begins with ``what``, for another shape, another range or a
+    pixel that is not finite.
     """
     batch = torch.as_tensor(images).detach().float().cpu()
     batch = batch[None] if batch.ndim == 3 else batch
@@ -129,11 +129,12 @@ def check_images(images: Any, what: str) -> np.ndarray[Any, np.dtype[np.float32]
         )
     broken = (~torch.isfinite(batch)).flatten(1).any(1).nonzero().flatten().tolist()
     if broken:
-        raise ValueError(
-            f"{what}: {len(broken)} of {len(batch)} images hold pixels that are not finite, first image
-            {broken[0]}" ) low, high = float(batch.min()), float(batch.max()) if low < -1e-3 or high > 1 +
-            1e-3: raise ValueError(f"{what}: pixels should lie in [0, 1], but run from {low:.3g} to
-            {high:.3g}") return batch.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        count = f"{len(broken)} of {len(batch)} images"
+        raise ValueError(f"{what}: {count} hold pixels that are not finite, the first is image {broken[0]}")
+    low, high = float(batch.min()), float(batch.max())
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise ValueError(f"{what}: pixels should lie in [0, 1], but run from {low:.3g} to {high:.3g}")
+    return batch.clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def _texts(values: Any, n: int, name: str) -> list[str] | None:
@@ -195,10 +196,7 @@ def _grid_alt(
     one = len(kept) == 1
     what = "One image" if one else f"{len(kept):,} images in {rows} row{'s' * (rows > 1)} of up to {columns}"
     more = f", taken evenly from {len(pixels):,}" if len(kept) < len(pixels) else ""
-    classes = sorted(set(labels)) if labels else []
-    of = (
-        f"; class{'es' * (len(classes) > 1)} {', '.join(classes[:12])}{' …' * (len(classes) > 12)}"
-        if classes
-        else ""
-    )
+    classes = sorted(set(labels or []))
+    listed = ", ".join(classes[:12]) + " …" * (len(classes) > 12)
+    of = f"; class{'es' * (len(classes) > 1)} {listed}" if classes else ""
     return f"{title + ': ' if title else ''}{what}{more}{of}."
