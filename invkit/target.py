@@ -248,11 +248,10 @@ def _torchvision(name: str, weights: Any, spec: ImageSpec | None) -> tuple[nn.Mo
         spec = ImageSpec(
             channels=len(preset.mean), size=(preset.crop_size[0],) * 2, mean=preset.mean, std=preset.std, classes=default.meta["categories"]
         )
-    options: dict[str, Any] = {"num_classes": spec.n_classes} if weights != "pretrained" else {}
-    if name in ("inception_v3", "googlenet") and not options:
-        options = {"transform_input": False}  # Target normalises
-    if options:
-        return models.get_model(name, weights=None, **options), spec
+    if weights != "pretrained":
+        return models.get_model(name, weights=None, num_classes=spec.n_classes), spec
+    # Published Inception weights would normalise once more inside the network; Target is the one who does.
+    options: dict[str, Any] = {"transform_input": False} if name in ("inception_v3", "googlenet") else {}
     return _published(f"torchvision/{name}", lambda: models.get_model(name, weights=default, **options)), spec
 
 

@@ -1,0 +1,195 @@
+"""The batch-norm penalty R_feature: exact over micro-batches and ranks, nearly free in the backward pass.
+
+The penalty compares the mean and variance of a *whole* batch at the input of each batch norm with those the layer
+stored in training. It depends on the images only through one count, mean and variance per layer and channel, so the
+gradient of a batch of any size can be put together from chunks: first merge the moments of all chunks, then
+differentiate the penalty with respect to the merged moments, then send the resulting linear form through each chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Statistics of one layer's input: ``count`` values per channel, their ``mean`` and unbiased ``var``, ``(C,)``."""
+
+    count: int
+    mean: Tensor
+    var: Tensor
+
+
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of ``(N, C, ...)``, in at least float32 and stable where |mean| >> std."""
+    dims = [0, *range(2, x.ndim)]
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and x.dtype in (torch.float32, torch.float64):
+        try:  # one parallel pass in either memory format; private, hence the fallback
+            return torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        except (RuntimeError, AttributeError):
+            pass
+    wide = x if x.dtype == torch.float64 else x.float()
+    var, mean = torch.var_mean(wide, dims, correction=0)
+    return mean, var
+
+
+class _Tapped(torch.autograd.Function):
+    """``x -> (x, mean, var)``, with the gradient of the moments added in x's own backward pass.
+
+    The gradient of any function of the moments is an affine map of x per channel,
+    ``g_mean / n + g_var * 2 (x - mean) / (n - 1)``: no graph through the statistics is needed.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def, override]
+        count = x.numel() // x.shape[1]
+        mean, var = batch_statistics(x)
+        ctx.save_for_backward(x, mean)
+        ctx.count = count
+        return x.view_as(x), mean, var * (count / max(count - 1, 1))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        x, mean = ctx.saved_tensors
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        slope = grad_var * (2 / max(ctx.count - 1, 1))
+        offset = grad_mean / ctx.count - slope * mean
+        # Two fused passes over the feature map instead of five.
+        return torch.addcmul(grad + offset.to(x.dtype).view(shape), x, slope.to(x.dtype).view(shape))
+
+
+def merge(parts: Sequence[Moments]) -> Moments:
+    """Moments of the union of several samples, from counts, means and centred squares (Chan et al., 1983).
+
+    Plain sums of squares would cancel in float32 where |mean| is much larger than the standard deviation.
+    """
+    count = sum(p.count for p in parts)
+    weights = torch.tensor([p.count / count for p in parts], dtype=parts[0].mean.dtype, device=parts[0].mean.device)
+    means = torch.stack([p.mean for p in parts])
+    mean = weights @ means
+    inner = sum(p.var * (max(p.count - 1, 1) / max(count - 1, 1)) for p in parts)
+    between = (weights * (count / max(count - 1, 1))) @ (means - mean).square()
+    return Moments(count, mean, inner + between)
+
+
+class BatchNormPenalty:
+    """R_feature of Yin et al. (2020), as given in §3.1.1 of Botach & Cohen:
+
+    ``sum_l s_l (||mean_l(x) - running_mean_l||_2 + ||var_l(x) - running_var_l||_2)`` over the batch-norm layers l, with
+    ``s_l = first_layer_scale`` for the first and 1 for the others; moments are those of each layer's *input*, variances
+    unbiased, as batch norm stores them.
+
+    Use inside :meth:`attached`; every forward pass of the network then leaves its moments for :meth:`take`.
+    Raises ``ValueError`` for a network without batch norm or whose batch norms track no statistics.
+    """
+
+    def __init__(self, network: nn.Module, *, first_layer_scale: float = 1.0) -> None:
+        named = [(n, m) for n, m in network.named_modules() if isinstance(m, _BatchNorm)]
+        if not named:
+            raise ValueError(
+                "the network has no batch-norm layer, so DeepInversion has no statistics to match; "
+                "Plug-In Inversion needs none, and deep_dream uses an image prior alone"
+            )
+        for name, layer in named:
+            if layer.running_mean is None or layer.running_var is None:
+                raise ValueError(
+                    f"batch norm {name} tracks no running statistics, so there is nothing to match; "
+                    "re-estimate them on data, or use Plug-In Inversion, which needs none"
+                )
+            if layer.training:
+                raise ValueError(f"batch norm {name} is in train mode: inverting would overwrite its statistics; call eval() first")
+        self.layers = [m for _, m in named]
+        self.names = [n for n, _ in named]
+        self.first_layer_scale = first_layer_scale
+        self._taken: list[tuple[int, Moments]] = []
+
+    @contextmanager
+    def attached(self) -> Iterator[BatchNormPenalty]:
+        """Hook the layers; the hooks are gone on leaving the context, whatever happens."""
+        self._taken.clear()
+        hooks = [m.register_forward_pre_hook(self._hook(i)) for i, m in enumerate(self.layers)]
+        try:
+            yield self
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._taken.clear()
+
+    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+        def tap(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            x, mean, var = _Tapped.apply(inputs[0])  # type: ignore[no-untyped-call]
+            self._taken.append((index, Moments(x.numel() // x.shape[1], mean, var)))
+            return (x,)
+
+        return tap
+
+    def take(self) -> list[tuple[int, Moments]]:
+        """The moments of the last forward pass, in the order the layers were called, with the layers' indices."""
+        taken = list(self._taken)
+        self._taken.clear()
+        return taken
+
+    def value(self, taken: Sequence[tuple[int, Moments]]) -> Tensor:
+        """The penalty of these moments: a scalar with a graph to them."""
+        total: Tensor | float = 0.0
+        for index, moments in taken:
+            layer = self.layers[index]
+            scale = self.first_layer_scale if index == 0 else 1.0
+            gap_mean = torch.linalg.vector_norm(moments.mean - layer.running_mean.to(moments.mean.dtype))
+            gap_var = torch.linalg.vector_norm(moments.var - layer.running_var.to(moments.var.dtype))
+            total = total + scale * (gap_mean + gap_var)
+        return torch.as_tensor(total)
+
+    def linear_forms(self, chunks: Sequence[list[tuple[int, Moments]]], across_ranks: bool = False) -> tuple[Tensor, list[LinearForm]]:
+        """Value of the penalty on the union of all chunks (and ranks), and for each chunk its linear form.
+
+        Adding ``form(moments of the chunk)`` to that chunk's loss gives its images the gradient of the global penalty.
+        """
+        merged = []
+        for parts in zip(*chunks, strict=True):
+            local = merge([m for _, m in parts])
+            merged.append((parts[0][0], merge(_gather(local)) if across_ranks else local))
+        leaves = [(i, Moments(m.count, m.mean.requires_grad_(), m.var.requires_grad_())) for i, m in merged]
+        with torch.enable_grad():
+            value = self.value(leaves)
+        flat = torch.autograd.grad(value, [t for _, m in leaves for t in (m.mean, m.var)])
+        slopes = list(zip(flat[::2], flat[1::2], strict=True))
+        totals = [Moments(m.count, m.mean.detach(), m.var.detach()) for _, m in leaves]
+        return value.detach(), [LinearForm.of(chunk, totals, slopes) for chunk in chunks]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearForm:
+    """``sum_l <a_l, mean_l> + <b_l, var_l>`` over the moments of one chunk."""
+
+    coefficients: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, chunk: Sequence[tuple[int, Moments]], totals: Sequence[Moments], slopes: Sequence[tuple[Tensor, Tensor]]) -> LinearForm:
+        """Chain rule through :func:`merge`: how the global moments move with one chunk's mean and variance."""
+        coefficients = []
+        for (_, part), total, (by_mean, by_var) in zip(chunk, totals, slopes, strict=True):
+            share, freedom = part.count / total.count, max(total.count - 1, 1)
+            of_mean = share * by_mean + by_var * (2 * part.count / freedom) * (part.mean.detach() - total.mean)
+            coefficients.append((of_mean, by_var * (max(part.count - 1, 1) / freedom)))
+        return cls(coefficients)
+
+    def __call__(self, taken: Sequence[tuple[int, Moments]]) -> Tensor:
+        pairs = zip(self.coefficients, taken, strict=True)
+        return torch.stack([a @ m.mean + b @ m.var for (a, b), (_, m) in pairs]).sum()
+
+
+def _gather(local: Moments) -> list[Moments]:
+    """The same layer's moments from every rank."""
+    packed = torch.cat([local.mean, local.var, local.mean.new_tensor([float(local.count)])])
+    parts = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, packed)
+    width = local.mean.numel()
+    return [Moments(int(p[-1]), p[:width], p[width:-1]) for p in parts]

@@ -1,0 +1,120 @@
+"""What is minimised over images, and its gradient for the whole batch, however the batch is cut up.
+
+Terms are means of per-image values, so they add up over micro-batches and ranks by themselves; the batch-norm penalty is
+put together from merged moments (see :mod:`invkit.bn_hooks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from invkit.bn_hooks import BatchNormPenalty, LinearForm
+from invkit.runtime import autocast
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a term sees of a (micro-)batch: jittered ``images`` ``(n, C, H, W)``, the network's ``outputs``, ``labels``."""
+
+    images: Tensor
+    outputs: Tensor
+    labels: Tensor
+
+
+Term = Callable[[Batch], Tensor]
+"""One value per image, ``(n,)``; the loss takes the mean over the whole batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """``sum_t weight_t * mean_i term_t(image_i) + penalty_weight * R_feature(batch)``.
+
+    ``network`` maps images in [0, 1] to what the terms call ``outputs``: logits, or features of a tap. ``labels`` holds
+    one row per image, whatever the terms compare the outputs with.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    terms: Mapping[str, tuple[float, Term]]
+    labels: Tensor
+    penalty: BatchNormPenalty | None = None
+    penalty_weight: float = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the terms, the penalty last."""
+        return (*self.terms, *(("feature",) if self.penalty else ()))
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Weighted sums over these images of each term, ``(n_terms,)``, with a graph to ``images``."""
+        outputs = self.network(images)
+        batch = Batch(images, outputs if outputs.dtype == torch.float64 else outputs.float(), labels)
+        return torch.stack([weight * term(batch).sum() for weight, term in self.terms.values()])
+
+
+class Gradient:
+    """``gradient(images)`` gives the weighted terms ``(n_terms,)`` and d(total)/d(images) of the whole batch.
+
+    Chunks of ``micro_batch`` and the batches of other ranks count as one batch.
+    """
+
+    def __init__(self, objective: Objective, *, micro_batch: int | None = None, bf16: bool = False, compile: bool = False) -> None:
+        self.objective, self.micro_batch, self.bf16 = objective, micro_batch, bf16
+        self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        # Hooks must be there before compiling, so callers enter penalty.attached() first.
+        self.evaluate = torch.compile(self._evaluate, dynamic=False) if compile else self._evaluate
+
+    def _evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Any]]:
+        with autocast(images.device, self.bf16):
+            sums = self.objective.evaluate(images, labels)
+        return sums, self.objective.penalty.take() if self.objective.penalty else []
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        size = self.micro_batch or len(images)
+        total = self._count(images)
+        if size >= len(images) and self.ranks == 1:
+            return self._whole(images, total)
+        return self._in_chunks(list(zip(images.split(size), self.objective.labels.split(size), strict=True)), total)
+
+    def _whole(self, images: Tensor, total: int) -> tuple[Tensor, Tensor]:
+        leaf = images.detach().requires_grad_()
+        sums, taken = self.evaluate(leaf, self.objective.labels)
+        values = sums / total
+        if self.objective.penalty:
+            feature = self.objective.penalty_weight * self.objective.penalty.value(taken)
+            values = torch.cat([values, feature.view(1)])
+        return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
+
+    def _in_chunks(self, chunks: Sequence[tuple[Tensor, Tensor]], total: int) -> tuple[Tensor, Tensor]:
+        penalty, weight = self.objective.penalty, self.objective.penalty_weight
+        forms: list[LinearForm] = []
+        if penalty:
+            with torch.no_grad():
+                moments = [self.evaluate(*chunk)[1] for chunk in chunks]
+            feature, forms = penalty.linear_forms(moments, across_ranks=self.ranks > 1)
+        values, gradients = torch.zeros(len(self.objective.terms), device=chunks[0][0].device), []
+        for i, (images, labels) in enumerate(chunks):
+            leaf = images.detach().requires_grad_()
+            sums, taken = self.evaluate(leaf, labels)
+            loss = sums.sum() / total
+            gradients.append(torch.autograd.grad(loss + weight * forms[i](taken) if forms else loss, leaf)[0])
+            values = values + sums.detach() / total
+        if self.ranks > 1:
+            dist.all_reduce(values)
+        if penalty:
+            values = torch.cat([values, (weight * feature).view(1)])
+        return values, torch.cat(gradients)
+
+    def _count(self, images: Tensor) -> int:
+        if self.ranks == 1:
+            return len(images)
+        count = torch.tensor([len(images)], device=images.device)
+        dist.all_reduce(count)
+        return int(count)
+
+

@@ -1,0 +1,38 @@
+"""Image priors: one value per image, so that their mean does not depend on the batch size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Total variation ``(N,)`` of images ``(N, C, H, W)`` over the four one-pixel shifts.
+
+    ``||x - x_H||_2 + ||x - x_V||_2 + ||x - x_D1||_2 + ||x - x_D2||_2`` per image (Botach & Cohen, §3.1.1, R_TV), the
+    shifts being horizontal, vertical and along both diagonals; pixels without a neighbour take no part.
+
+    >>> float(total_variation(torch.full((1, 3, 4, 4), 0.3)))
+    0.0
+    """
+    differences = (
+        images[..., :, 1:] - images[..., :, :-1],
+        images[..., 1:, :] - images[..., :-1, :],
+        images[..., 1:, 1:] - images[..., :-1, :-1],
+        images[..., 1:, :-1] - images[..., :-1, 1:],
+    )
+    return sum((_norm(d) for d in differences), start=images.new_zeros(()))
+
+
+def l2(images: Tensor) -> Tensor:
+    """Euclidean norm ``(N,)`` of each image (Botach & Cohen, §3.1.1, R_l2).
+
+    >>> float(l2(torch.ones(1, 1, 2, 2)))
+    2.0
+    """
+    return _norm(images)
+
+
+def _norm(x: Tensor) -> Tensor:
+    # The subgradient of the norm at zero is zero: a constant image is not a singular point.
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
