@@ -118,7 +118,7 @@ def _source(name: str, root: Path, channels: int | None, download: bool) -> Sour
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
 
 
 def _divide(source: Source, generator: torch.Generator) -> dict[str, tuple[RawSplit, Tensor]]:
@@ -151,7 +151,7 @@ def _read(raw: RawSplit, indices: Tensor, limit: int | None, size: Size | None, 
     if limit is not None and limit < len(indices):
         indices = indices[_balanced(raw.labels[indices], limit, generator)]
     if len(indices) == 0:  # a class with very few images gives nothing to the smaller parts
-        return Split(pixels=torch.empty(0, 0, 0, 0, dtype=torch.uint8), labels=torch.empty(0, dtype=torch.int64))
+        return Split(pixels=raw.read([0], size)[:0], labels=raw.labels[:0].long())
     return Split(pixels=raw.read(indices.tolist(), size), labels=raw.labels[indices].long())
 
 
