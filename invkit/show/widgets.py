@@ -1,0 +1,204 @@
+"""Sliders over pictures that work twice: live in Jupyter, and in the published page without a kernel.
+
+A cell that ends with :class:`Frames` or :func:`explore` puts both renderings into its output. Jupyter shows
+the ipywidgets one; the book drops it and keeps the ``text/html``: an ``<input type="range">`` over frames
+that were drawn when the notebook ran. No ids, no randomness and no library are involved, so any number of
+them fit on a page, and a page opened from disk works too. Without JavaScript the first frame and its label
+stay.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from invkit.show.picture import css_size, data_uri, img_tag, render_png, webp
+
+HEAVY = 1_000_000  # bytes: a page should stay below it
+
+# The frame in the page's source is not stored again: its address is read from the image itself.
+SCRIPT = """(function () {
+  var figure = document.currentScript.closest("figure"), image = figure.querySelector("img");
+  var slider = figure.querySelector("input"), readout = figure.querySelector("output");
+  var frames = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
+  frames[+slider.value].src = image.src;
+  slider.addEventListener("input", function () {
+    var frame = frames[+slider.value];
+    image.width = frame.width; image.height = frame.height;
+    image.src = frame.src; image.alt = frame.alt;
+    readout.textContent = frame.label; slider.setAttribute("aria-valuetext", frame.label);
+  });
+  slider.hidden = false;
+})();"""
+
+
+class Frames:
+    """Pictures behind one slider, drawn beforehand.
+
+    ``frames`` holds encoded images (PNG or WebP bytes), ``labels`` a short read-out and ``alts`` an alt text
+    for each; ``title`` names the slider, ``start`` is the index of the frame shown first. Raises
+    ``ValueError`` if the three differ in length or hold nothing, or if an alt text is empty; warns when the
+    frames weigh over a megabyte.
+    """
+
+    def __init__(
+        self, frames: Sequence[bytes], labels: Sequence[str], alts: Sequence[str], title: str, start: int = 0
+    ) -> None:
+        if not len(frames) == len(labels) == len(alts) > 0:
+            raise ValueError(
+                f"{len(frames)} frames, {len(labels)} labels and {len(alts)} alt texts do not match"
+            )
+        if not all(alt.strip() for alt in alts):
+            raise ValueError("an alt text is empty: say in a sentence what each frame shows")
+        if not 0 <= start < len(frames):
+            raise ValueError(f"start is {start}, but the frames are numbered 0 to {len(frames) - 1}")
+        self.frames, self.labels, self.alts = list(frames), list(labels), list(alts)
+        self.title, self.start = title, start
+        weight = sum(map(len, frames)) * 4 // 3  # as base64
+        if weight > HEAVY:
+            warnings.warn(
+                f"the frames of {title!r} weigh {weight / 1e6:.1f} MB: draw fewer or smaller", stacklevel=2
+            )
+
+    @classmethod
+    def render(
+        cls,
+        draw: Callable[[Any], Figure],
+        values: Sequence[Any],
+        *,
+        title: str,
+        label: str = "{}",
+        alt: str | None = None,
+        start: int = 0,
+    ) -> Frames:
+        """Frames of ``draw(value)`` for each of ``values``.
+
+        ``label`` and ``alt`` are format strings of the value (``"λ = {:g}"``); without ``alt``, a figure
+        drawn by :mod:`invkit.show` brings its own alt text. Raises ``ValueError`` if there is neither.
+        """
+        drawn = [picture(draw, value, alt) for value in values]
+        labels = [label.format(value) for value in values]
+        return cls([frame for frame, _ in drawn], labels, [text for _, text in drawn], title, start)
+
+    def _repr_html_(self) -> str:
+        sizes = [css_size(frame) for frame in self.frames]
+        kept = [
+            {"label": label, "alt": alt, "width": w, "height": h}
+            | ({} if i == self.start else {"src": data_uri(frame)})
+            for i, (frame, label, alt, (w, h)) in enumerate(
+                zip(self.frames, self.labels, self.alts, sizes, strict=True)
+            )
+        ]
+        now, title = html.escape(self.labels[self.start]), html.escape(self.title)
+        # autocomplete: on reload a browser would restore the slider but not the image.
+        slider = (
+            f'<input type="range" min="0" max="{len(kept) - 1}" step="1" value="{self.start}" '
+            f'aria-valuetext="{now}" autocomplete="off" hidden>'
+        )
+        data = json.dumps(kept).replace("<", r"\u003c")  # so that no label can close the script element
+        return (
+            f'<figure class="inv-frames">{img_tag(self.frames[self.start], self.alts[self.start])}'
+            f'<figcaption><label>{title} {slider}</label> <output aria-live="off">{now}</output></figcaption>'
+            f'<script type="application/json">{data}</script>'
+            f"<script>{SCRIPT}</script></figure>"
+        )
+
+    def widget(self) -> ipywidgets.Widget:
+        """The live control for Jupyter."""
+        return _live(self.title, self.labels, self.start, self._show, continuous=True)
+
+    def _show(self, index: int) -> str:
+        return img_tag(self.frames[index], self.alts[index])
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        plain = f"{self.title}: {len(self.frames)} frames, {self.labels[0]} to {self.labels[-1]}"
+        live = self.widget()._repr_mimebundle_()
+        return {**live, "text/plain": plain, "text/html": self._repr_html_()}
+
+
+class Explorer(Frames):
+    """Frames that are drawn anew in Jupyter, for any of ``values``; the page shows those recorded."""
+
+    draw: Callable[[Any], Figure]
+    values: list[Any]
+    first: int
+    formats: tuple[str, str | None]
+
+    def widget(self) -> ipywidgets.Widget:
+        """The live control: every stop of the slider calls ``draw`` and keeps what it drew."""
+        cache: dict[int, str] = {}
+
+        def show(index: int) -> str:
+            if index not in cache:
+                cache[index] = img_tag(*picture(self.draw, self.values[index], self.formats[1]))
+            return cache[index]
+
+        labels = [self.formats[0].format(value) for value in self.values]
+        return _live(self.title, labels, self.first, show, continuous=False)
+
+
+def explore(
+    draw: Callable[[Any], Figure],
+    values: Sequence[Any],
+    *,
+    title: str,
+    recorded: Sequence[Any] | None = None,
+    label: str = "{}",
+    alt: str | None = None,
+) -> Explorer:
+    """A slider that calls ``draw(value)`` live in Jupyter; the page shows the frames ``recorded`` beforehand.
+
+    ``values`` are the slider's stops; ``recorded`` are some of ``values``, at most seven spread evenly if
+    absent; they are drawn right away. Raises ``ValueError`` if one of them is not among ``values``.
+    """
+    stops = list(values)
+    if recorded is None:
+        recorded = [stops[i * (len(stops) - 1) // 6] for i in range(7)] if len(stops) > 7 else stops
+    if strangers := [value for value in recorded if value not in stops]:
+        raise ValueError(f"explore: recorded {strangers} are not among the values {stops}")
+    drawn = Explorer.render(draw, list(recorded), title=title, label=label, alt=alt)
+    found = Explorer(drawn.frames, drawn.labels, drawn.alts, title)
+    found.draw, found.values, found.first = draw, stops, stops.index(recorded[0])
+    found.formats = (label, alt)
+    return found
+
+
+def picture(draw: Callable[[Any], Figure], value: Any, alt: str | None = None) -> tuple[bytes, str]:
+    """``draw(value)`` as WebP without loss, and its alt text. Raises ``ValueError`` if it has none."""
+    figure = draw(value)
+    text = getattr(figure, "alt", None) if alt is None else alt.format(value)
+    if not text:
+        raise ValueError(
+            "the figure has no alt text: give alt='… {} …', or draw with a function of invkit.show"
+        )
+    frame = webp(render_png(figure))
+    plt.close(figure)
+    return frame, text
+
+
+def _live(
+    title: str, labels: Sequence[str], start: int, show: Callable[[int], str], *, continuous: bool
+) -> ipywidgets.Widget:
+    # An HTML widget, since ipywidgets' own image has no alt text.
+    shown = ipywidgets.HTML(show(start))
+    options = [(label, i) for i, label in enumerate(labels)]
+    slider = ipywidgets.SelectionSlider(
+        options=options, value=start, description=title, continuous_update=continuous,
+        style={"description_width": "initial"}, layout={"width": "32em", "max_width": "100%"},
+    )  # fmt: skip
+
+    def change(event: Any) -> None:
+        try:
+            shown.value = show(event["new"])
+        except Exception as error:  # an error in a callback is lost in Jupyter's log unless it is shown
+            shown.value = f"<pre role='alert'>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
+
+    slider.observe(change, "value")
+    return ipywidgets.VBox([shown, slider])
