@@ -1,9 +1,9 @@
 """Sphinx extension: the scoreboard, one table of all claims with what the chapters measured.
 
-``{scoreboard}`` without an argument gives the summary line, with a paper's key its table. Answers are read from
-``<claims_dir>/<profile>/<chapter>.json``, which chapters write as they run. Warnings (errors under ``-W``): a
-published chapter has no such file, it is damaged, its answers are not those the page shows, or claims of the
-chapter have no answer in it.
+``{scoreboard}`` without an argument gives the summary line, with a paper's key its table. Answers are read
+from ``<claims_dir>/<profile>/<chapter>.json``, which chapters write as they run. Warnings (errors under
+``-W``): a published chapter has no such file, it is damaged, its answers are not those the page shows, or
+claims of the chapter have no answer in it.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def words(kind: str, n: int) -> str:
 def table(claims: list[Claim], found: dict[str, Chapter]) -> nodes.table:
     """The claims of one paper as a table."""
     group = nodes.tgroup("", *[nodes.colspec(colwidth=w) for w in (40, 22, 24, 14)], cols=len(HEADS))
-    group += nodes.thead("", nodes.row("", *[cell("", nodes.Text(head)) for head in HEADS]))
+    group += nodes.thead("", nodes.row("", *[cell(nodes.Text(head)) for head in HEADS]))
     group += nodes.tbody("", *[line(claim, found.get(claim.chapter)) for claim in claims])
     return nodes.table("", group, classes=["inv-claims"])
 
@@ -136,17 +136,17 @@ def line(claim: Claim, chapter: Chapter | None) -> nodes.row:
     if chapter and row:
         id = nodes.reference("", "", id, internal=True, claim_page=chapter.docname, claim_id=claim.id)
     mark = nodes.inline(text=book_claims.mark(row.verdict) if row else f"Chapter {claim.chapter} {PENDING}")
-    mark["classes"] = ["inv-verdict", f"inv-{(row.verdict if row else PENDING).replace(' ', '-')}"]
+    mark["classes"] = book_claims.classes(row.verdict if row else PENDING).split()
     return nodes.row(
         "",
-        cell("Claim", id, nodes.Text(" " + claim.claim)),
-        cell("Reported", nodes.Text(claim.reported)),
-        cell("Measured here", nodes.Text(book_claims.told(row) if row else "–")),
-        cell("Verdict", mark),
+        cell(id, nodes.Text(" " + claim.claim)),
+        cell(nodes.Text(claim.reported)),
+        cell(nodes.Text(book_claims.told(row) if row else "–")),
+        cell(mark),
     )
 
 
-def cell(head: str, *content: nodes.Node) -> nodes.entry:
+def cell(*content: nodes.Node) -> nodes.entry:
     """A table cell."""
     return nodes.entry("", nodes.paragraph("", "", *content))
 

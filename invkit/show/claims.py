@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from invkit.runtime import config_hash, write_json
 
@@ -148,20 +148,19 @@ class ClaimsTable:
     def _repr_html_(self) -> str:
         heads = ("Claim", "Reported", "Measured here", "Verdict")
         top = "".join(f'<th scope="col">{h}</th>' for h in heads)
-        body = "".join(self._html_row(row, heads) for row in self.rows)
+        body = "".join(map(self._html_row, self.rows))
         table = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
         return f'<table class="inv-claims" data-claims="{self.digest}">{table}</table>'
 
-    def _html_row(self, row: Row, heads: Sequence[str]) -> str:
+    def _html_row(self, row: Row) -> str:
         claim = self.claims[row.id]
         cells = [
             f"<code>{row.id}</code> {html.escape(claim.claim)}",
             html.escape(claim.reported),
             html.escape(told(row)),
-            f'<span class="inv-verdict" data-verdict="{row.verdict}">{mark(row.verdict)}</span>',
+            f'<span class="{classes(row.verdict)}">{mark(row.verdict)}</span>',
         ]
-        body = "".join(f'<td data-label="{h}"><div>{c}</div></td>' for h, c in zip(heads, cells, strict=True))
-        return f'<tr id="{anchor(row.id)}">{body}</tr>'
+        return f'<tr id="{anchor(row.id)}">{"".join(f"<td><p>{cell}</p></td>" for cell in cells)}</tr>'
 
     def _repr_markdown_(self) -> str:
         lines = ["| claim | reported | measured here | verdict |", "|---|---|---|---|"]
@@ -231,6 +230,11 @@ def digest(rows: Sequence[Any]) -> str:
 def mark(verdict: str) -> str:
     """The verdict with its sign, which is read without colour too."""
     return f"{MARKS[verdict]} {verdict}"
+
+
+def classes(verdict: str) -> str:
+    """The CSS classes of a verdict."""
+    return f"inv-verdict inv-{verdict.replace(' ', '-')}"
 
 
 def anchor(id: str) -> str:

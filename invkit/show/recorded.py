@@ -138,7 +138,7 @@ def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
 
 
 def show_recorded(name: str, folder: str | Path | None = None) -> Recorded:
-    """The recorded run of that name, shown by a cell that ends with it; raises as :func:`load_recorded` does."""
+    """The recorded run, shown by a cell that ends with it; raises as :func:`load_recorded` does."""
     return load_recorded(name, folder)
 
 
