@@ -1,7 +1,7 @@
 """The parameters of a notebook: read from its ``parameters`` cell, and checked before any work.
 
-Imports nothing else of the package. `invkit.run` checks what it is given before a kernel starts; the notebooks
-call `check_parameters` themselves, so that plain papermill is held to the same.
+Imports nothing else of the package. `invkit.run` checks what it is given before a kernel starts; the
+notebooks call `check_parameters` themselves, so that plain papermill is held to the same.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ class Job:
     notebook: Path
     target: Path
     failed: Path
+    claims: Path  # what the notebook answers for the scoreboard, where it answers anything
     parameters: dict[str, Any]
     key: str
 
@@ -43,7 +44,14 @@ class Job:
             run = json.loads(self.target.read_text("utf8"))
         except (OSError, ValueError):
             return False
-        return run["metadata"].get("book", {}).get("key") == self.key
+        about = run["metadata"].get("book", {})
+        # A run with other values may have overwritten the answers since.
+        return about.get("key") == self.key and about.get("claims") == digest_of(self.claims)
+
+
+def digest_of(file: Path) -> str:
+    """Fingerprint of a file; empty where there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -90,38 +98,50 @@ def find_notebooks(root: Path, names: list[str]) -> list[Path]:
     return found
 
 
-def settings(options: argparse.Namespace, notebook: Path, known: dict[str, Parameter]) -> dict[str, Any]:
-    """Values given on the command line for one notebook, read by the types of its parameters."""
-    given = dict(options.p)
-    for item in options.set:
+def read_sets(items: list[str], stems: set[str]) -> dict[tuple[str, str], str]:
+    """Values of ``--set`` by notebook and name; refuses those of a notebook that is not to be run."""
+    found = {}
+    for item in items:
         where, _, text = item.partition("=")
         stem, _, name = where.rpartition(".")
         if not stem or not text:
             raise BadParameters(f"--set wants NOTEBOOK.NAME=VALUE, not {item!r}")
-        if stem == notebook.stem:
-            given[name] = text
-    return {name: known[name].parse(text) if name in known else text for name, text in given.items()}
+        if stem not in stems:
+            raise BadParameters(f"--set {item}: {stem} is not to be run, but {', '.join(sorted(stems))}")
+        found[stem, name] = text
+    return found
 
 
 def plan(root: Path, options: argparse.Namespace) -> list[Job]:
     """Every job, checked; raises `BadParameters` before any kernel starts."""
     notebooks = find_notebooks(root, options.notebooks)
-    strangers = {s.partition("=")[0].rpartition(".")[0] for s in options.set} - {n.stem for n in notebooks}
-    if strangers:
-        raise BadParameters(f"--set names {', '.join(sorted(strangers))}, which is not to be run")
+    sets = read_sets(options.set, {notebook.stem for notebook in notebooks})
     jobs = []
     for notebook in notebooks:
         known = parameters_of(notebook)
-        given = settings(options, notebook, known)
+        texts = dict(options.p) | {name: text for (stem, name), text in sets.items() if stem == notebook.stem}
+        given = {name: known[name].parse(text) if name in known else text for name, text in texts.items()}
         parameters = {"profile": options.profile} | given
         refuse(notebook.name, known, parameters)
-        # A run with other values than the profile's must never pass for the published one.
-        own = f"{options.profile}-custom" if given else options.profile
-        folder = options.out or root / "build/executed" / own
-        target = Path(folder).resolve() / notebook.name
-        key = key_of(root, notebook, parameters)
-        jobs.append(Job(notebook, target, root / "build/failed" / notebook.name, parameters, key))
+        jobs.append(make_job(root, notebook, parameters, options.out))
     return jobs
+
+
+def make_job(root: Path, notebook: Path, parameters: dict[str, Any], out: Path | None) -> Job:
+    """The job, and where its result belongs.
+
+    A run with other values than the profile's must never pass for the published one.
+    """
+    profile = parameters["profile"]
+    folder = out or root / "build/executed" / (profile if len(parameters) == 1 else f"{profile}-custom")
+    return Job(
+        notebook=notebook,
+        target=folder.resolve() / notebook.name,
+        failed=root / "build/failed" / notebook.name,
+        claims=root / "build/claims" / profile / f"{notebook.stem}.json",
+        parameters=parameters,
+        key=key_of(root, notebook, parameters),
+    )
 
 
 def start_worker(job: Job, root: Path, timeout: int, threads: int) -> tuple[Job, float, str]:

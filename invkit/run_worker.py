@@ -5,6 +5,7 @@ It imports nothing of the package, so that no worker pays for importing torch be
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -29,8 +30,10 @@ def provenance(job: dict[str, Any], seconds: float) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
+    claims = Path(job["claims"])
     return {
         "key": job["key"],
+        "claims": hashlib.sha256(claims.read_bytes()).hexdigest()[:16] if claims.is_file() else "",
         "profile": job["parameters"]["profile"],
         "parameters": job["parameters"],
         "versions": versions,
@@ -54,7 +57,7 @@ def execute(job: dict[str, Any], sockets: Path) -> None:
     import papermill
     from jupyter_client.manager import AsyncKernelManager
 
-    class Private(AsyncKernelManager):  # type: ignore[misc]
+    class Private(AsyncKernelManager):
         """Unix sockets in a folder of one's own: no race for ports between kernels that start together."""
 
         def __init__(self, **kwargs: Any) -> None:
@@ -70,17 +73,18 @@ def execute(job: dict[str, Any], sockets: Path) -> None:
     try:
         papermill.execute_notebook(
             job["notebook"], str(part), parameters=job["parameters"], kernel_name="python3",
-            cwd=str(Path(job["notebook"]).parent), progress_bar=False, log_output=False, execution_timeout=job["timeout"],
-            autosave_cell_every=0, kernel_manager_class=Private,
+            cwd=str(Path(job["notebook"]).parent), progress_bar=False, log_output=False,
+            execution_timeout=job["timeout"], autosave_cell_every=0, kernel_manager_class=Private,
         )  # fmt: skip
         run = json.loads(part.read_text("utf8"))
         run["metadata"]["book"] = provenance(job, time.time() - start)
         part.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", "utf8")
         os.replace(part, target)
+        failed.unlink(missing_ok=True)
     finally:
         if part.exists():
             failed.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(part, failed)
+            shutil.move(part, failed)
 
 
 def explain(error: Exception, failed: Path) -> str:

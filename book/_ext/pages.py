@@ -18,7 +18,7 @@ class Hero(SphinxDirective):
     option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012 (docutils reads it so)
 
     def run(self) -> list[nodes.Node]:
-        name, path = self.env.relfn2path(self.arguments[0])
+        path = self.env.relfn2path(self.arguments[0])[1]
         if not Path(path).is_file():
             return []
         image = nodes.image(uri=self.arguments[0], alt=self.options["alt"], width="100%")
@@ -69,8 +69,13 @@ def quiet_head(app, pagename, templatename, context, doctree) -> None:
     """Drop the live-code scripts: no page uses them, and loaded twice they raise an error in the console."""
     for kind in ("script_files", "css_files"):
         if kind in context:
-            context[kind] = [file for file in context[kind] if "thebe" not in str(getattr(file, "filename", file))
-                             and "THEBE" not in str(getattr(file, "attributes", ""))]  # fmt: skip
+            context[kind] = [file for file in context[kind] if not is_live_code(file)]
+
+
+def is_live_code(file) -> bool:
+    """Whether a script, a style sheet or an inline script belongs to the live-code extension."""
+    words = f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}"
+    return "thebe" in words.lower()
 
 
 def setup(app) -> dict:
