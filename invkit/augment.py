@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Draw = tuple[tuple[int, int], Tensor]
-"""Offsets (down, right) in pixels shared by a batch, and one flip decision per image."""
+
+@dataclass(frozen=True, slots=True)
+class Jitter:
+    """For each of ``N`` images: offsets ``down`` and ``right`` in pixels ``(N,)`` and whether it is flipped ``(N,)``."""
+
+    down: Tensor
+    right: Tensor
+    flip: Tensor
+
+
+def draw_jitter(n: int, jitter: int, flip: float, generator: torch.Generator) -> Jitter:
+    """Offsets uniform in -jitter..jitter and flips with probability ``flip``, for each image on its own."""
+    down, right = torch.randint(-jitter, jitter + 1, (2, n), generator=generator)
+    return Jitter(down, right, torch.rand(n, generator=generator) < flip)
+
+
+def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
+    """Flip, then shift ``images`` ``(N, C, H, W)``; what leaves on one side comes back on the other, or is black.
+
+    Black borders are what random cropping with padding, the usual training augmentation of small images, shows.
+    """
+    height, width = images.shape[-2:]
+    rows = torch.arange(height) - draw.down[:, None]
+    columns = torch.arange(width) - draw.right[:, None]
+    return _gather(images, rows, torch.where(draw.flip[:, None], width - 1 - columns, columns), wrap)
+
+
+def undo_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
+    """Inverse (where nothing was lost), and for a gradient the adjoint, of :func:`apply_jitter`."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height) + draw.down[:, None]
+    columns = torch.arange(width).expand(len(images), width)
+    return _gather(images, rows, torch.where(draw.flip[:, None], width - 1 - columns, columns) + draw.right[:, None], wrap)
+
+
+def _gather(images: Tensor, rows: Tensor, columns: Tensor, wrap: bool) -> Tensor:
+    """``out[n, :, i, j] = images[n, :, rows[n, i], columns[n, j]]``, modulo the size or zero outside."""
+    height, width = images.shape[-2:]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    index = torch.arange(len(images))[:, None, None], rows.remainder(height)[:, :, None], columns.remainder(width)[:, None, :]
+    moved = images[index[0].to(images.device), :, index[1].to(images.device), index[2].to(images.device)]
+    if not wrap and not bool(inside.all()):
+        moved = moved * inside[..., None].to(images.device, images.dtype)
+    return moved.permute(0, 3, 1, 2)  # a channels-last view
 
 
 def initial_images(n: int, shape: Sequence[int], generator: torch.Generator, std: float = 0.1) -> Tensor:
     """Gaussian noise around mid-grey, ``(n, C, H, W)`` clamped to [0, 1]."""
     return (0.5 + std * torch.randn(n, *shape, generator=generator)).clamp_(0, 1)
-
-
-def draw_jitter(n: int, jitter: int, flip: float, generator: torch.Generator) -> Draw:
-    """Offsets uniform in -jitter..jitter, shared by the batch of ``n``, and flips of single images with probability ``flip``."""
-    down, right = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
-    return (down, right), torch.rand(n, generator=generator) < flip
-
-
-def apply_jitter(images: Tensor, offsets: tuple[int, int], flips: Tensor) -> Tensor:
-    """Flip the chosen images and roll all, with wrap-around."""
-    return _roll(_flip(images, flips), offsets)
-
-
-def undo_jitter(images: Tensor, offsets: tuple[int, int], flips: Tensor) -> Tensor:
-    """Inverse, and for a gradient the adjoint, of :func:`apply_jitter`."""
-    return _flip(_roll(images, (-offsets[0], -offsets[1])), flips)
-
-
-def _roll(images: Tensor, offsets: tuple[int, int]) -> Tensor:
-    return images.roll(offsets, (-2, -1)) if any(offsets) else images
-
-
-def _flip(images: Tensor, flips: Tensor) -> Tensor:
-    if not bool(flips.any()):  # a tensor on the CPU: no synchronisation
-        return images
-    return torch.where(flips.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
-
-

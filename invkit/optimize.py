@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,9 @@ class LoopConfig:
     patience: float | None = None
     """Share of the steps without improvement after which to stop early (§4.1.2: 0.15); None never stops."""
     jitter: int = 0
-    """Largest offset in pixels, wrapped around (§3.1.2)."""
+    """Largest offset in pixels (§3.1.2)."""
+    wrap: bool = True
+    """Whether jitter wraps around (§4.1.2) or shifts in black, as random cropping with padding does in training."""
     flip: float = 0.0
     """Probability of a horizontal flip of each image (§3.1.2)."""
     clip: bool = True
@@ -53,6 +55,9 @@ class LoopConfig:
     log_every: int = 50
     """Steps between looks at the loss on the host: non-finite check, patience, plateau, checkpoint."""
     checkpoint_every: int = 500
+    """Steps between checkpoints, where a path is given."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {"ci": {"steps": 20}, "book": {"steps": 300}, "paper": {}}
 
     def __post_init__(self) -> None:
         checks = {
@@ -70,6 +75,13 @@ class LoopConfig:
         for sentence, good in checks.items():
             if not good:
                 raise ValueError(f"{type(self).__name__}: {sentence}; got {plain(self)}")
+
+    @classmethod
+    def for_profile(cls, profile: str, **overrides: Any) -> Self:
+        """The config of the profile ``ci`` (seconds), ``book`` (minutes) or ``paper`` (a GPU), with fields overridden."""
+        if profile not in cls.PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(cls.PROFILES)}, not {profile!r}")
+        return cls(**cls.PROFILES[profile] | overrides)
 
 
 def optimise_images(
@@ -151,12 +163,12 @@ class _Run:
     def advance(self, callbacks: Sequence[Callback]) -> str:
         """One step; a non-empty answer is the reason to stop."""
         draw = draw_jitter(len(self.images), self.config.jitter, self.config.flip, self.generator)
-        values, gradient = self.gradient(apply_jitter(self.images, *draw))
+        values, gradient = self.gradient(apply_jitter(self.images, draw, self.config.wrap))
         self.keep_best(values.sum())
         self.values[self.done] = values
         if self.config.schedule == "cosine":
             self.adam.param_groups[0]["lr"] = self.config.lr * (1 + math.cos(math.pi * self.step / self.steps)) / 2
-        self.images.grad = undo_jitter(gradient, *draw)
+        self.images.grad = undo_jitter(gradient, draw, self.config.wrap)
         self.adam.step()
         if self.config.clip:
             self.images.clamp_(0, 1)

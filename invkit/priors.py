@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invkit.objective import Term
+
 
 def total_variation(images: Tensor) -> Tensor:
     """Total variation ``(N,)`` of images ``(N, C, H, W)`` over the four one-pixel shifts.
@@ -31,6 +33,15 @@ def l2(images: Tensor) -> Tensor:
     2.0
     """
     return _norm(images)
+
+
+def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
+    """The image prior ``tv R_TV + l2 R_l2`` (§3.1.1) as terms of an objective; a weight of zero leaves its term out."""
+    terms: dict[str, tuple[float, Term]] = {
+        "tv": (tv, lambda batch: total_variation(batch.images)),
+        "l2": (l2_, lambda batch: l2(batch.images)),
+    }
+    return {name: term for name, term in terms.items() if term[0]}
 
 
 def _norm(x: Tensor) -> Tensor:

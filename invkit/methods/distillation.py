@@ -1,0 +1,89 @@
+"""Distillation without data: a student that has seen nothing but the teacher and images synthesised from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from invkit import losses
+from invkit.data import batches
+from invkit.fitting import FitConfig, fit
+from invkit.results import FitResult
+from invkit.runtime import seeded
+from invkit.target import Target
+from invkit.training import ClassifierConfig, ClassifierLearner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationConfig(ClassifierConfig):
+    """How the student is trained; see :class:`invkit.training.ClassifierConfig` for the schedule and augmentation."""
+
+    temperature: float = 4.0
+    """Softens both distributions (Hinton et al., 2015)."""
+    hard: float = 0.0
+    """Weight of the cross-entropy with the labels the images were made for, beside the KL divergence."""
+    label_smoothing: float = 0.0
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = dict(ClassifierConfig.PROFILES)
+
+    def __post_init__(self) -> None:
+        ClassifierConfig.__post_init__(self)
+        if self.temperature <= 0 or self.hard < 0:
+            raise ValueError("DistillationConfig: temperature must be > 0 and hard >= 0")
+
+
+class Distillation(ClassifierLearner):
+    """``L = T^2 KL(teacher(x) || student(x); T) + hard CE(student(x), y)`` on images of any origin."""
+
+    config: DistillationConfig
+
+    def __init__(self, teacher: Target, student: nn.Module, config: DistillationConfig, *, generator: torch.Generator):
+        super().__init__(student, teacher.spec, config, generator=generator, device=teacher.device)
+        teacher.check_frozen()
+        self.teacher = teacher
+
+    def losses(self, images: Tensor, labels: Tensor, logits: Tensor) -> Mapping[str, Tensor]:
+        """The terms for augmented ``images`` ``(N, C, H, W)``: the teacher answers the same views as the student."""
+        with torch.no_grad():
+            answers = self.teacher(images)
+        terms = {"distillation": losses.distillation(logits, answers, self.config.temperature).mean()}
+        if self.config.hard:
+            terms["cross_entropy"] = self.config.hard * losses.cross_entropy(logits, labels).mean()
+        return terms
+
+
+def distil(
+    teacher: Target,
+    student: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: DistillationConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[Target, FitResult]:
+    """Train ``student`` from where it stands on ``images`` ``(N, C, H, W)`` alone; return it frozen, and how it went.
+
+    Botach & Cohen, §5.3, with the teacher's soft answers instead of labels. ``student`` takes normalised images and has
+    the teacher's classes. Raises ``ValueError`` for images that are not the teacher's, ``ArithmeticError`` where the
+    training became non-finite.
+    """
+    config, generator = config or DistillationConfig(), generator or seeded(0)
+    teacher.spec.check(images)
+    learner = Distillation(teacher, student, config, generator=generator)
+    feed = partial(_passes, images, teacher.spec.check_labels(labels), config.batch_size)
+    result = fit(learner, feed, config, generator=generator, desc="distilling")
+    if result.stopped.startswith("non-finite"):
+        raise ArithmeticError(f"the student did not train: {result.stopped}")
+    return Target(student, teacher.spec, type(student).__name__), result
+
+
+def _passes(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> Any:
+    return batches(images, labels, size, generator=generator)
+
+
+__all__ = ["Distillation", "DistillationConfig", "FitConfig", "distil"]
