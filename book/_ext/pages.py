@@ -1,10 +1,12 @@
-"""Sphinx extension: the opening figure, the table about this build, and a quiet page head."""
+"""Sphinx extension: the opening figure, the table about this build, the API pages, and a quiet page head."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
@@ -65,6 +67,44 @@ class AboutThisBuild(SphinxDirective):
         return [chapters, packages]
 
 
+def modules_of(package: Path, names: list[str]) -> list[str]:
+    """Import names of modules, those of a folder being its files; what is not there yet is left out."""
+    found = []
+    for name in names:
+        files = sorted((package / name).glob("*.py")) or [package / f"{name}.py"]
+        public = [f for f in files if f.is_file() and not f.stem.startswith("_")]
+        found += [".".join(f.relative_to(package.parent).with_suffix("").parts) for f in public]
+    return found
+
+
+def list_modules(app, docname: str, content: list[str]) -> None:
+    """Replace the line ``% modules: LAYER`` of an API page by the documentation of that layer's modules."""
+    mark = re.search(r"^% modules: (\w+)$", content[0], re.M)
+    if mark is None or not docname.startswith("book/api/"):
+        return
+    source = Path(app.srcdir, "book/api/layers.yml")
+    app.env.note_dependency(str(source))
+    names = yaml.safe_load(source.read_text("utf8"))[mark[1]]
+    section = "## `{0}`\n\n```{{eval-rst}}\n.. automodule:: {0}\n   :ignore-module-all:\n```\n"
+    text = "\n".join(section.format(name) for name in modules_of(Path(app.srcdir, "invkit"), names))
+    content[0] = content[0].replace(mark[0], text)
+
+
+def plain_bars(app, what, name, obj, options, lines: list[str]) -> None:
+    """Keep ``|x|`` in a docstring what it means in mathematics; reStructuredText would substitute it."""
+    for number, line in enumerate(lines):
+        if ">>>" not in line:
+            parts = re.split(r"(``.*?``|`.*?`)", line)
+            parts[::2] = [re.sub(r"\|(\w[^|]*)\|", r"\|\1\|", part) for part in parts[::2]]
+            lines[number] = "".join(parts)
+
+
+def skip_inherited(app, what, name, obj, skip, options) -> bool | None:
+    """Leave out members that a class has from another library: their docstrings are not ours to mend."""
+    home = getattr(obj, "__module__", None) or "invkit"
+    return True if not home.startswith("invkit") and callable(obj) else None
+
+
 def quiet_head(app, pagename, templatename, context, doctree) -> None:
     """Drop the live-code scripts: no page uses them, and loaded twice they raise an error in the console."""
     for kind in ("script_files", "css_files"):
@@ -82,5 +122,8 @@ def setup(app) -> dict:
     """Register with Sphinx."""
     app.add_directive("hero", Hero)
     app.add_directive("about-this-build", AboutThisBuild)
+    app.connect("source-read", list_modules)
+    app.connect("autodoc-process-docstring", plain_bars)
+    app.connect("autodoc-skip-member", skip_inherited)
     app.connect("html-page-context", quiet_head, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

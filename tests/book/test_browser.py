@@ -1,0 +1,170 @@
+"""The built pages in a real browser: sliders, dark mode, a quiet console, narrow and wide."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytestmark = pytest.mark.browser
+CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SLIDER = "figure.inv-frames input[type=range]"
+MEASURE = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+FILTERS = """
+return [...document.querySelectorAll('.bd-content img')]
+  .filter(image => getComputedStyle(image).filter !== 'none').map(image => image.src.slice(-40));
+"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A file server without a log."""
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Address of a server over the built pages."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; skips where there is none."""
+    chrome = next(filter(None, map(shutil.which, CHROMES)), None)
+    driver = shutil.which("chromedriver")
+    if not chrome or not driver:
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chrome
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield page
+    page.quit()
+
+
+@pytest.fixture(scope="module")
+def chapters(site):
+    """Addresses of the chapters below the site."""
+    return [p.relative_to(site).as_posix() for p in sorted((site / "notebooks").glob("*.html"))]
+
+
+@pytest.fixture(scope="module")
+def everything(site, chapters):
+    """Addresses of all pages."""
+    return [p.relative_to(site).as_posix() for p in sorted((site / "book").rglob("*.html"))] + chapters
+
+
+def sliders(browser):
+    return browser.find_elements("css selector", SLIDER)
+
+
+def test_arrow_keys_move_every_slider_and_change_image_and_words(browser, address, chapters):
+    from selenium.webdriver.common.keys import Keys
+
+    seen = 0
+    for chapter in chapters:
+        browser.get(f"{address}/{chapter}")
+        for slider in sliders(browser):
+            figure = slider.find_element("xpath", "./ancestor::figure")
+            image, words = figure.find_element("tag name", "img"), figure.find_element("tag name", "output")
+
+            def state(slider=slider, image=image, words=words):
+                return (image.get_attribute("src"), slider.get_attribute("aria-valuetext"), words.text)
+
+            # From the start, so that one step to the right is always possible.
+            slider.send_keys(Keys.HOME)
+            before = state()
+            slider.send_keys(Keys.ARROW_RIGHT)
+            after = state()
+            assert all(a != b for a, b in zip(before, after, strict=True)), (
+                f"{chapter}: {before[1:]}, {after[1:]}"
+            )
+            assert after[1] == after[2]
+            assert image.get_attribute("alt").strip()
+            slider.send_keys(Keys.ARROW_LEFT)
+            assert state() == before
+            seen += 1
+    assert seen, "no chapter has a slider"
+
+
+def test_every_image_is_decoded(browser, address, everything):
+    broken = (
+        "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 80))"
+    )
+    for page in everything:
+        browser.get(f"{address}/{page}")
+        assert browser.execute_script(broken) == [], page
+
+
+def test_dark_mode_is_dark_and_leaves_images_as_they_are(browser, address, chapters):
+    for page in [*chapters, "book/intro.html"]:
+        browser.get(f"{address}/{page}")
+        browser.execute_script("document.documentElement.dataset.theme = 'dark'")
+        colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert max(map(int, colour[colour.index("(") + 1 : -1].split(",")[:3])) < 64, colour
+        assert browser.execute_script(FILTERS) == [], page
+
+
+def test_the_console_is_quiet(browser, address, everything):
+    for page in everything:
+        browser.get(f"{address}/{page}")
+        errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not errors, page
+
+
+def test_no_request_leaves_the_site(browser, address, everything):
+    import json
+
+    browser.get_log("performance")
+    for page in everything:
+        browser.get(f"{address}/{page}")
+    outside = set()
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            url = message["params"]["request"]["url"]
+            if not url.startswith((address, "data:", "blob:", "chrome")):
+                outside.add(url)
+    assert not outside
+
+
+def test_math_is_set(browser, address, chapters):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(f"{address}/{chapters[0]}")
+    assert browser.find_elements("css selector", ".math"), "the chapter has no equation"
+    WebDriverWait(browser, 10).until(lambda b: b.find_elements("css selector", "mjx-container svg"))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_scrolls_sideways(browser, address, everything, width):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    try:
+        for page in everything:
+            browser.get(f"{address}/{page}")
+            needed, there = browser.execute_script(MEASURE)
+            assert needed <= there, f"{page} is {needed} px wide on a screen of {there} px"
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_search_finds_a_term(browser, address):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(f"{address}/search.html?q=verifier")
+    WebDriverWait(browser, 15).until(lambda b: b.find_elements("css selector", "#search-results li a"))

@@ -1,0 +1,143 @@
+"""The built HTML: alt texts, no loads from other hosts, no dead widgets, links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlparse
+
+import pytest
+
+WIDGET = re.compile(r"application/vnd\.jupyter\.widget|jupyter-widgets|require(?:\.min)?\.js")
+
+
+class Page(HTMLParser):
+    """What the tests need to know of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.images: list[dict] = []
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.names: set[str] = set()
+        self.metas: dict[str, str] = {}
+        self.feed(path.read_text("utf8"))
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.names |= {a[key] for key in ("id", "name") if a.get(key)}
+        if tag == "img":
+            self.images.append(a)
+        if tag == "meta":
+            self.metas[a.get("property") or a.get("name") or ""] = a.get("content", "")
+        if tag == "a" and a.get("href"):
+            self.links.append(a["href"])
+        if tag in {"script", "img", "iframe", "source", "video", "audio", "embed"} and a.get("src"):
+            self.loads.append(a["src"])
+        if tag == "link" and a.get("href") and a.get("rel") not in {"canonical", "author", "next", "prev"}:
+            self.loads.append(a["href"])
+
+
+@pytest.fixture(scope="session")
+def pages(site) -> dict[Path, Page]:
+    """Every page of the book by its file."""
+    found = {p: Page(p) for folder in ("book", "notebooks") for p in (site / folder).rglob("*.html")}
+    assert any(p.parent.name == "notebooks" for p in found), "no chapter was built"
+    return found
+
+
+def test_every_image_has_an_alt_text(pages):
+    bad = [
+        (path.name, image.get("src", "")[:60])
+        for path, page in pages.items()
+        for image in page.images
+        if not (image.get("alt") or "").strip() or "_images/" in image["alt"]
+    ]
+    assert not bad
+
+
+def test_nothing_is_loaded_from_another_host(pages):
+    outside = {
+        (path.name, url)
+        for path, page in pages.items()
+        for url in page.loads
+        if re.match(r"(https?:)?//", url)
+    }
+    assert not outside
+
+
+def test_style_sheets_load_nothing_from_another_host(site):
+    for sheet in (site / "_static").rglob("*.css"):
+        outside = re.findall(
+            r"(?:url\(|@import\s)\s*['\"]?((?:https?:)?//[^'\")\s]+)", sheet.read_text("utf8")
+        )
+        assert not outside, sheet.name
+
+
+def test_no_page_waits_for_a_kernel(pages):
+    assert not [path.name for path in pages if WIDGET.search(path.read_text("utf8"))]
+
+
+def test_internal_links_lead_somewhere(pages, site):
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            where, name = urldefrag(link)
+            if urlparse(where).scheme or where.startswith("//"):
+                continue
+            target = (path.parent / unquote(where)).resolve() if where else path
+            if not target.is_file() or (
+                name and target in pages and unquote(name) not in pages[target].names
+            ):
+                broken.append((path.name, link))
+    assert not broken
+
+
+def test_links_into_the_repository_name_files_that_exist(pages):
+    root = Path(__file__).resolve().parents[2]
+    pattern = re.compile(r"github\.com/[\w-]+/[\w-]+/(?:blob|edit|tree)/main/([^?#]+)")
+    named = {m[1] for page in pages.values() for link in page.links if (m := pattern.search(link))}
+    assert named
+    assert not {name for name in named if not (root / name).exists()}
+
+
+def test_chapters_have_their_launch_buttons(pages):
+    for path, page in pages.items():
+        if path.parent.name == "notebooks":
+            links = " ".join(page.links)
+            assert "mybinder.org" in links
+            assert (
+                f"colab.research.google.com/github/inverting-neural-networks/book/blob/main/notebooks/{path.stem}.ipynb"
+                in links
+            )
+
+
+def test_pages_carry_a_social_card(pages):
+    for path, page in pages.items():
+        if path.parent.name in {"book", "notebooks"}:
+            assert page.metas.get("og:title"), path.name
+            assert page.metas.get("og:image", "").startswith("https://"), path.name
+
+
+def test_every_module_is_documented(site):
+    package = Path(__file__).resolve().parents[2] / "invkit"
+    modules = {
+        ".".join(p.relative_to(package.parent).with_suffix("").parts)
+        for p in package.rglob("*.py")
+        if not p.stem.startswith("_")
+    }
+    pages = [p.read_text("utf8") for p in (site / "book/api").glob("*.html")]
+    shown = {name for text in pages for name in re.findall(r'id="module-(invkit[\w.]*)"', text)}
+    assert shown == modules
+
+
+def test_the_start_page_leads_to_the_introduction(site):
+    assert "book/intro.html" in (site / "index.html").read_text("utf8")
+
+
+def test_there_is_a_record_of_the_build(site):
+    text = (site / "book/about_this_build.html").read_text("utf8")
+    assert "torch" in text
+    assert "01_deepinversion" in text
+    assert re.search(r"20\d\d-\d\d-\d\d", text)
