@@ -21,7 +21,7 @@ from invkit.show.picture import CSS_DPI, Canvas
 
 PAGE = 640  # CSS pixels: about the width of a page's text
 LARGEST = 96  # CSS pixels: no tile is drawn larger unless asked for
-GAP, MARGIN, LINE = 6, 8, 16  # CSS pixels between tiles, around the sheet, and per line of text
+GAP, MARGIN, LINE = 6, 8, 17  # CSS pixels between tiles, around the sheet, and per line of text
 SHOWN = 100  # more images than this are subsampled: nobody can look at a thousand
 
 
@@ -87,9 +87,8 @@ def image_rows(
         raise ValueError("image_rows was given no rows")
     pixels = {name: check_images(images, f"image_rows, row {name!r}") for name, images in rows.items()}
     if len({p.shape[1:3] for p in pixels.values()}) > 1:
-        raise ValueError(
-            f"image_rows: rows differ in image size: { {n: p.shape[1:3] for n, p in pixels.items()} }"
-        )
+        sizes = ", ".join(f"{name} {p.shape[1]}×{p.shape[2]}" for name, p in pixels.items())
+        raise ValueError(f"image_rows: rows differ in image size: {sizes}")
     columns = min(columns, max(map(len, pixels.values())))
     heads = None if labels is None else _texts(labels[:columns], columns, "labels")
     told = {name: _number(numbers[name]) if numbers and name in numbers else "" for name in pixels}
@@ -104,10 +103,10 @@ def image_rows(
     _text(axes, MARGIN + left + across + right / 2, first + LINE / 2, numbers_name, ha="center")
     for row, (name, batch) in enumerate(pixels.items()):
         y = top + row * pitch
-        _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 19), ha="right", size=9.5)
+        _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 19), ha="right", size=10)
         for i, image in enumerate(batch[:columns]):
             _tile(axes, image, MARGIN + left + i * (width + GAP), y, width, height, pixelated)
-        _text(axes, MARGIN + left + across + right / 2, y + height / 2, told[name], ha="center", size=9.5)
+        _text(axes, MARGIN + left + across + right / 2, y + height / 2, told[name], ha="center", size=10)
     rows_told = "; ".join(
         f"{name}{': ' + numbers_name + ' ' + told[name] if told[name] else ''}" for name in pixels
     )

@@ -1,0 +1,145 @@
+"""Figures: what they draw, what they say about it, and what they refuse."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from invkit.show import (
+    bar_with_spread,
+    curve_with_spread,
+    described,
+    heat_map,
+    image_grid,
+    image_rows,
+    loss_curves,
+)
+from invkit.show.picture import render_png
+
+
+def pixels(figure) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(render_png(figure))).convert("RGB")).astype(float) / 255
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_pixel_of_an_image_is_a_flat_square_of_its_colour(channels):
+    image = torch.rand(1, channels, 4, 5, generator=torch.Generator().manual_seed(0))
+    drawn = pixels(image_grid(image, scale=10))
+    centres = drawn[
+        8 * 2 + 10 : 8 * 2 + 80 : 20, 8 * 2 + 10 : 8 * 2 + 100 : 20
+    ]  # margin 8, two pixels per CSS pixel
+    expected = image[0].permute(1, 2, 0).expand(4, 5, 3).numpy()
+    np.testing.assert_allclose(centres, expected, atol=1 / 255)
+
+
+def test_same_figure_gives_the_same_bytes():
+    images = torch.linspace(0, 1, 4 * 16).reshape(4, 1, 4, 4)
+    assert render_png(image_grid(images, [0, 1, 2, 3])) == render_png(image_grid(images, [0, 1, 2, 3]))
+
+
+def test_a_thousand_images_are_thinned_out_and_it_says_so():
+    figure = image_grid(torch.zeros(1000, 1, 8, 8), torch.arange(1000), columns=20)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "100 of 1,000 images, evenly spaced" in texts
+    assert {"0", "999"} <= set(texts)
+    assert len(figure.axes[0].images) == 100
+    assert "taken evenly from 1,000" in figure.alt
+
+
+def test_few_images_are_all_there_with_labels_and_captions():
+    figure = image_grid(torch.zeros(3, 3, 8, 8), ["cat", "dog", "owl"], captions=["0.1", "0.2", "0.3"])
+    assert {"cat", "dog", "owl", "0.1", "0.2", "0.3"} <= {text.get_text() for text in figure.axes[0].texts}
+    assert figure.alt == "3 images in 1 row of up to 3; classes cat, dog, owl."
+
+
+def test_large_images_are_shrunk_to_the_page():
+    width = pixels(image_grid(torch.zeros(6, 3, 224, 224), columns=6)).shape[1]
+    assert width <= 2 * 700
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((2, 1, 4, 4), float("nan")), "2 of 2 images hold pixels that are not finite"),
+        (torch.full((2, 1, 4, 4), float("inf")), "not finite"),
+        (torch.full((2, 1, 4, 4), 3.0), r"in \[0, 1\], but run from 3 to 3"),
+        (torch.zeros(2, 2, 4, 4), "1 or 3 channels"),
+        (torch.zeros(0, 1, 4, 4), "1 or 3 channels"),
+        (torch.zeros(4, 4), "1 or 3 channels"),
+    ],
+)
+def test_bad_images_are_refused(images, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        image_grid(images)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="row 'a'"):
+        image_rows({"a": images})
+
+
+def test_labels_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="2 labels for 3 images"):
+        image_grid(torch.zeros(3, 1, 4, 4), [0, 1])
+
+
+def test_rows_carry_their_names_and_numbers():
+    rows = {"cross-entropy": torch.zeros(4, 1, 8, 8), "+ prior": torch.ones(4, 1, 8, 8)}
+    figure = image_rows(rows, [0, 1, 2, 3], numbers={"+ prior": 0.5}, numbers_name="verifier", columns=3)
+    assert len(figure.axes[0].images) == 6
+    assert figure.alt == "2 rows of up to 3 images: cross-entropy; + prior: verifier 0.5."
+    with pytest.raises(ValueError, match="a 8×8, b 4×4"):
+        image_rows({"a": torch.zeros(1, 1, 8, 8), "b": torch.zeros(1, 1, 4, 4)})
+
+
+def test_loss_curves_choose_an_axis_that_shows_every_value():
+    assert loss_curves({"a": [3.0, 2.0], "b": [1.0, 0.1]}).axes[0].get_yscale() == "log"
+    assert loss_curves({"a": [3.0, -2.0], "b": [1.0, 0.0]}).axes[0].get_yscale() == "symlog"
+    assert "a from 3 to 2" in loss_curves({"a": [3.0, 2.0]}).alt
+    with pytest.raises(ValueError, match="'a' is not finite at index 1"):
+        loss_curves({"a": [1.0, float("nan")]})
+    with pytest.raises(ValueError, match="without a single value"):
+        loss_curves({"a": []})
+
+
+def test_heat_map_frames_the_best_cell_and_leaves_gaps():
+    table = [{"x": 1, "y": 1, "v": 0.2}, {"x": 10, "y": 1, "v": 0.9}, {"x": 1, "y": 2, "v": 0.1}]
+    figure = heat_map(table, "x", "y", "v")
+    (frame,) = figure.axes[0].patches
+    assert frame.get_xy() == (1, 1)  # rows run downwards from the largest y
+    assert "Maximum 0.90 at x 10, y 1" in figure.alt
+    assert "Minimum 0.10 at x 1, y 2" in heat_map(table, "x", "y", "v", best="min").alt
+    with pytest.raises(ValueError, match="no column \\['z'\\]"):
+        heat_map(table, "x", "z", "v")
+
+
+def test_spread_is_the_standard_deviation_over_seeds():
+    figure = curve_with_spread([1, 2], {"a": [[0.0, 1.0], [2.0, 1.0]]}, xlabel="n", ylabel="accuracy")
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    at_one = band[band[:, 0] == 1][:, 1]
+    np.testing.assert_allclose([at_one.min(), at_one.max()], [1 - 2**0.5, 1 + 2**0.5])
+    with pytest.raises(ValueError, match=r"shape \(seeds, 2\)"):
+        curve_with_spread([1, 2], {"a": [1.0, 2.0, 3.0]}, xlabel="n", ylabel="y")
+    assert "a 1 ± 1.4 (mean" not in bar_with_spread({"a": 1.0}, ylabel="y").alt
+    assert "a 1 ± 1.4 (mean" in bar_with_spread({"a": [0.0, 2.0]}, ylabel="y").alt
+
+
+def test_a_figure_is_shown_with_its_alt_text_and_only_once():
+    figure = image_grid(torch.zeros(1, 1, 4, 4))
+    figure.alt = 'A "black" square <b>'
+    bundle = figure._repr_mimebundle_()
+    assert 'alt="A &quot;black&quot; square &lt;b&gt;"' in bundle["text/html"]
+    assert "image/webp" in bundle["text/html"]
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert plt.get_fignums() == []
+
+
+def test_described_closes_a_pyplot_figure_and_wants_words():
+    figure, _ = plt.subplots()
+    shown = described(figure, "Empty axes", caption="Nothing < here")
+    assert plt.get_fignums() == []
+    assert "<figcaption>Nothing &lt; here</figcaption>" in shown._repr_html_()
+    with pytest.raises(ValueError, match="alt is empty"):
+        described(figure, " ")

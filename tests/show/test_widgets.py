@@ -1,0 +1,169 @@
+"""The slider: the page's in a real browser without a kernel, and the live one by its Python side."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from invkit.show import Frames, explore, image_grid
+from invkit.show.picture import render_png
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def draw(value):
+    figure = image_grid(torch.full((1, 1, 4, 4), value / 10))
+    figure.alt = f"Grey <{value}>"
+    return figure
+
+
+def frames(title: str = "Grey & level") -> Frames:
+    return Frames.render(draw, [1, 5, 9], title=title, label="g = {}")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("no Chromium with its driver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def state(figure) -> dict[str, str]:
+    image, slider = (figure.find_element("css selector", name) for name in ("img", "input"))
+    names = image.get_attribute("alt"), image.get_attribute("src"), slider.get_attribute("aria-valuetext")
+    return dict(zip(("alt", "src", "said"), names)) | {
+        "read": figure.find_element("css selector", "output").text
+    }
+
+
+def page(path, *shown) -> str:
+    path.write_text("<meta charset=utf-8>" + "".join(item._repr_html_() for item in shown), "utf8")
+    return path.as_uri()
+
+
+@pytest.mark.browser
+def test_arrow_keys_move_the_frame_from_disk(browser, tmp_path):
+    browser.get(page(tmp_path / "page.html", frames(), frames("Second")))
+    first, second = browser.find_elements("css selector", "figure")
+    before, other = state(first), state(second)
+    assert (before["alt"], before["said"], before["read"]) == ("Grey <1>", "g = 1", "g = 1")
+    slider = first.find_element("css selector", "input")
+    assert slider.is_displayed()
+    slider.send_keys("\ue014")  # arrow right
+    after = state(first)
+    assert (after["alt"], after["said"], after["read"]) == ("Grey <5>", "g = 5", "g = 5")
+    assert after["src"] != before["src"]
+    assert state(second) == other  # sliders of one page do not move each other
+    slider.send_keys("\ue011")  # home: back to the frame that is stored in the page only
+    assert state(first) == before
+
+
+@pytest.mark.browser
+def test_every_frame_is_a_picture_and_the_slider_has_a_name(browser, tmp_path):
+    browser.get(page(tmp_path / "page.html", frames()))
+    slider, image = (browser.find_element("css selector", name) for name in ("input", "img"))
+    assert slider.accessible_name == "Grey & level"
+    for _ in range(3):
+        assert (
+            browser.execute_script(
+                "return arguments[0].decode().then(() => arguments[0].naturalWidth)", image
+            )
+            > 0
+        )
+        slider.send_keys("\ue014")
+
+
+@pytest.mark.browser
+def test_without_javascript_the_first_frame_stays_and_no_dead_slider_shows(browser, tmp_path):
+    address = page(tmp_path / "page.html", frames())
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get(address)
+        assert browser.find_element("css selector", "img").is_displayed()
+        assert not browser.find_element("css selector", "input").is_displayed()
+        assert browser.find_element("css selector", "figcaption").text == "Grey & level g = 1"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_the_page_part_is_the_same_every_time_and_brings_no_ids_and_no_library():
+    text = frames()._repr_html_()
+    assert text == frames()._repr_html_()
+    assert not re.search(r"\sid=|https?:", text)
+    parser = HTMLParser()
+    parser.feed(text)
+    assert "</script>" not in text.split('application/json">')[1].split("</script>")[0]
+
+
+def test_a_label_cannot_leave_the_script():
+    text = Frames([render_png(draw(1))], ["</script><b>"], ["x"], "t")._repr_html_()
+    assert "</script><b>" not in text
+
+
+def test_one_cell_carries_both_renderings():
+    bundle = frames()._repr_mimebundle_()
+    assert VIEW in bundle
+    assert bundle["text/html"].startswith('<figure class="inv-frames">')
+
+
+def test_the_live_slider_swaps_the_picture():
+    shown, slider = frames().widget().children
+    first = shown.value
+    slider.value = 2
+    assert shown.value != first
+    assert 'alt="Grey &lt;9&gt;"' in shown.value
+
+
+def test_explore_draws_live_once_per_stop_and_records_some():
+    asked = []
+
+    def counted(value):
+        asked.append(value)
+        return draw(value)
+
+    explorer = explore(counted, list(range(11)), title="Grey", recorded=[0, 10], label="g = {}")
+    assert asked == [0, 10]
+    assert (explorer.labels, explorer._repr_html_().count('"label"')) == (["g = 0", "g = 10"], 2)
+    shown, slider = explorer.widget().children
+    slider.value = 7
+    slider.value = 0
+    slider.value = 7
+    assert 'alt="Grey &lt;7&gt;"' in shown.value
+    assert asked == [0, 10, 0, 7]
+
+
+def test_an_error_while_drawing_live_is_shown():
+    def fragile(value):
+        if value == 3:
+            raise RuntimeError("no <3>")
+        return draw(value)
+
+    shown, slider = explore(fragile, [1, 2, 3], title="Grey", recorded=[1]).widget().children
+    slider.value = 2
+    assert "RuntimeError: no &lt;3&gt;" in shown.value
+
+
+def test_bad_frames_are_refused():
+    png = render_png(draw(1))
+    with pytest.raises(ValueError, match="do not match"):
+        Frames([png], ["a", "b"], ["x"], "t")
+    with pytest.raises(ValueError, match="alt text is empty"):
+        Frames([png], ["a"], [" "], "t")
+    with pytest.raises(ValueError, match="start is 3"):
+        Frames([png], ["a"], ["x"], "t", start=3)
+    with pytest.raises(ValueError, match=r"recorded \[5\]"):
+        explore(draw, [1, 2], title="t", recorded=[5])
+    with pytest.warns(UserWarning, match="weigh"):
+        Frames([png + bytes(2_000_000)], ["a"], ["x"], "t")
