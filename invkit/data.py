@@ -33,7 +33,9 @@ class Split:
 
     @property
     def images(self) -> Tensor:
-        """All images as float in [0, 1], ``(N, C, H, W)``: four times the memory of ``pixels``; slice first if large."""
+        """All images as float in [0, 1], ``(N, C, H, W)``: four times the memory of ``pixels``; slice first
+        if large.
+        """
         return to_float(self.pixels)
 
     def of_class(self, label: int) -> Split:
@@ -48,7 +50,9 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DataSet:
-    """A data set in three disjoint splits: ``train``, ``test``, and ``heldout`` for what must have seen neither."""
+    """A data set in three disjoint splits: ``train``, ``test``, and ``heldout`` for what must have seen
+    neither.
+    """
 
     name: str
     spec: ImageSpec
@@ -67,16 +71,19 @@ def load_data(
     download: bool = False,
     seed: int = 0,
 ) -> DataSet:
-    """Load a data set: ``digits``, ``mnist``, ``fashion-mnist``, ``svhn``, ``cifar10``, ``celeba``, ``imagenet-val``,
-    ``folder:PATH`` (one folder per class, maybe below ``train/`` and ``test/``) or ``npz:PATH`` (MedMNIST's keys).
+    """Load a data set: ``digits``, ``mnist``, ``fashion-mnist``, ``svhn``, ``cifar10``, ``celeba``,
+    ``imagenet-val``, ``folder:PATH`` (one folder per class, maybe below ``train/`` and ``test/``) or
+    ``npz:PATH`` (MedMNIST's keys).
 
-    ``size`` resizes (digits come at 16x16 unless told otherwise); ``channels`` turns the images of a folder to grey (1)
-    or RGB (3); ``limit`` keeps at most so many images of each split, the classes balanced; ``folder`` is where torchvision's
-    sets lie (else ``$INVKIT_DATA``, else ``~/.cache/invkit``), and they are fetched only with ``download=True``. A set that
-    comes in one piece is divided by ``seed``, class by class, 4 : 1 : 1; a set without a held-out part gives up a tenth
-    of its training images for it. Mean and std are the usual ones of known sets, else those of the training images.
+    ``size`` resizes (digits come at 16x16 unless told otherwise); ``channels`` turns the images of a folder
+    to grey (1) or RGB (3); ``limit`` keeps at most so many images of each split, the classes balanced;
+    ``folder`` is where torchvision's sets lie (else ``$INVKIT_DATA``, else ``~/.cache/invkit``), and they are
+    fetched only with ``download=True``. A set that comes in one piece is divided by ``seed``, class by class,
+    4 : 1 : 1; a set without a held-out part gives up a tenth of its training images for it. Mean and std are
+    the usual ones of known sets, else those of the training images.
 
-    Raises ``ValueError`` for an unknown name or unusable contents and ``FileNotFoundError`` for what is not there.
+    Raises ``ValueError`` for an unknown name or unusable contents and ``FileNotFoundError`` for what is not
+    there.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
@@ -97,7 +104,13 @@ def _source(name: str, root: Path, channels: int | None, download: bool) -> Sour
     kind, _, path = name.partition(":")
     if kind in ("folder", "npz") and path:
         place = Path(path).expanduser()
-        place = place if place.exists() or place.is_absolute() else root / place if (root / place).exists() else place
+        place = (
+            place
+            if place.exists() or place.is_absolute()
+            else root / place
+            if (root / place).exists()
+            else place
+        )
         return npz(place) if kind == "npz" else image_folder(place, channels)
     if name == "digits":
         return digits()
@@ -112,8 +125,9 @@ def _source(name: str, root: Path, channels: int | None, download: bool) -> Sour
         how = "could not be downloaded" if download else "is not there"
         fetch = "" if download or name == "imagenet-val" else ", pass download=True"
         raise FileNotFoundError(
-            f"the data set {name} {how}: looked in {root} ({_first_line(error)}). Put it there in torchvision's layout or as "
-            f"{name}.npz, name another folder by folder= or INVKIT_DATA{fetch}, or use the built-in 'digits'"
+            f"the data set {name} {how}: looked in {root} ({_first_line(error)}). Put it there in "
+            f"torchvision's layout or as {name}.npz, name another folder by folder= or INVKIT_DATA{fetch}, "
+            "or use the built-in 'digits'"
         ) from None
 
 
@@ -138,7 +152,9 @@ def _divide(source: Source, generator: torch.Generator) -> dict[str, tuple[RawSp
 
 
 def _stratified(labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices of two parts, each class divided alike; the second holds about ``share`` of it. Both are sorted."""
+    """Indices of two parts, each class divided alike; the second holds about ``share`` of it. Both are
+    sorted.
+    """
     taken = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = torch.nonzero(labels == label)[:, 0]
@@ -147,7 +163,9 @@ def _stratified(labels: Tensor, share: float, generator: torch.Generator) -> tup
     return torch.nonzero(~taken)[:, 0], torch.nonzero(taken)[:, 0]
 
 
-def _read(raw: RawSplit, indices: Tensor, limit: int | None, size: Size | None, generator: torch.Generator) -> Split:
+def _read(
+    raw: RawSplit, indices: Tensor, limit: int | None, size: Size | None, generator: torch.Generator
+) -> Split:
     if limit is not None and limit < len(indices):
         indices = indices[_balanced(raw.labels[indices], limit, generator)]
     if len(indices) == 0:  # a class with very few images gives nothing to the smaller parts
@@ -156,7 +174,7 @@ def _read(raw: RawSplit, indices: Tensor, limit: int | None, size: Size | None, 
 
 
 def _balanced(labels: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """``limit`` indices: each class's members in random order, dealt round after round until enough are out."""
+    """``limit`` indices: each class's members in random order, dealt round after round."""
     rank = torch.empty(len(labels))
     for label in labels.unique():
         members = torch.nonzero(labels == label)[:, 0]
@@ -168,12 +186,12 @@ def _spec(name: str, source: Source, pieces: dict[str, Split]) -> ImageSpec:
     train = pieces["train"]
     if len(train) == 0:
         raise ValueError(f"{name} has no training images")
-    shape = tuple(train.pixels.shape[1:])
+    shape: tuple[int, int, int] = tuple(train.pixels.shape[1:])  # type: ignore[assignment]
     for part, split in pieces.items():
         if len(split) and tuple(split.pixels.shape[1:]) != shape:
             raise ValueError(
-                f"{name}: {part} images are {tuple(split.pixels.shape[1:])} but training images {shape} (channels, height, "
-                "width); pass size= (and channels= for a folder) to bring them to one shape"
+                f"{name}: {part} images are {tuple(split.pixels.shape[1:])}, training images {shape} "
+                "(channels, height, width); pass size= (and channels= for a folder) for one shape"
             )
     mean, std = source.stats or channel_statistics(train.pixels)
     return ImageSpec(channels=shape[0], size=shape[1:], mean=mean, std=std, classes=source.classes)
@@ -185,7 +203,9 @@ def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     share = torch.stack([torch.bincount(c.reshape(-1), minlength=256) for c in pixels.unbind(1)]).double()
     share /= share.sum(1, keepdim=True)
     mean = share @ levels
-    std = (share * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)  # a constant channel stays finite
+    std = (
+        (share * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)
+    )  # a constant channel stays finite
     return tuple(round(v, 6) for v in mean.tolist()), tuple(round(v, 6) for v in std.tolist())
 
 
@@ -195,14 +215,23 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def batches(
-    images: Tensor, labels: Tensor, size: int, generator: torch.Generator | None = None, *, shuffle: bool = True, drop_last: bool = False
+    images: Tensor,
+    labels: Tensor,
+    size: int,
+    generator: torch.Generator | None = None,
+    *,
+    shuffle: bool = True,
+    drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass over images (uint8 or float) and labels in batches of float images in [0, 1].
 
-    With ``shuffle`` the order is one permutation drawn from ``generator`` (which must be given) at the first batch.
+    With ``shuffle`` the order is one permutation drawn from ``generator`` (which must be given) at the first
+    batch.
     """
     if size < 1 or len(images) != len(labels) or len(images) == 0:
-        raise ValueError(f"batches need a size >= 1 and as many images as labels, not {size}, {len(images)} and {len(labels)}")
+        raise ValueError(
+            f"batches need a size >= 1 and a label per image, not {size}, {len(images)} and {len(labels)}"
+        )
     if shuffle and generator is None:
         raise ValueError("a shuffled pass needs a generator; pass one, or shuffle=False")
     order = torch.randperm(len(images), generator=generator) if shuffle else torch.arange(len(images))
@@ -214,7 +243,8 @@ def batches(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Augmentation:
-    """Drawn parameters of a light augmentation: ``shifts`` int64 ``(N, 2)`` in pixels (down, right), ``flips`` bool ``(N,)``.
+    """Drawn parameters of a light augmentation: ``shifts`` int64 ``(N, 2)`` in pixels (down, right),
+    ``flips`` bool ``(N,)``.
 
     Drawing is apart from applying, so the same transform can be replayed on other images.
     """
@@ -238,7 +268,9 @@ class Augmentation:
         rows = torch.arange(height, device=images.device) - shifts[:, :1]
         columns = torch.arange(width, device=images.device).expand(count, width)
         columns = torch.where(flips[:, None], width - 1 - columns, columns) - shifts[:, 1:]
-        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
+            :, None, :
+        ]
         index = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
         flat = index.view(count, 1, -1).expand(-1, channels, -1)
         return images.flatten(2).gather(2, flat).view_as(images) * inside[:, None]

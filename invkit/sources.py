@@ -1,6 +1,7 @@
 """Where data sets come from: scikit-learn's digits, torchvision, an image folder, an ``.npz`` file.
 
-Each source gives labels at once and reads pixels when asked, so that a small part of a large set costs little.
+Each source gives labels at once and reads pixels when asked, so that a small part of a large set costs
+little.
 """
 
 from __future__ import annotations
@@ -14,11 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
+import torch.nn.functional as F
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from invkit.images import SUFFIXES
 
@@ -45,7 +44,9 @@ class RawSplit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The splits that a source has (of train, test, heldout), the class names and the usual mean and std, if any."""
+    """The splits that a source has (of train, test, heldout), the class names and the usual mean and std, if
+    any.
+    """
 
     splits: dict[str, RawSplit]
     classes: tuple[str, ...]
@@ -53,20 +54,29 @@ class Source:
 
 
 def fit_pixels(pixels: Tensor, size: Size | None) -> Tensor:
-    """Crop the centre of uint8 ``(..., H, W)`` to the shape of ``size`` and resize it, bilinear with antialiasing."""
+    """Crop the centre of uint8 ``(..., H, W)`` to the shape of ``size`` and resize it, bilinear with
+    antialiasing.
+    """
     height, width = pixels.shape[-2:]
     if size is None or (height, width) == size:
         return pixels
     scale = min(height / size[0], width / size[1])
     crop = [max(1, round(side * scale)) for side in size]
-    return tvf.resize(tvf.center_crop(pixels, crop), list(size), antialias=True)
+    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    centre = pixels[..., top : top + crop[0], left : left + crop[1]]
+    batch = centre if centre.ndim == 4 else centre[None]
+    return F.interpolate(batch, size, mode="bilinear", antialias=True).view(*pixels.shape[:-2], *size)
 
 
 def from_arrays(pixels: Tensor, labels: Tensor) -> RawSplit:
     """A split that lies in memory: uint8 ``(N, C, H, W)`` and int64 ``(N,)``."""
 
     def read(indices: Sequence[int], size: Size | None) -> Tensor:
-        chosen = pixels if len(indices) == len(pixels) and list(indices) == list(range(len(pixels))) else pixels[list(indices)]
+        chosen = (
+            pixels
+            if len(indices) == len(pixels) and list(indices) == list(range(len(pixels)))
+            else pixels[list(indices)]
+        )
         return torch.cat([fit_pixels(part, size) for part in chosen.split(4096)])
 
     return RawSplit(labels=labels.long(), read=read)
@@ -74,72 +84,113 @@ def from_arrays(pixels: Tensor, labels: Tensor) -> RawSplit:
 
 def digits() -> Source:
     """The 1,797 handwritten digits that come with scikit-learn: 8x8 real scans of 17 grey levels."""
+    from sklearn.datasets import load_digits  # imported where it is needed: it takes a second
+
     bunch = load_digits()
     pixels = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     return Source(splits={"all": from_arrays(pixels, torch.from_numpy(bunch.target))}, classes=DIGITS)
 
 
 def npz(path: Path) -> Source:
-    """An ``.npz`` with MedMNIST's keys: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, maybe ``val_*``."""
+    """An ``.npz`` with MedMNIST's keys: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``,
+    maybe ``val_*``.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; give npz:PATH the path of an existing .npz file")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        hint = "it holds pickled objects, which can run code; save plain arrays" if "allow_pickle" in str(error) else str(error)
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        TypeError,
+        zipfile.BadZipFile,
+    ) as error:  # TypeError: a single array
+        hint = (
+            "it holds pickled objects, which can run code; save plain arrays"
+            if "allow_pickle" in str(error)
+            else str(error)
+        )
         raise ValueError(f"{path} could not be read as an .npz file of arrays: {hint}") from None
     missing = [k for k in ("train_images", "train_labels", "test_images", "test_labels") if k not in arrays]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'} (MedMNIST's keys are needed)")
-    parts = {"train": "train", "test": "test"} | ({"heldout": "val"} if {"val_images", "val_labels"} <= set(arrays) else {})
+        raise ValueError(f"{path} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")
+    parts = {"train": "train", "test": "test"} | (
+        {"heldout": "val"} if {"val_images", "val_labels"} <= set(arrays) else {}
+    )
     splits = {s: _npz_split(arrays, k, path) for s, k in parts.items()}
     n_classes = int(splits["train"].labels.max()) + 1
     for split, key in parts.items():
         bad = sorted({int(v) for v in splits[split].labels.unique() if not 0 <= v < n_classes})
         if bad:
-            raise ValueError(f"{path}: {key}_labels has {bad}, outside of the training labels' range 0..{n_classes - 1}")
+            raise ValueError(
+                f"{path}: {key}_labels has {bad}, outside of the training labels' range 0..{n_classes - 1}"
+            )
     return Source(splits=splits, classes=tuple(str(i) for i in range(n_classes)))
 
 
 def _npz_split(arrays: dict[str, np.ndarray], key: str, path: Path) -> RawSplit:
     images, labels = arrays[f"{key}_images"], arrays[f"{key}_labels"]
+    given = images.shape
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"{path}: {key}_images must be (N, H, W) or (N, H, W, 1 or 3), not {arrays[f'{key}_images'].shape}")
+        raise ValueError(f"{path}: {key}_images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), not {given}")
     if len(images) == 0 or labels.size != len(images):
-        raise ValueError(f"{path}: {key}_images has {len(images)} images and {key}_labels {labels.size} labels; one each is needed")
+        raise ValueError(
+            f"{path}: {key}_images has {len(images)} images but {key}_labels {labels.size} labels"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: {key}_labels must be integers, not {labels.dtype}")
     if np.issubdtype(images.dtype, np.floating) and images.min() >= 0 and images.max() <= 1:
         images = np.round(images * 255).astype(np.uint8)
     if images.dtype != np.uint8:
         raise ValueError(f"{path}: {key}_images must be uint8, or floats in [0, 1]; they are {images.dtype}")
-    return from_arrays(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels.reshape(-1).astype(np.int64)))
+    return from_arrays(
+        torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels.reshape(-1).astype(np.int64))
+    )
 
 
 def image_folder(root: Path, channels: int | None = None) -> Source:
-    """One folder per class, ``root/CLASS/*.png``, or the same below ``root/train``, ``root/test`` and maybe ``root/val``."""
+    """One folder per class, ``root/CLASS/*.png``, or the same below ``root/train``, ``root/test`` and maybe
+    ``root/val``.
+    """
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}; give folder:PATH the path of a folder with one folder per class")
+        raise FileNotFoundError(
+            f"there is no folder {root}; give folder:PATH the path of a folder with one folder per class"
+        )
     parts = {"train": root / "train", "test": root / "test", "heldout": root / "val"}
-    found = {name: path for name, path in parts.items() if path.is_dir()} if parts["train"].is_dir() else {"all": root}
+    found = (
+        {name: path for name, path in parts.items() if path.is_dir()}
+        if parts["train"].is_dir()
+        else {"all": root}
+    )
     if "heldout" in found and "test" not in found:
         found["test"] = found.pop("heldout")
     classes: tuple[str, ...] = ()
     splits = {}
     for name, path in found.items():
-        files = {c.name: _images_below(c) for c in sorted(path.iterdir()) if c.is_dir() and not c.name.startswith(".")}
+        files = {
+            c.name: _images_below(c)
+            for c in sorted(path.iterdir())
+            if c.is_dir() and not c.name.startswith(".")
+        }
         files = {c: paths for c, paths in files.items() if paths}
         if not files:
-            raise ValueError(f"no images in {path}: one folder per class with {', '.join(SUFFIXES)} files is needed")
+            raise ValueError(
+                f"no images in {path}: one folder per class with {', '.join(SUFFIXES)} files is needed"
+            )
         classes = classes or tuple(files)
         unknown = sorted(set(files) - set(classes))
         if unknown:
-            raise ValueError(f"{path} has classes that {found.get('train', root)} lacks: {', '.join(unknown)}")
+            raise ValueError(
+                f"{path} has classes that {found.get('train', root)} lacks: {', '.join(unknown)}"
+            )
         labels = torch.tensor([classes.index(c) for c, paths in files.items() for _ in paths])
-        splits[name] = RawSplit(labels=labels, read=_file_reader([p for paths in files.values() for p in paths], channels))
+        splits[name] = RawSplit(
+            labels=labels, read=_file_reader([p for paths in files.values() for p in paths], channels)
+        )
     return Source(splits=splits, classes=classes)
 
 
@@ -160,7 +211,7 @@ def _file_reader(paths: list[Path], channels: int | None) -> Callable[[Sequence[
                 )
             if image.shape != images[0].shape:
                 raise ValueError(
-                    f"{chosen[0]} is {tuple(images[0].shape[1:])} pixels but {path} is {tuple(image.shape[1:])}; "
+                    f"{chosen[0]} is {tuple(images[0].shape[1:])} but {path} {tuple(image.shape[1:])}; "
                     "pass size= to bring them to one size"
                 )
         return torch.stack(images)
@@ -178,12 +229,18 @@ def _decode(path: Path, channels: int | None) -> Tensor:
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
     mode = {1: "L", 3: "RGB", None: "L" if image.mode in ("L", "1", "LA") else "RGB"}[channels]
-    pixels = np.array(image.convert(mode), dtype=np.uint8)
+    return _tensor(image.convert(mode))
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    pixels = np.array(image, dtype=np.uint8)
     return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
 
 
 def from_torchvision(name: str, root: Path, download: bool) -> Source:
     """A set that torchvision knows, from ``root``; raises what torchvision raises when it is not there."""
+    import torchvision  # imported where it is needed: it takes seconds
+
     sets: dict[str, Callable[[], dict[str, Any]]] = {
         "mnist": lambda: _pair(torchvision.datasets.MNIST, "train", root, download),
         "fashion-mnist": lambda: _pair(torchvision.datasets.FashionMNIST, "train", root, download),
@@ -196,17 +253,24 @@ def from_torchvision(name: str, root: Path, download: bool) -> Source:
     first = next(iter(given.values()))
     names = [c[0] if isinstance(c, tuple) else c for c in getattr(first, "classes", DIGITS)]
     classes = ("not smiling", "smiling") if name == "celeba" else tuple(names)
-    return Source(splits={k: _torchvision_split(v) for k, v in given.items()}, classes=classes, stats=STANDARD[name])
+    return Source(
+        splits={k: _torchvision_split(v) for k, v in given.items()}, classes=classes, stats=STANDARD[name]
+    )
 
 
 def _pair(kind: Callable[..., Any], key: str, root: Path, download: bool) -> dict[str, Any]:
     train, test = (True, False) if key == "train" else ("train", "test")
-    return {"train": kind(root, download=download, **{key: train}), "test": kind(root, download=download, **{key: test})}
+    return {
+        "train": kind(root, download=download, **{key: train}),
+        "test": kind(root, download=download, **{key: test}),
+    }
 
 
 def _celeba(root: Path, download: bool) -> dict[str, Any]:
+    from torchvision.datasets import CelebA
+
     parts = {"train": "train", "test": "test", "heldout": "valid"}
-    return {k: torchvision.datasets.CelebA(root, split=v, target_type="attr", download=download) for k, v in parts.items()}
+    return {k: CelebA(root, split=v, target_type="attr", download=download) for k, v in parts.items()}
 
 
 def _torchvision_split(data: Any) -> RawSplit:
@@ -220,6 +284,6 @@ def _torchvision_split(data: Any) -> RawSplit:
         return from_arrays(pixels if pixels.shape[1] in (1, 3) else pixels.permute(0, 3, 1, 2), labels)
 
     def read(indices: Sequence[int], size: Size | None) -> Tensor:
-        return torch.stack([fit_pixels(tvf.pil_to_tensor(data[i][0].convert("RGB")), size) for i in indices])
+        return torch.stack([fit_pixels(_tensor(data[i][0].convert("RGB")), size) for i in indices])
 
     return RawSplit(labels=labels, read=read)

@@ -1,6 +1,6 @@
 """Classifiers for small images, built by name; they take *normalised* images and return logits.
 
-- ``bn_cnn``: convolutions, batch norm, leaky ReLU, dropout, fully connected head (Network Inversion, section 4)
+- ``bn_cnn``: convolutions, batch norm, leaky ReLU, dropout, fully connected head (Suhail et al., section 4)
 - ``plain_cnn``: the same without batch norm
 - ``resnet20``, ``32``, ``44``, ``56``: CIFAR ResNets with "option A" shortcuts (He et al. 2016, section 4.2)
 - ``repvgg_tiny``: a plain stack of 3x3 convolutions, trained with parallel branches that :func:`fuse` merges
@@ -18,10 +18,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.models.byobnet import RepVggBlock
-from timm.models.mlp_mixer import MlpMixer
-from timm.models.vision_transformer import VisionTransformer
-from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from invkit.images import ImageSpec
@@ -29,24 +25,35 @@ from invkit.images import ImageSpec
 MIN_SIZE = 8
 
 
-def build(name: str, spec: ImageSpec, *, width: int | None = None, dropout: float | None = None, seed: int | None = None) -> nn.Module:
+def build(
+    name: str,
+    spec: ImageSpec,
+    *,
+    width: int | None = None,
+    dropout: float | None = None,
+    seed: int | None = None,
+) -> nn.Module:
     """Build the classifier ``name`` for images of ``spec``, with fresh weights and in train mode.
 
-    ``width`` is the number of channels after the first layer (the embedding for ``vit_tiny`` and ``mixer_tiny``),
-    ``dropout`` the probability in front of the last layer (for the networks that have one). With ``seed`` the weights
-    are a function of it alone and the global random state stays as it was.
+    ``width`` is the number of channels after the first layer (the embedding for ``vit_tiny`` and
+    ``mixer_tiny``), ``dropout`` the probability in front of the last layer (for the networks that have one).
+    With ``seed`` the weights are a function of it alone and the global random state stays as it was.
 
-    The network maps normalised images ``(N, C, H, W)`` to logits ``(N, n_classes)``. Raises ``ValueError`` for an unknown
-    name, an image smaller than 8 pixels, or an option that the network does not have.
+    The network maps normalised images ``(N, C, H, W)`` to logits ``(N, n_classes)``. Raises ``ValueError``
+    for an unknown name, an image smaller than 8 pixels, or an option that the network does not have.
     """
     if name not in _BUILDERS:
         raise ValueError(f"there is no network {name!r}; known are {', '.join(names())}")
     if min(spec.size) < MIN_SIZE:
-        raise ValueError(f"{name} needs images of at least {MIN_SIZE}x{MIN_SIZE} pixels, not {spec.size[0]}x{spec.size[1]}")
+        raise ValueError(
+            f"{name} needs images of at least {MIN_SIZE}x{MIN_SIZE} pixels, not {spec.size[0]}x{spec.size[1]}"
+        )
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, not {width}")
     if dropout is not None and not (name in _WITH_DROPOUT and 0 <= dropout < 1):
-        raise ValueError(f"dropout in [0, 1) is an option of {', '.join(_WITH_DROPOUT)}; got {name} with {dropout}")
+        raise ValueError(
+            f"dropout in [0, 1) is an option of {', '.join(_WITH_DROPOUT)}; got {name} with {dropout}"
+        )
     options = {k: v for k, v in (("width", width), ("dropout", dropout)) if v is not None}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -60,7 +67,8 @@ def names() -> tuple[str, ...]:
 
 
 class ConvNet(nn.Module):
-    """Three stages of two 3x3 convolutions, halving the size and doubling the channels, and a fully connected head.
+    """Three stages of two 3x3 convolutions, halving the size and doubling the channels, and a fully connected
+    head.
 
     ``batch_norm=False`` leaves the normalisation out. Features of 4x4 pixels or fewer go into the head.
     """
@@ -92,7 +100,7 @@ def _conv(inner: int, outer: int, stride: int, batch_norm: bool) -> list[nn.Modu
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm; the shortcut subsamples and pads with zero channels (option A)."""
+    """Two 3x3 convolutions with batch norm; the shortcut subsamples and pads with zeros (option A)."""
 
     def __init__(self, inner: int, outer: int, stride: int):
         super().__init__()
@@ -114,7 +122,9 @@ class ResidualBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """The ResNet of 6n + 2 layers for small images: three stages of n blocks, widths w, 2w, 4w (w = 16 in the paper)."""
+    """The ResNet of 6n + 2 layers for small images: three stages of n blocks, widths w, 2w, 4w (w = 16 in the
+    paper).
+    """
 
     def __init__(self, spec: ImageSpec, blocks: int, width: int = 16):
         super().__init__()
@@ -147,11 +157,16 @@ class RepVGG(nn.Module):
     """
 
     def __init__(self, spec: ImageSpec, width: int = 32, dropout: float = 0.1):
+        from timm.models.byobnet import RepVggBlock  # timm is imported where it is needed: it takes seconds
+
         super().__init__()
         plan = [(width, 1), (width, 1), (2 * width, 2), (2 * width, 1), (4 * width, 2), (4 * width, 1)]
         inputs = [spec.channels, *(outer for outer, _ in plan)]
         self.blocks = nn.Sequential(
-            *(RepVggBlock(inner, outer, stride=stride) for inner, (outer, stride) in zip(inputs, plan, strict=False))
+            *(
+                RepVggBlock(inner, outer, stride=stride)
+                for inner, (outer, stride) in zip(inputs, plan, strict=False)
+            )
         )
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(4 * width, spec.n_classes)
@@ -162,19 +177,25 @@ class RepVGG(nn.Module):
 
 
 def fuse(network: nn.Module) -> nn.Module:
-    """A copy of a RepVGG-style network in which each block is one 3x3 convolution; in eval mode, outputs are equal.
+    """A copy of a RepVGG-style network in which each block is one 3x3 convolution; in eval mode, outputs are
+    equal.
 
-    The branches are linear in eval mode: batch norm is folded into each, 1x1 and identity kernels are padded to 3x3, and
-    the kernels add up (Ding et al. 2021, section 3.3). Works for timm's re-parameterisable networks as well.
-    Raises ``ValueError`` where there is nothing to merge.
+    The branches are linear in eval mode: batch norm is folded into each, 1x1 and identity kernels are padded
+    to 3x3, and the kernels add up (Ding et al. 2021, section 3.3). Works for timm's re-parameterisable
+    networks as well. Raises ``ValueError`` where there is nothing to merge.
     """
     if not any(hasattr(module, "reparameterize") for module in network.modules()):
-        raise ValueError(f"{type(network).__name__} has no parallel branches to merge; fuse() is for RepVGG-style networks")
+        raise ValueError(
+            f"{type(network).__name__} has no parallel branches to merge; fuse() is for RepVGG-style networks"
+        )
+    from timm.utils.model import reparameterize_model
+
     return reparameterize_model(copy.deepcopy(network).eval(), inplace=True)
 
 
 def patch_size(size: tuple[int, int]) -> int:
-    """The patch that cuts an image into about 4x4 to 8x8 tokens: the largest divisor of both sides up to a quarter.
+    """The patch that cuts an image into about 4x4 to 8x8 tokens: the largest divisor of both sides up to a
+    quarter.
 
     >>> patch_size((16, 16)), patch_size((32, 32)), patch_size((28, 28))
     (4, 8, 7)
@@ -184,16 +205,22 @@ def patch_size(size: tuple[int, int]) -> int:
 
 
 def _vit(spec: ImageSpec, width: int = 64, dropout: float = 0.0) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
     heads = max(h for h in (4, 3, 2, 1) if width % h == 0)
     return VisionTransformer(
-        img_size=spec.size, patch_size=patch_size(spec.size), in_chans=spec.channels, num_classes=spec.n_classes,
-        embed_dim=width, depth=4, num_heads=heads, mlp_ratio=2.0, drop_rate=dropout,
+        img_size=spec.size, patch_size=patch_size(spec.size), in_chans=spec.channels,
+        num_classes=spec.n_classes, embed_dim=width, depth=4, num_heads=heads, mlp_ratio=2.0,
+        drop_rate=dropout,
     )  # fmt: skip
 
 
 def _mixer(spec: ImageSpec, width: int = 64, dropout: float = 0.0) -> nn.Module:
+    from timm.models.mlp_mixer import MlpMixer
+
     return MlpMixer(
-        img_size=spec.size, patch_size=patch_size(spec.size), in_chans=spec.channels, num_classes=spec.n_classes,
+        img_size=spec.size,  # type: ignore[arg-type]  # a pair is taken as well
+        patch_size=patch_size(spec.size), in_chans=spec.channels, num_classes=spec.n_classes,
         embed_dim=width, num_blocks=4, drop_rate=dropout,
     )  # fmt: skip
 
