@@ -1,10 +1,11 @@
 """What a notebook shows: figures with alt texts, sliders that need no kernel, claims and recorded runs."""
 
 from invkit.show.claims import Claims, load_claims
-from invkit.show.figures import bar_with_spread, curve_with_spread, heat_map, loss_curves, plot, style
+from invkit.show.figures import heat_map, loss_curves, plot, style
 from invkit.show.grids import image_grid, image_rows
 from invkit.show.picture import Canvas, Described, described
 from invkit.show.recorded import load_recorded, record, show_recorded
+from invkit.show.spread import bar_with_spread, curve_with_spread
 from invkit.show.widgets import Frames, explore
 
 __all__ = [

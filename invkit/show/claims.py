@@ -8,8 +8,6 @@ file.
 from __future__ import annotations
 
 import html
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -20,6 +18,7 @@ import numpy as np
 import yaml
 
 from invkit.runtime import config_hash, write_json
+from invkit.show.numbers import summaries, tell
 
 HOLDS, FAILS, OUT = "holds", "does not hold", "out of reach"
 MARKS = {HOLDS: "✓", FAILS: "✗", OUT: "○"}
@@ -147,7 +146,8 @@ class ClaimsTable:
 
     def _repr_html_(self) -> str:
         heads = ("Claim", "Reported", "Measured here", "Verdict")
-        top = "".join(f'<th scope="col">{h}</th>' for h in heads)
+        left = 'style="text-align:left"'  # where no style sheet of ours is loaded
+        top = "".join(f'<th scope="col" {left}>{h}</th>' for h in heads)
         body = "".join(map(self._html_row, self.rows))
         table = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
         return f'<table class="inv-claims" data-claims="{self.digest}">{table}</table>'
@@ -160,7 +160,8 @@ class ClaimsTable:
             html.escape(told(row)),
             f'<span class="{classes(row.verdict)}">{mark(row.verdict)}</span>',
         ]
-        return f'<tr id="{anchor(row.id)}">{"".join(f"<td><p>{cell}</p></td>" for cell in cells)}</tr>'
+        body = "".join(f'<td style="text-align:left"><p>{cell}</p></td>' for cell in cells)
+        return f'<tr id="{anchor(row.id)}">{body}</tr>'
 
     def _repr_markdown_(self) -> str:
         lines = ["| claim | reported | measured here | verdict |", "|---|---|---|---|"]
@@ -180,28 +181,6 @@ class ClaimsTable:
         return {"text/plain": text, "text/markdown": text, "text/html": self._repr_html_()}
 
 
-def summaries(measured: Any, what: str) -> dict[str, dict[str, Any]]:
-    """Mean, standard deviation (absent for one value) and count of each measured quantity.
-
-    Raises ``ValueError``, beginning with ``what``, if there is no number or one is not finite.
-    """
-    named = measured if isinstance(measured, Mapping) else {"": measured}
-    if not named:
-        raise ValueError(f"{what}: measured is empty")
-    return {str(name): _summary(value, f"{what}{' ' * bool(name)}{name}") for name, value in named.items()}
-
-
-def _summary(value: Any, what: str) -> dict[str, Any]:
-    try:
-        values = [float(v) for v in np.atleast_1d(np.asarray(value, dtype=float))]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what}: measured should be numbers, not {value!r}") from error
-    if not values or not all(map(math.isfinite, values)):
-        raise ValueError(f"{what}: measured holds no number or one that is not finite: {values}")
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "sd": spread, "n": len(values)}
-
-
 def told(row: Row) -> str:
     """What was measured, in words for a table cell: ``a 0.95 ± 0.01 (3 seeds); b 0.4``."""
     unit = f" {row.unit}" if row.unit else ""
@@ -210,16 +189,6 @@ def told(row: Row) -> str:
     text = "; ".join(parts) + (f" ({max(seeds)} seeds)" if seeds else "")
     source = f"recorded run {row.recorded}" if row.recorded else ""
     return ". ".join(part.rstrip(".") for part in (text, row.reason, row.note, source) if part) or "–"
-
-
-def tell(found: Mapping[str, Any]) -> str:
-    """A summary as ``mean ± sd`` with three significant digits."""
-    mean, sd = found["mean"], found["sd"]
-    return _digits(mean) if sd is None else f"{_digits(mean)} ± {_digits(sd, 2)}"
-
-
-def _digits(value: float, n: int = 3) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{n}g}"
 
 
 def digest(rows: Sequence[Any]) -> str:

@@ -22,7 +22,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from invkit.runtime import atomic_path, plain, write_json
-from invkit.show.claims import find_root, summaries, tell
+from invkit.show.claims import find_root
+from invkit.show.numbers import summaries, tell
 from invkit.show.picture import img_tag, render_png, webp
 
 

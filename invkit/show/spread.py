@@ -1,0 +1,115 @@
+"""Plots of quantities with their spread over seeds: curves and bars.
+
+Both return a :class:`~invkit.show.picture.Canvas` with an alt text that tells the means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from invkit.show.figures import DASHES, legend, line, plot, styled
+from invkit.show.picture import Canvas
+
+
+def curve_with_spread(
+    x: Sequence[float],
+    ys: Mapping[str, Any],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    title: str | None = None,
+) -> Canvas:
+    """Each curve's mean and, as a band, its standard deviation over seeds.
+
+    ``ys`` holds arrays (seeds, len(x)), or (len(x),) for a single seed. Raises ``ValueError`` if there is no
+    curve, or one of another length or with non-finite values.
+    """
+    curves = {
+        name: _seeds(values, len(x), f"curve_with_spread: curve {name!r}") for name, values in ys.items()
+    }
+    if not curves:
+        raise ValueError("curve_with_spread was given no curves")
+    with styled() as palette:
+        figure, axes = plot()
+        for i, (name, values) in enumerate(curves.items()):
+            mean, spread = values.mean(0), _sd(values)
+            colour = palette[i % len(palette)]
+            axes.plot(
+                x, mean, color=colour, linestyle=DASHES[i % len(DASHES)], marker="o", markersize=4, label=name
+            )
+            axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        if log_x:
+            axes.set_xscale("log")
+            axes.set_xticks(list(x), [f"{v:,g}" for v in x])
+            axes.minorticks_off()
+        if log_y:
+            axes.set_yscale("log")
+        legend(axes, len(curves))
+    ends = "; ".join(f"{name} from {v.mean(0)[0]:.3g} to {v.mean(0)[-1]:.3g}" for name, v in curves.items())
+    figure.alt = (
+        f"{ylabel} against {xlabel} from {x[0]:,g} to {x[-1]:,g}: {ends} (means over {_count(curves)})."
+    )
+    return figure
+
+
+def bar_with_spread(values: Mapping[str, Any], *, ylabel: str, title: str | None = None) -> Canvas:
+    """One horizontal bar per name: mean and standard deviation over seeds, and each seed as a dot.
+
+    ``values`` maps a name to a number or to one per seed; ``ylabel`` says what they measure. Raises
+    ``ValueError`` if there is nothing to draw or a value is not finite.
+    """
+    bars = {
+        name: line(np.atleast_1d(np.asarray(v, float)), f"bar_with_spread: {name!r}")
+        for name, v in values.items()
+    }
+    if not bars:
+        raise ValueError("bar_with_spread was given no values")
+    with styled() as palette:
+        figure, axes = plot(height=0.9 + 0.42 * len(bars))
+        means, rows = [v.mean() for v in bars.values()], range(len(bars))
+        axes.barh(
+            rows,
+            means,
+            xerr=[_sd(v) or np.nan for v in bars.values()],
+            color=palette[0],
+            alpha=0.75,
+            height=0.62,
+            capsize=3,
+        )
+        for row, seeds in enumerate(bars.values()):
+            if len(seeds) > 1:
+                axes.plot(seeds, [row + 0.2] * len(seeds), "o", color="black", markersize=3, zorder=3)
+        axes.set_yticks(rows, list(bars))
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set(xlabel=ylabel, title=title)
+    told = "; ".join(f"{name} {v.mean():.3g} ± {_sd(v):.2g}" for name, v in bars.items())
+    figure.alt = f"Bars of {ylabel}: {told} (mean ± standard deviation over {_count(bars)})."
+    return figure
+
+
+def _seeds(values: Any, length: int, what: str) -> NDArray[np.float64]:
+    array = np.atleast_2d(np.asarray(torch.as_tensor(values).cpu(), dtype=float))
+    if array.ndim != 2 or array.shape[1] != length:
+        raise ValueError(f"{what} should have shape (seeds, {length}), not {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what} holds values that are not finite")
+    return array
+
+
+def _sd(values: NDArray[np.float64]) -> Any:
+    """Standard deviation over the first axis, the seeds; zero for one seed."""
+    return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
+
+
+def _count(arrays: Mapping[str, NDArray[np.float64]]) -> str:
+    sizes = sorted({len(v) for v in arrays.values()})
+    return f"{sizes[0]} seed{'s' * (sizes[0] > 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
