@@ -73,10 +73,13 @@ class InversionResult:
         """Read what :meth:`save` wrote. Raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
         folder = Path(folder)
         tensors = read_safetensors(folder / "tensors.safetensors")
-        record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        history = {k: tuple(v) for k, v in record.pop("history").items()}
         stages = tuple(tensors[f"stage.{i}"] for i in range(sum(k.startswith("stage.") for k in tensors)))
-        return cls(images=tensors["images"], labels=tensors.get("labels"), history=history, stages=stages, **record)
+        try:
+            record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            history = {k: tuple(v) for k, v in record.pop("history").items()}
+            return cls(images=tensors["images"], labels=tensors.get("labels"), history=history, stages=stages, **record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / 'result.json'} is not the record of an inversion: {error!r}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,4 +121,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{path} was not loaded: it is not a file of plain tensors ({type(error).__name__}). A pickle can run code; "
             "save the weights with safetensors or as a plain state_dict"
         ) from None
-    return state.get("state_dict", state) if isinstance(state, dict) else state
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds no state dict of names and tensors")
+    return state
