@@ -22,6 +22,7 @@ class ClassifierConfig(FitConfig):
 
     steps: int = 250
     warmup: int = 30
+    checkpoint_every: int = 100
     batch_size: int = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 3e-3
@@ -66,13 +67,15 @@ class ClassifierConfig(FitConfig):
     @classmethod
     def for_network(cls, network: str, profile: str = "book", **overrides: Any) -> Self:
         """The profile's config with what ``network`` needs otherwise; overrides win."""
-        return cls.for_profile(profile, **(_NEEDS.get(network, {}) if profile == "book" else {}) | overrides)
+        return cls.for_profile(profile, **_NEEDS.get(profile, {}).get(network, {}) | overrides)
 
 
-_NEEDS: dict[str, dict[str, Any]] = {
-    "plain_cnn": {"lr": 1e-3, "warmup": 60},
-    "vit_tiny": {"steps": 700, "warmup": 70, "lr": 2e-3, "weight_decay": 0.05},
-    "mixer_tiny": {"steps": 700, "warmup": 70, "lr": 2e-3, "weight_decay": 0.05},
+_PATCHES_BOOK: dict[str, Any] = {"steps": 700, "warmup": 70, "lr": 2e-3, "weight_decay": 0.05}
+_PATCHES_PAPER: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05}
+# Networks without batch norm take smaller steps; those on patches need more of them, and Adam.
+_NEEDS: dict[str, dict[str, dict[str, Any]]] = {
+    "book": {"plain_cnn": {"lr": 1e-3}, "vit_tiny": _PATCHES_BOOK, "mixer_tiny": _PATCHES_BOOK},
+    "paper": {"plain_cnn": {"lr": 0.01}, "vit_tiny": _PATCHES_PAPER, "mixer_tiny": _PATCHES_PAPER},
 }
 
 

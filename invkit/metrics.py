@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invkit.data import to_float
+from invkit.images import ImageSpec
 
 Network = Callable[[Tensor], Tensor]
 
@@ -30,6 +31,9 @@ def in_batches(
     """
     if len(images) == 0:
         raise ValueError("there are no images to judge")
+    spec = getattr(network, "spec", None)
+    if isinstance(spec, ImageSpec):
+        spec.check(to_float(images[:1]))
     place = device or getattr(network, "device", None)
     return torch.cat(
         [network(to_float(part.to(place) if place else part)).cpu() for part in images.split(batch_size)]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from invkit.data import Augmentation, DataSet, batches, channel_statistics, load_data
+from invkit.folders import fit_pixels
 from invkit.runtime import seeded
-from invkit.sources import fit_pixels
 
 DATA = Path(os.environ.get("INVKIT_DATA", ""))
 
@@ -220,6 +220,22 @@ def test_unknown_and_absent_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for options in ({"limit": 0}, {"channels": 2}, {"size": 0}, {"size": (3, 0)}):
         with pytest.raises(ValueError, match=next(iter(options))):
             load_data("digits", **options)  # type: ignore[arg-type]
+
+
+def test_torchvision_layout(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 40), ("t10k", 10)):
+        pixels = (np.arange(count * 784) % 251).astype(np.uint8)
+        header = b"".join(n.to_bytes(4, "big") for n in (2051, count, 28, 28))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = b"".join(n.to_bytes(4, "big") for n in (2049, count))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + bytes(i % 10 for i in range(count)))
+    data = load_data("mnist", folder=tmp_path)
+    assert data.spec.shape == (1, 28, 28)
+    assert [len(s) for s in (data.train, data.test)] == [40 - len(data.heldout), 10]
+    assert torch.equal(data.test.pixels.flatten(), (torch.arange(7840) % 251).byte())
+    assert data.test.labels.tolist() == list(range(10))
 
 
 def test_resizing_crops_the_centre() -> None:

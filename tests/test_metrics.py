@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invkit import metrics
+from invkit.images import ImageSpec
 from invkit.metrics import (
     MissingWeightsError,
     accuracy,
@@ -24,6 +25,7 @@ from invkit.metrics import (
     ssim,
 )
 from invkit.runtime import seeded
+from invkit.target import Target
 
 
 def as_logits(images: Tensor) -> Tensor:
@@ -56,6 +58,14 @@ def test_accuracy_errors(labels: list[int], topk: tuple[int, ...], says: str) ->
         accuracy(as_logits, torch.rand(3, 3, 1, 1), labels, topk)
     with pytest.raises(ValueError, match="no images"):
         accuracy(as_logits, torch.rand(0, 3, 1, 1), [])
+
+
+def test_a_target_names_the_size_it_takes() -> None:
+    spec = ImageSpec(channels=1, size=(4, 4), mean=(0.5,), std=(0.5,), classes=("a", "b"))
+    target = Target(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)), spec)
+    assert 0 <= accuracy(target, torch.rand(3, 1, 4, 4), [0, 1, 0])["top1"] <= 1
+    with pytest.raises(ValueError, match=r"\(5, 4\) pixels; the network takes \(4, 4\)"):
+        accuracy(target, torch.rand(3, 1, 5, 4), [0, 1, 0])
 
 
 def test_inception_score_by_hand() -> None:

@@ -207,6 +207,8 @@ def test_configs_refuse_nonsense(wrong: dict[str, Any]) -> None:
 def test_profiles() -> None:
     assert ClassifierConfig.for_profile("ci").steps < ClassifierConfig.for_profile("book").steps
     assert ClassifierConfig.for_profile("paper", steps=500).optimizer == "sgd"
+    assert ClassifierConfig.for_network("vit_tiny", "paper").optimizer == "adamw"
+    assert ClassifierConfig.for_network("vit_tiny", steps=9, warmup=1).steps == 9
     assert ClassifierConfig.for_network("vit_tiny").steps > ClassifierConfig.for_network("bn_cnn").steps
     with pytest.raises(ValueError, match="ci, book, paper, not 'fast'"):
         FitConfig.for_profile("fast")
