@@ -91,7 +91,8 @@ class ClassifierLearner:
         generator: torch.Generator,
         device: torch.device,
     ):
-        self.module = module.to(device).train().requires_grad_(True)
+        # Channels last is the faster layout for small convolutions, on CPUs and GPUs alike.
+        self.module = module.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
         self.spec, self.config, self.device = spec, config, device
         self.generator = spawn(generator)
         self.optimizers = (_optimizer(self.module, config),)

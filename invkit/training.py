@@ -75,7 +75,7 @@ def train_classifier(
             evaluate=evaluate, desc=f"train {type(module).__name__}",
         )  # fmt: skip
     finally:
-        module.eval().to("cpu")
+        module.eval().to("cpu").to(memory_format=torch.contiguous_format)
 
 
 def _evaluate(module: nn.Module, spec: ImageSpec, split: Split) -> dict[str, float]:
