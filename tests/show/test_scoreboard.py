@@ -106,6 +106,9 @@ def test_answers_are_counted_linked_and_read_again_when_they_change(book, build)
     assert warnings == ""
     assert "0 hold, 12 do not hold" in page
 
+    (book / f"build/claims/ci/{NAME}.json").unlink()  # nothing else changes
+    assert "is missing" in build()[1]
+
 
 def test_a_chapter_without_answers_is_a_warning(book, build):
     publish(book, answers(), None)
