@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,9 +28,9 @@ def jensen_shannon(logits: Tensor, other: Tensor, temperature: float = 1.0) -> T
     1.0
     """
     p, q = (F.log_softmax(v / temperature, dim=1) for v in (logits, other))
-    m = torch.logaddexp(p, q) - torch.tensor(2.0).log()
+    m = torch.logaddexp(p, q) - math.log(2)
     bits = (p.exp() * (p - m)).sum(1) + (q.exp() * (q - m)).sum(1)
-    return bits / (2 * torch.tensor(2.0).log())
+    return bits / (2 * math.log(2))
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

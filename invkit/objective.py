@@ -45,6 +45,10 @@ class Objective:
     penalty: BatchNormPenalty | None = None
     penalty_weight: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.terms and self.penalty is None:
+            raise ValueError("there is nothing to minimise: every weight of the loss is zero")
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the terms, the penalty last."""
@@ -54,7 +58,8 @@ class Objective:
         """Weighted sums over these images of each term, ``(n_terms,)``, with a graph to ``images``."""
         outputs = self.network(images)
         batch = Batch(images, outputs if outputs.dtype == torch.float64 else outputs.float(), labels)
-        return torch.stack([weight * term(batch).sum() for weight, term in self.terms.values()])
+        sums = [weight * term(batch).sum() for weight, term in self.terms.values()]
+        return torch.stack(sums) if sums else images.new_zeros(0)
 
 
 class Gradient:
@@ -77,6 +82,8 @@ class Gradient:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         size = self.micro_batch or len(images)
         total = self._count(images)
+        if self.objective.penalty:
+            self.objective.penalty.take()  # moments of other forward passes, say of a callback's, do not count
         if size >= len(images) and self.ranks == 1:
             return self._whole(images, total)
         return self._in_chunks(list(zip(images.split(size), self.objective.labels.split(size), strict=True)), total)
