@@ -16,8 +16,8 @@ def _result(**change):
         "images": torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
         "labels": torch.tensor([1, 0]),
         "history": {"tv": (0.5, 0.25), "total": (1.0, float("nan"))},
-        "best_step": 1, "config": {"lr": 0.1, "betas": [0.5, 0.9]}, "seed": 3, "seconds": 1.5, "device": "cpu",
-        "stopped": "steps", "stages": (torch.rand(2, 3, 2, 2),),
+        "best_step": 1, "config": {"lr": 0.1, "betas": [0.5, 0.9]}, "seed": 3, "seconds": 1.5,
+        "device": "cpu", "stopped": "steps", "stages": (torch.rand(2, 3, 2, 2),),
     }  # fmt: skip
     return InversionResult(**fields | change)
 
