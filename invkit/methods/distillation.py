@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from invkit import losses
+from invkit.classification import ClassifierConfig, ClassifierLearner
 from invkit.data import batches
-from invkit.fitting import FitConfig, fit
+from invkit.fitting import fit
 from invkit.results import FitResult
 from invkit.runtime import seeded
 from invkit.target import Target
-from invkit.training import ClassifierConfig, ClassifierLearner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Distillation(ClassifierLearner):
         teacher.check_frozen()
         self.teacher = teacher
 
-    def losses(self, images: Tensor, labels: Tensor, logits: Tensor) -> Mapping[str, Tensor]:
+    def losses(self, images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """The terms for augmented ``images`` ``(N, C, H, W)``: the teacher answers the same views as the student."""
         with torch.no_grad():
             answers = self.teacher(images)
@@ -82,8 +82,7 @@ def distil(
     return Target(student, teacher.spec, type(student).__name__), result
 
 
-def _passes(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> Any:
-    return batches(images, labels, size, generator=generator)
+def _passes(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    # A last batch of one image would stop batch norm, so a rest is left for a later pass.
+    return batches(images, labels, size, generator=generator, drop_last=True)
 
-
-__all__ = ["Distillation", "DistillationConfig", "FitConfig", "distil"]

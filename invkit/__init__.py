@@ -1,0 +1,39 @@
+"""Run trained networks backwards: from labels, logits, features or weights to images."""
+
+from invkit.data import DataSet, Split, load_data
+from invkit.images import ImageSpec
+from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
+from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
+from invkit.methods.distillation import Distillation, DistillationConfig, distil
+from invkit.results import FitResult, InversionResult, Step
+from invkit.search import grid_search
+from invkit.synthesis import synthesise
+from invkit.target import Target, load_target
+from invkit.training import ClassifierConfig, load_or_train, train_classifier
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClassifierConfig",
+    "DataSet",
+    "DeepDreamConfig",
+    "DeepInversionConfig",
+    "Distillation",
+    "DistillationConfig",
+    "FitResult",
+    "ImageSpec",
+    "InversionResult",
+    "Split",
+    "Step",
+    "Target",
+    "class_inversion",
+    "deep_dream",
+    "deep_inversion",
+    "distil",
+    "grid_search",
+    "load_data",
+    "load_or_train",
+    "load_target",
+    "synthesise",
+    "train_classifier",
+]
