@@ -83,12 +83,23 @@ def test_every_third_party_import_of_the_package_is_a_dependency():
     assert not missing
 
 
+def test_files_beside_the_code_are_installed_with_it():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["invkit"]
+    beside = [p for p in tracked() if p.is_relative_to(ROOT / "invkit") and p.suffix != ".py"]
+    assert beside
+    covered = {p for pattern in patterns for p in (ROOT / "invkit").glob(pattern)}
+    assert not set(beside) - covered
+
+
 def test_versions_agree():
     version = PROJECT["project"]["version"]
     assert yaml.safe_load(read("CITATION.cff"))["version"] == version
     assert re.search(r"^## (\d+\.\d+\.\d+)", read("CHANGELOG.md"), re.M)[1] == version
     from importlib.metadata import version as installed
 
+    import invkit
+
+    assert invkit.__version__ == version
     assert installed("invkit") == version, "installed from another state: run `make setup`"
 
 

@@ -113,11 +113,13 @@ def test_chapters_have_their_launch_buttons(pages):
             )
 
 
-def test_pages_carry_a_social_card(pages):
+def test_pages_carry_a_social_card(pages, site):
     for path, page in pages.items():
         if path.parent.name in {"book", "notebooks"}:
             assert page.metas.get("og:title"), path.name
-            assert page.metas.get("og:image", "").startswith("https://"), path.name
+            card = page.metas.get("og:image", "")
+            assert card.startswith("https://"), path.name
+            assert (site / "_static" / card.rpartition("/")[2]).is_file(), card
 
 
 def test_every_module_is_documented(site):
