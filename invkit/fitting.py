@@ -78,8 +78,8 @@ def fit(
     """
     start = time.perf_counter()
     seed = generator.initial_seed()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=devices):
+    device = torch.device(getattr(learner, "device", "cpu"))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         run = _Run(
             learner, batches, config, generator, evaluate, None if checkpoint is None else Path(checkpoint)
@@ -90,7 +90,7 @@ def fit(
             stopped = run.look() or "interrupted"
     return FitResult(
         history={k: tuple(v) for k, v in run.history.items()}, metrics=run.metrics, steps=run.step,
-        seconds=time.perf_counter() - start, device=str(getattr(learner, "device", "cpu")), stopped=stopped,
+        seconds=time.perf_counter() - start, device=str(device), stopped=stopped,
         config=plain(config), seed=seed,
     )  # fmt: skip
 
@@ -104,13 +104,14 @@ class _Run:
     ) -> None:  # fmt: skip
         self.learner, self.batches, self.config, self.generator = learner, batches, config, generator
         self.evaluate, self.path = evaluate, path
+        self.device = torch.device(getattr(learner, "device", "cpu"))
         self.step = self.position = 0
         self.history: dict[str, list[float]] = {}
         self.metrics: dict[str, float] = {}
         self.pending: list[Mapping[str, float | Tensor]] = []
         self.optimizers: Sequence[torch.optim.Optimizer] = getattr(learner, "optimizers", ())
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-        self.epoch_state = _random_state(generator)
+        self.epoch_state = _random_state(generator, self.device)
         self.stream = self._stream()
         if path is not None and path.exists():
             self._resume(path)
@@ -176,7 +177,7 @@ class _Run:
     def _stream(self) -> Iterator[Any]:
         """Pass after pass; keeps the random state at the start of each, from which its order follows."""
         while True:
-            self.epoch_state, self.position = _random_state(self.generator), 0
+            self.epoch_state, self.position = _random_state(self.generator, self.device), 0
             for batch in self.batches(self.generator) if callable(self.batches) else self.batches:
                 self.position += 1
                 yield batch
@@ -188,7 +189,7 @@ class _Run:
         state = {
             "config": config_hash(self.config), "step": self.step, "position": self.position,
             "history": self.history, "metrics": self.metrics, "epoch": self.epoch_state,
-            "random": _random_state(self.generator), "rates": self.rates,
+            "random": _random_state(self.generator, self.device), "rates": self.rates,
             "learner": self.learner.state_dict(),
         }  # fmt: skip
         save_state(self.path, state)
@@ -206,10 +207,10 @@ class _Run:
             state["metrics"],
             state["rates"],
         )
-        _set_random_state(self.generator, state["epoch"])
+        _set_random_state(self.generator, self.device, state["epoch"])
         for _ in range(state["position"]):  # replay the pass up to where it stood; its batches are dropped
             next(self.stream)
-        _set_random_state(self.generator, state["random"])
+        _set_random_state(self.generator, self.device, state["random"])
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -235,13 +236,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _random_state(generator: torch.Generator) -> list[Tensor]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def _random_state(generator: torch.Generator, device: torch.device) -> list[Tensor]:
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [generator.get_state(), torch.get_rng_state(), *cuda]
 
 
-def _set_random_state(generator: torch.Generator, state: Sequence[Tensor]) -> None:
+def _set_random_state(generator: torch.Generator, device: torch.device, state: Sequence[Tensor]) -> None:
     generator.set_state(state[0])
     torch.set_rng_state(state[1])
-    if torch.cuda.is_available() and len(state) - 2 == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(list(state[2:]))
+    if device.type == "cuda" and len(state) > 2:  # a run begun on a CPU goes on, but not to the same bits
+        torch.cuda.set_rng_state(state[2], device)

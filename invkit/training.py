@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -117,11 +117,11 @@ def load_or_train(
     """
     config = config or ClassifierConfig.for_network(network)
     path = weights_path(network, data, config, width=width, seed=seed, folder=folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        module = build(network, data.spec, width=width, seed=seed)
-        if not _load(module, path):
-            _train_and_save(network, module, data, config, seed, path, device, callbacks)
+    module = build(network, data.spec, width=width, seed=seed)
+    if not _load(module, path):
+        with _lock(path):
+            if not _load(module, path):  # another process may have trained it in the meantime
+                _train_and_save(network, module, data, config, seed, path, device, callbacks)
     return Target(module, data.spec, f"invkit/{network}")
 
 
@@ -149,6 +149,19 @@ def weights_path(
         "version": 1,
     }
     return Path(folder or default).expanduser() / f"{network}-{config_hash(key)}.safetensors"
+
+
+def _lock(path: Path) -> BaseFileLock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".lock").touch()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot keep a trained network in {path.parent}: {error.strerror}; "
+            "name another folder by folder= or INVKIT_CACHE",
+        ) from error
+    return FileLock(path.with_suffix(".lock"))
 
 
 def _load(module: nn.Module, path: Path) -> bool:

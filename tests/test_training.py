@@ -253,6 +253,12 @@ def test_load_or_train_keeps_and_finds(digits: DataSet, tmp_path: Path) -> None:
     assert {p.suffix for p in tmp_path.iterdir()} == {".safetensors", ".json", ".lock"}
 
 
+def test_a_folder_that_cannot_be_written_is_named(digits: DataSet, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot keep a trained network in .*file: .*INVKIT_CACHE"):
+        load_or_train("bn_cnn", digits, ClassifierConfig.for_profile("ci"), folder=tmp_path / "file")
+
+
 def test_the_kept_file_depends_on_everything(digits: DataSet, tmp_path: Path) -> None:
     config = ClassifierConfig(steps=10, warmup=2)
     other = load_data("digits", size=8, limit=200, seed=1)
