@@ -53,7 +53,9 @@ class _Tapped(torch.autograd.Function):
         mean, var = batch_statistics(x)
         ctx.save_for_backward(x, mean)
         ctx.count = count
-        return x.view_as(x), mean, var * (count / max(count - 1, 1))
+        # x[...] keeps the strides; view_as would not for one channels-last image, whose gradient torch's batch norm
+        # then gets wrong.
+        return x[...], mean, var * (count / max(count - 1, 1))
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
