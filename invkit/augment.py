@@ -29,6 +29,8 @@ def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
 
     Black borders are what random cropping with padding, the usual training augmentation of small images, shows.
     """
+    if len(images) != len(draw.flip):
+        raise ValueError(f"the jitter was drawn for {len(draw.flip)} images, not {len(images)}")
     height, width = images.shape[-2:]
     rows = torch.arange(height) - draw.down[:, None]
     columns = torch.arange(width) - draw.right[:, None]

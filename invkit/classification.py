@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invkit.data import Augmentation
+from invkit.augment import apply_jitter, draw_jitter
 from invkit.images import ImageSpec
 from invkit.runtime import spawn
 from invkit.schedule import FitConfig
@@ -122,10 +122,9 @@ class ClassifierLearner:
         """Randomly shifted and flipped images, as configured."""
         if not (self.config.shift or self.config.flip):
             return images
-        drawn = Augmentation.draw(
-            len(images), shift=self.config.shift, flip=self.config.flip, generator=self.generator
-        )
-        return drawn.apply(images)
+        flip = 0.5 if self.config.flip else 0.0
+        drawn = draw_jitter(len(images), self.config.shift, flip, self.generator)
+        return apply_jitter(images, drawn, wrap=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimiser and the generator of the augmentation."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from invkit.batching import Augmentation, batches, to_float
+from invkit.batching import batches, to_float
 from invkit.folders import RawSplit, Size, Source, image_folder
 from invkit.images import ImageSpec
 from invkit.runtime import seeded
 from invkit.sources import STANDARD, digits, from_torchvision, npz
 
-__all__ = ["Augmentation", "DataSet", "Split", "batches", "channel_statistics", "load_data", "to_float"]
+__all__ = ["DataSet", "Split", "batches", "channel_statistics", "load_data", "to_float"]
 
 DEFAULT_SIZE: dict[str, Size] = {"digits": (16, 16), "celeba": (64, 64), "imagenet-val": (224, 224)}
 NAMES = ("digits", *STANDARD, "folder:PATH", "npz:PATH")

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +101,21 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
 def load_state(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain values; code inside a pickle is refused (``weights_only``)."""
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def saved_bytes(function: Callable[[], Any]) -> int:
+    """Bytes that autograd holds for the backward pass when ``function`` has returned, each storage counted once."""
+    held: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = function()  # alive until the count is taken, so that no storage is counted under a reused address
+    del kept
+    return sum(held.values())
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from invkit.data import Augmentation, DataSet, batches, channel_statistics, load_data
+from invkit.data import DataSet, batches, channel_statistics, load_data
 from invkit.folders import fit_pixels
 from invkit.runtime import seeded
 
@@ -276,37 +276,3 @@ def test_batches_refuse_nonsense() -> None:
         with pytest.raises(ValueError, match=r"needs? a"):
             next(batches(*arguments))
     assert len(list(batches(images, labels, 2, shuffle=False))) == 2
-
-
-def test_augmentation_by_hand_and_replayed() -> None:
-    image = torch.arange(9.0).view(1, 1, 3, 3) + 1
-    moved = Augmentation(shifts=torch.tensor([[1, 0]]), flips=torch.tensor([False])).apply(image)
-    torch.testing.assert_close(moved[0, 0], torch.tensor([[0.0, 0, 0], [1, 2, 3], [4, 5, 6]]))
-    moved = Augmentation(shifts=torch.tensor([[0, -1]]), flips=torch.tensor([False])).apply(image)
-    torch.testing.assert_close(moved[0, 0], torch.tensor([[2.0, 3, 0], [5, 6, 0], [8, 9, 0]]))
-    flipped = Augmentation(shifts=torch.zeros(1, 2, dtype=torch.int64), flips=torch.tensor([True])).apply(
-        image
-    )
-    torch.testing.assert_close(flipped, image.flip(3))
-    drawn = Augmentation.draw(50, shift=2, flip=True, generator=seeded(3))
-    many = torch.rand(50, 2, 6, 5, requires_grad=True)
-    assert torch.equal(
-        drawn.apply(many), Augmentation.draw(50, shift=2, flip=True, generator=seeded(3)).apply(many)
-    )
-    assert drawn.shifts.abs().max() == 2
-    assert 5 < drawn.flips.sum() < 45
-    drawn.apply(many).sum().backward()
-    with pytest.raises(ValueError, match="drawn for 50"):
-        drawn.apply(many[:2])
-
-
-@pytest.mark.skipif(not (DATA / "cifar10_4600.npz").is_file(), reason="INVKIT_DATA has no cifar10_4600.npz")
-def test_real_sets() -> None:
-    cifar = load_data("npz:cifar10_4600.npz", folder=DATA)
-    assert cifar.spec.shape == (3, 32, 32)
-    assert len(cifar.test) == 600
-    assert cifar.spec.n_classes == 10
-    if (DATA / "mnist.npz").is_file():
-        mnist = load_data("mnist", folder=DATA, size=32, limit=500)
-        assert mnist.spec.shape == (1, 32, 32)
-        assert mnist.train.labels.bincount().tolist() == [50] * 10
