@@ -63,12 +63,13 @@ class LoopConfig:
         checks = {
             "steps must be >= 1": self.steps >= 1,
             "lr must be positive and finite": 0 < self.lr < math.inf,
-            "betas must lie in [0, 1)": all(0 <= b < 1 for b in self.betas),
+            "betas must be two numbers in [0, 1)": len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "schedule must be cosine, plateau or constant": self.schedule in ("cosine", "plateau", "constant"),
             "jitter must be >= 0": self.jitter >= 0,
             "flip must be a probability": 0 <= self.flip <= 1,
             "micro_batch must be >= 1 or None": self.micro_batch is None or self.micro_batch >= 1,
             "patience must be a positive share of the steps or None": self.patience is None or self.patience > 0,
+            "plateau_patience must be a positive share of the steps": self.plateau_patience > 0,
             "low_resolutions must be pairs (size, steps) >= 1": all(len(r) == 2 and min(r) >= 1 for r in self.low_resolutions),
             "log_every and checkpoint_every must be >= 1": min(self.log_every, self.checkpoint_every) >= 1,
         }
@@ -119,13 +120,15 @@ class _Run:
         full = (tuple(images.shape[-2:]), config.steps)
         self.plan = [*(((s, s), steps) for s, steps in config.low_resolutions), full]
         self.seed = generator.initial_seed()
+        fingerprint = getattr(objective.network, "fingerprint", None)
+        self.network = fingerprint() if fingerprint and checkpoint else ""  # hashed once; a checkpoint is this network's
         self.values = torch.full((sum(n for _, n in self.plan), len(objective.names)), math.nan, device=images.device)
         self.done = 0  # steps over all stages
         self.stages: list[Tensor] = []
         self.start_stage(0, images.detach())
         self.gradient = Gradient(objective, micro_batch=config.micro_batch, bf16=config.bf16, compile=config.compile)
         if self.checkpoint and self.checkpoint.exists():
-            self.restore(load_state(self.checkpoint))
+            self.restore(_read(self.checkpoint))
 
     def start_stage(self, stage: int, images: Tensor) -> None:
         """Resize to the stage's resolution and make the optimiser anew."""
@@ -149,6 +152,8 @@ class _Run:
                 while self.step < self.steps:
                     stop = self.advance(callbacks)
                     bar.update()
+                    if stop == "patience" and self.stage + 1 < len(self.plan):
+                        break  # a low resolution has given what it can
                     if stop:
                         return stop
                 if self.stage + 1 == len(self.plan):
@@ -215,12 +220,13 @@ class _Run:
 
     def key(self) -> str:
         """What must agree between a checkpoint and the run that resumes it."""
-        return config_hash([self.config, self.objective.names, list(self.images.shape[:2]), self.objective.labels, self.seed])
+        about = [self.network, self.plan, list(self.images.shape[:2]), self.objective.labels, self.seed]
+        return config_hash([self.config, self.objective.names, *about])
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`; ``ValueError`` if it is another run's."""
         if state["key"] != self.key():
-            raise ValueError(f"{self.checkpoint} belongs to a run with another config, labels or seed; give another checkpoint or remove it")
+            raise ValueError(f"{self.checkpoint} belongs to a run with another config, network, labels or seed; give another checkpoint or remove it")
         device = self.images.device
         self.start_stage(state["stage"], state["images"].to(device))
         self.adam.load_state_dict(state["adam"])
@@ -243,3 +249,15 @@ class _Run:
             best_step=int(self.best_step), config=plain(self.config), seed=self.seed, seconds=seconds, device=device,
             stopped=stopped, stages=tuple(self.stages),
         )
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    try:
+        state = load_state(checkpoint)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises pickle, zip, end-of-file and runtime errors here
+        raise ValueError(f"{checkpoint} is not a readable checkpoint ({type(error).__name__}); remove it to start anew") from None
+    if not isinstance(state, dict) or "key" not in state:
+        raise ValueError(f"{checkpoint} is not the checkpoint of an inversion; give another file")
+    return state
