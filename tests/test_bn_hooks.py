@@ -46,13 +46,28 @@ def close(a, b, tolerance=1e-12):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("scale", [1.0, 10.0])
-def test_value_and_gradient_against_autograd(make_target, layout, scale):
+@pytest.mark.parametrize("n", [1, 5])
+def test_value_and_gradient_against_autograd(make_target, layout, scale, n):
     target = make_target(dtype=torch.float64)
-    images = torch.rand(5, 3, 8, 8, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    images = torch.rand(n, 3, 8, 8, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     expected = naive(target, images, scale)
     value = tapped(target, images, first_layer_scale=scale)
     close(value, expected)
     close(grad_of(value, images), grad_of(expected, images))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_tap_keeps_strides_and_the_gradient_behind_it(n, layout):
+    """One channels-last image with another batch stride gets a wrong gradient from torch's batch norm."""
+    bn = nn.BatchNorm2d(8).double().eval()
+    bn.running_var.uniform_(0.3, 2)
+    x = torch.randn(n, 8, 4, 4, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    out, _, _ = bn_hooks._Tapped.apply(x)
+    assert out.stride() == x.stride()
+    g = torch.randn(n, 8, 4, 4, dtype=torch.float64)
+    found = torch.autograd.grad(bn(out), x, g)[0]
+    close(found, g * (bn.weight / (bn.running_var + bn.eps).sqrt()).detach().view(1, -1, 1, 1))
 
 
 def test_first_layer_scale_acts_on_the_first_layer_only(make_target):

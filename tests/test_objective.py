@@ -62,10 +62,14 @@ def sample(n, dtype=torch.float64):
     return torch.rand(n, 3, 8, 8, dtype=dtype, generator=generator), torch.arange(n) % 4
 
 
-@given(n=st.integers(1, 12), chunk=st.integers(1, 14))
-def test_chunks_are_the_whole(make_target, n, chunk):
+LAYOUTS = st.sampled_from([torch.contiguous_format, torch.channels_last])
+
+
+@given(n=st.integers(1, 12), chunk=st.integers(1, 14), layout=LAYOUTS)
+def test_chunks_are_the_whole(make_target, n, chunk, layout):
     target = make_target(dtype=torch.float64)
     images, labels = sample(n)
+    images = images.contiguous(memory_format=layout)
     expected = by_autograd(target, images, labels)
     close(evaluate(objective_for(target, labels), images), expected)
     close(evaluate(objective_for(target, labels), images, micro_batch=chunk), expected)
@@ -139,6 +143,11 @@ def test_statistics_alone(make_target, chunk):
     values, gradient = evaluate(alone, images, micro_batch=chunk)
     assert values.shape == (1,)
     assert gradient.abs().max() > 0
+
+
+def test_an_objective_without_terms_is_refused(make_target):
+    with pytest.raises(ValueError, match="every weight of the loss is zero"):
+        Objective(network=make_target(), terms={}, labels=torch.zeros(1))
 
 
 def test_no_gradient_for_weights(make_target):
