@@ -78,7 +78,7 @@ def key_of(root: Path, notebook: Path, parameters: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([code, parameters], sort_keys=True).encode())
     files = {file for pattern in INPUTS for file in root.glob(pattern) if file.is_file()}
     files -= {root / "invkit" / name for name in RUNNER}
-    for file in sorted(file for file in files if file.suffix != ".pyc"):
+    for file in sorted(file for file in files if file.suffix != ".pyc" and file.name[0] != "."):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 

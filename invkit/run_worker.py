@@ -55,10 +55,15 @@ def commit_of(folder: Path) -> str:
 def execute(job: dict[str, Any], sockets: Path) -> None:
     """Run one notebook beside its target, then move it there: a half-run file is never published."""
     import papermill
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     class Private(AsyncKernelManager):
         """Unix sockets in a folder of one's own: no race for ports between kernels that start together."""
+
+        # This interpreter, whatever else a user has registered under the name of python3.
+        kernel_spec = KernelSpec(**get_kernel_dict())
 
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(**kwargs)

@@ -251,3 +251,15 @@ def test_plain_papermill_is_held_to_the_same(book, given, words):
     with pytest.raises(papermill.PapermillExecutionError, match=words):
         papermill.execute_notebook(str(path), str(out), given, **options)
     assert "work" not in outputs(out)
+
+
+def test_the_kernel_is_this_interpreter(book, monkeypatch):
+    import sys
+
+    spec = book / "jupyter/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/no/such/python"], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(book / "jupyter"))
+    notebook(book, "01_a", "import sys\nprint(sys.executable)")
+    assert run.main(["--profile", "ci"]) == 0
+    assert outputs(book / "build/executed/ci/01_a.ipynb").strip() == sys.executable
