@@ -41,7 +41,7 @@ class Target(nn.Module):
         self.module = module.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
-        self.to(self.device)
+        self.to(self.device).eval()
         self._head = self._probe()
 
     @property
@@ -97,7 +97,7 @@ class Target(nn.Module):
 
         def keep(name: str, tensor: Tensor) -> None:
             found[name] = tensor
-            if len(found) == len(names):
+            if len(found) == len(set(names)):
                 raise _Stop
 
         def read(images: Tensor) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ def _read_spec(spec: ImageSpec | str | Path | None, weights: str | Path | None) 
         return ImageSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise FileNotFoundError(f"no image specification at {path}") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -219,7 +219,7 @@ def _own(name: str) -> nn.Module:
     module, _, function = name.partition(":")
     try:
         built = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"cannot build {name!r}: {error}; the folder of {module} must be on PYTHONPATH") from error
     if not isinstance(built, nn.Module):
         raise ValueError(f"{name} built a {type(built).__name__}, not a torch.nn.Module")
