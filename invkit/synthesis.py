@@ -46,6 +46,8 @@ def synthesise(
     chosen = target.spec.check_labels(list(classes) if classes is not None else list(range(target.spec.n_classes)))
     if n_images < 1 or batch_size < 1:
         raise ValueError(f"n_images and batch_size must be >= 1, not {n_images} and {batch_size}")
+    if target.spec.channels not in (1, 3):
+        raise ValueError(f"image files hold 1 or 3 channels; {target.name} takes {target.spec.channels}")
     labels = chosen.repeat(-(-n_images // len(chosen)))[:n_images].split(batch_size)
     about = {
         "target": target.name, "fingerprint": target.fingerprint(), "n_images": n_images, "batch_size": batch_size,
@@ -76,6 +78,8 @@ def _one_batch(
 ) -> None:
     generator = seeded(int(config_hash([seed, batch]), 16))
     result = invert(labels, generator)
+    if len(result.images) != len(labels):
+        raise ValueError(f"invert made {len(result.images)} images for {len(labels)} labels")
     if not result.images.isfinite().all() or result.stopped.startswith("the term"):
         raise RuntimeError(f"batch {batch} was not kept: {result.stopped}; the {batch} batches before it are in {folder}")
     if result.stopped == "interrupted":  # a batch that was cut short is not a finished batch
@@ -92,6 +96,8 @@ def _one_batch(
 
 def _finish(folder: Path, about: dict[str, Any]) -> Path:
     """Gather the records of the batches into one manifest."""
+    for unfinished in (folder / "images").rglob(".*"):  # what a kill left; other readers might take it for an image
+        unfinished.unlink(missing_ok=True)
     records = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((folder / "batches").glob("*.json"))]
     rows = [{"file": f, "label": y} for r in records for f, y in zip(r["files"], r["labels"], strict=True)]
     seconds = sum(r["seconds"] for r in records)
