@@ -115,6 +115,8 @@ class _Run:
     """The state of one optimisation: what a checkpoint holds, and the steps that move it."""
 
     def __init__(self, objective: Objective, images: Tensor, config: LoopConfig, generator: torch.Generator, checkpoint: str | Path | None) -> None:
+        if len(images) != len(objective.labels):
+            raise ValueError(f"{len(images)} images were given for {len(objective.labels)} labels")
         self.objective, self.config, self.generator = objective, config, generator
         self.checkpoint = Path(checkpoint) if checkpoint else None
         full = (tuple(images.shape[-2:]), config.steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -41,6 +41,8 @@ class DeepDreamConfig(LoopConfig):
         LoopConfig.__post_init__(self)
         if self.octaves < 1 or self.octave_scale <= 1:
             raise ValueError("DeepDreamConfig: octaves must be >= 1 and octave_scale > 1")
+        if not (self.tv >= 0 and self.l2 >= 0):
+            raise ValueError(f"DeepDreamConfig: the weights tv and l2 must be >= 0, not {self.tv} and {self.l2}")
         if self.low_resolutions:
             raise ValueError("DeepDreamConfig: octaves already go from low to high resolution; leave low_resolutions empty")
 
@@ -63,6 +65,7 @@ def deep_dream(
     """
     config, generator = config or DeepDreamConfig(), generator or seeded(0)
     target.check_frozen()
+    replace(target.spec, size=tuple(images.shape[-2:])).check(images)
     sizes = [tuple(round(s / config.octave_scale**k) for s in images.shape[-2:]) for k in reversed(range(config.octaves))]
     for size in sizes:
         if not target.accepts(size):
