@@ -1,0 +1,155 @@
+"""DeepDream and class inversion: what rises, what falls, and what is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from invkit import priors
+from invkit.augment import initial_images
+from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
+from invkit.runtime import seeded
+
+CONFIG = DeepDreamConfig(steps=10, lr=0.02, octaves=2, octave_scale=1.5, log_every=5)
+
+
+@pytest.fixture
+def photo():
+    return torch.rand(2, 3, 12, 18, generator=seeded(0))
+
+
+def activation(target, layer, images):
+    with torch.no_grad(), target.tap(layer) as read:
+        return read(images)[layer].flatten(1).square().mean(1).sqrt()
+
+
+@pytest.mark.parametrize("layer", ["conv1", "bn2", "head"])
+def test_the_layer_answers_more_strongly(target, photo, layer):
+    result = deep_dream(target, photo, layer, CONFIG)
+    assert result.images.shape == photo.shape
+    assert (activation(target, layer, result.images) > activation(target, layer, photo)).all()
+    assert 0 <= result.images.min() <= result.images.max() <= 1
+
+
+def test_five_steps_raise_the_activation_in_one_octave(target, photo):
+    config = dataclasses.replace(CONFIG, steps=5, octaves=1, tv=0.0)
+    history = deep_dream(target, photo, "conv2", config).history["activation"]
+    assert history[0] == pytest.approx(-float(activation(target, "conv2", photo).mean()), rel=1e-5)
+    assert history[-1] < history[0]
+
+
+def test_octaves_go_from_small_to_the_full_size(target, photo):
+    sizes = []
+    deep_dream(target, photo, "conv1", CONFIG, callbacks=[lambda s: sizes.append(tuple(s.images.shape[2:]))])
+    assert sizes == [(8, 12)] * 10 + [(12, 18)] * 10
+
+
+def test_detail_of_small_octaves_is_carried_on(target, photo):
+    config = dataclasses.replace(CONFIG, octaves=3, steps=30, octave_scale=1.3)
+    first = {}
+
+    def look(step):
+        first.setdefault(tuple(step.images.shape[2:]), step.losses()["activation"])
+
+    deep_dream(target, photo, "conv1", config, callbacks=[look])
+    started = -first[(12, 18)]  # at full size, before anything was dreamt there
+    assert started > float(activation(target, "conv1", photo).mean())
+
+
+def test_the_photo_shines_through(target, photo):
+    config = dataclasses.replace(CONFIG, steps=1, lr=1e-9)
+    torch.testing.assert_close(deep_dream(target, photo, "conv1", config).images, photo, rtol=0, atol=1e-5)
+    before = photo.clone()
+    deep_dream(target, photo, "conv1", CONFIG)
+    assert torch.equal(photo, before)
+
+
+def test_a_seed_gives_the_same_bits(target, photo):
+    config = dataclasses.replace(CONFIG, jitter=2)
+    first = deep_dream(target, photo, "conv1", config, generator=seeded(1))
+    assert torch.equal(first.images, deep_dream(target, photo, "conv1", config, generator=seeded(1)).images)
+    assert not torch.equal(
+        first.images, deep_dream(target, photo, "conv1", config, generator=seeded(2)).images
+    )
+
+
+def test_a_callback_ends_all_octaves(target, photo):
+    result = deep_dream(target, photo, "conv1", CONFIG, callbacks=[lambda s: s.index == 2])
+    assert result.stopped == "callback"
+
+
+def test_hooks_are_gone(target, photo):
+    deep_dream(target, photo, "conv1", CONFIG)
+    assert all(not m._forward_hooks for m in target.modules())
+
+
+def test_what_is_refused(target, photo):
+    with pytest.raises(ValueError, match=r"no layer named \['conv7'\]"):
+        deep_dream(target, photo, "conv7", CONFIG)
+    with pytest.raises(ValueError, match="1 channels; the network takes 3"):
+        deep_dream(target, photo[:, :1], "conv1", CONFIG)
+    with pytest.raises(ValueError, match="float tensor"):
+        deep_dream(target, photo[0], "conv1", CONFIG)
+    with pytest.raises(ValueError, match="float tensor"):
+        deep_dream(target, (photo * 255).byte(), "conv1", CONFIG)
+    target.module.bn1.train()
+    with pytest.raises(ValueError, match="train mode"):
+        deep_dream(target, photo, "conv1", CONFIG)
+
+
+def test_octaves_that_the_network_does_not_take(make_target):
+    from torch import nn
+
+    from invkit.target import Target
+
+    spec = make_target().spec
+    flat = Target(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), spec, "flat")
+    with pytest.raises(ValueError, match=r"flat does not take octaves of \(5, 5\) pixels"):
+        deep_dream(flat, torch.rand(1, 3, 8, 8), "1", CONFIG)
+    result = deep_dream(flat, torch.rand(1, 3, 8, 8), "1", dataclasses.replace(CONFIG, octaves=1))
+    assert result.images.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"octaves": 0}, "octaves"), ({"octave_scale": 1.0}, "octave_scale"), ({"steps": 0}, "steps"),
+        ({"low_resolutions": ((4, 2),)}, "low_resolutions"), ({"tv": -1.0}, "tv"), ({"l2": -1.0}, "l2"),
+    ],
+)  # fmt: skip
+def test_nonsense_in_the_config(change, says):
+    with pytest.raises(ValueError, match=says):
+        DeepDreamConfig(**change)
+
+
+def test_class_inversion_by_hand_and_downhill(target):
+    labels = [0, 1, 2, 3]
+    config = dataclasses.replace(CONFIG, steps=5, tv=0.02, l2=0.01)
+    result = class_inversion(target, labels, config)
+    images = initial_images(4, (3, 8, 8), seeded(0))
+    ce = F.cross_entropy(target(images), torch.tensor(labels))
+    expected = ce + 0.02 * priors.total_variation(images).mean() + 0.01 * priors.l2(images).mean()
+    assert result.history["total"][0] == pytest.approx(float(expected), rel=1e-5)
+    assert result.history["total"][-1] < result.history["total"][0]
+    assert set(result.history) == {"cross_entropy", "tv", "l2", "total"}
+
+
+def test_class_inversion_needs_no_batch_norm(make_target):
+    target = make_target(batch_norm=False)
+    config = dataclasses.replace(CONFIG, steps=200, lr=0.05, tv=0.0)
+    result = class_inversion(target, [0, 1, 2, 3], config)
+    assert result.history["cross_entropy"][-1] < 0.8 * result.history["cross_entropy"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"labels": [9]}, r"labels \[9\]"),
+        ({"init": torch.rand(2, 3, 9, 9)}, "init"),
+        ({"init": torch.rand(3, 3, 8, 8)}, r"3 .*2"),
+    ],
+)
+def test_class_inversion_refuses(target, options, says):
+    with pytest.raises(ValueError, match=says):
+        class_inversion(target, **{"labels": [0, 1], "config": CONFIG} | options)

@@ -1,0 +1,230 @@
+"""DeepInversion: its loss by hand, what each term does, and what it refuses."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from invkit import losses, priors
+from invkit.augment import initial_images
+from invkit.bn_hooks import BatchNormPenalty
+from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
+from invkit.runtime import seeded
+from invkit.target import Target
+
+LABELS = [0, 1, 2, 3, 0, 1]
+SMALL = {"steps": 60, "lr": 0.05, "jitter": 0, "flip": 0.0, "log_every": 20, "betas": (0.5, 0.9)}
+
+
+def config(**change):
+    return DeepInversionConfig(**SMALL | {"tv": 0.01, "l2": 0.001, "feature": 0.1} | change)
+
+
+def penalty_of(target, images):
+    penalty = BatchNormPenalty(target)
+    with torch.no_grad(), penalty.attached():
+        target(images)
+        return float(penalty.value(penalty.take()))
+
+
+def test_the_first_loss_by_hand(target):
+    result = deep_inversion(target, LABELS, config(steps=1, temperature=2.0, cross_entropy=0.5))
+    images = initial_images(6, (3, 8, 8), seeded(0))
+    logits = target(images)
+    expected = {
+        "cross_entropy": 0.5 * float(F.cross_entropy(logits / 2, torch.tensor(LABELS))),
+        "tv": 0.01 * float(priors.total_variation(images).mean()),
+        "l2": 0.001 * float(priors.l2(images).mean()),
+        "feature": 0.1 * penalty_of(target, images),
+    }
+    expected["total"] = sum(expected.values())
+    assert result.history.keys() == expected.keys()
+    for name, value in expected.items():
+        assert result.history[name][0] == pytest.approx(value, rel=1e-5), name
+
+
+def test_classes_are_reached_and_statistics_matched(target):
+    result = deep_inversion(target, LABELS, config(steps=200, feature=1.0))
+    start = initial_images(6, (3, 8, 8), seeded(0))
+    assert penalty_of(target, result.images) < 0.7 * penalty_of(target, start)
+    assert result.labels.tolist() == LABELS
+    assert 0 <= result.images.min() <= result.images.max() <= 1
+    assert result.stopped == "steps"
+
+
+def test_without_the_penalty_statistics_stay_far(target):
+    with_it = deep_inversion(target, LABELS, config(steps=200, feature=1.0))
+    without = deep_inversion(target, LABELS, config(steps=200, feature=0.0))
+    assert "feature" not in without.history
+    assert penalty_of(target, without.images) > 1.3 * penalty_of(target, with_it.images)
+
+
+def test_without_total_variation_images_are_rougher(target):
+    smooth = deep_inversion(target, LABELS, config(tv=0.3))
+    rough = deep_inversion(target, LABELS, config(tv=0.0))
+    assert "tv" not in rough.history
+    assert priors.total_variation(rough.images).mean() > 1.3 * priors.total_variation(smooth.images).mean()
+
+
+def test_statistics_alone(target):
+    result = deep_inversion(target, LABELS, config(cross_entropy=0, tv=0, l2=0))
+    assert list(result.history) == ["feature", "total"]
+    assert result.history["total"][-1] < result.history["total"][0]
+    with pytest.raises(ValueError, match="every weight"):
+        deep_inversion(target, LABELS, config(cross_entropy=0, tv=0, l2=0, feature=0))
+
+
+def test_seeds_and_micro_batches(target):
+    first = deep_inversion(target, LABELS, config(jitter=2, flip=0.5), generator=seeded(5))
+    again = deep_inversion(target, LABELS, config(jitter=2, flip=0.5), generator=seeded(5))
+    assert torch.equal(first.images, again.images)
+    assert first.seed == 5
+    five = config(steps=5, schedule="constant")
+    whole = deep_inversion(target, LABELS, five)
+    chunked = deep_inversion(target, LABELS, dataclasses.replace(five, micro_batch=4))
+    assert chunked.history["total"] == pytest.approx(whole.history["total"], rel=1e-4)
+
+
+def test_the_target_is_left_as_it_was(target):
+    before = target.fingerprint()
+    deep_inversion(target, LABELS, config(steps=3))
+    assert target.fingerprint() == before
+    assert all(not m._forward_pre_hooks and not m._forward_hooks for m in target.modules())
+
+
+def test_starting_from_given_images(target):
+    init = torch.rand(6, 3, 8, 8, generator=seeded(3))
+    before = init.clone()
+    result = deep_inversion(target, LABELS, config(steps=1), init=init)
+    assert torch.equal(result.images, init)
+    assert torch.equal(init, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"labels": [0, 4]}, r"labels \[4\] are outside the network's classes 0\.\.3"),
+        ({"labels": [-1]}, r"labels \[-1\]"),
+        ({"labels": []}, "non-empty"),
+        ({"labels": [0.5]}, "class indices"),
+        ({"init": torch.rand(6, 1, 8, 8)}, "init have 1 channels; the network takes 3"),
+        ({"init": torch.rand(6, 3, 9, 8)}, r"init are \(9, 8\) pixels"),
+        ({"init": torch.zeros(6, 3, 8, 8, dtype=torch.uint8)}, "init must be a float tensor"),
+        ({"init": torch.rand(5, 3, 8, 8)}, r"5 .*6"),
+        ({"config": config(competition=1.0)}, "needs both competition > 0 in the config and a student"),
+    ],
+)
+def test_bad_input_is_named(target, options, says):
+    with pytest.raises(ValueError, match=says):
+        deep_inversion(target, **{"labels": LABELS, "config": config(steps=1)} | options)
+
+
+def test_networks_that_it_does_not_fit(make_target):
+    with pytest.raises(ValueError, match=r"no batch-norm layer.*Plug-In Inversion"):
+        deep_inversion(make_target(batch_norm=False), LABELS, config())
+    deep_inversion(
+        make_target(batch_norm=False), LABELS, config(feature=0, steps=1)
+    )  # asks for no statistics
+    moving = make_target()
+    moving.module.bn1.train()
+    with pytest.raises(ValueError, match=r"bn1 .*in train mode"):
+        deep_inversion(moving, LABELS, config())
+    untracked = make_target()
+    untracked.module.bn1 = nn.BatchNorm2d(4, track_running_stats=False).eval()
+    with pytest.raises(ValueError, match="bn1 tracks no running statistics"):
+        deep_inversion(untracked, LABELS, config())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tv", -1.0), ("l2", math.nan), ("feature", -0.1), ("cross_entropy", -1), ("competition", -1),
+        ("temperature", 0.0), ("first_layer_scale", 0.0), ("steps", 0), ("jitter", -2), ("flip", 2),
+    ],
+)  # fmt: skip
+def test_nonsense_in_the_config_is_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        DeepInversionConfig(**{field: value})
+
+
+def test_profiles():
+    paper = DeepInversionConfig.for_profile("paper")
+    assert (paper.steps, paper.jitter, paper.tv, paper.l2, paper.feature) == (20_000, 30, 8e-3, 1e-5, 1e-2)
+    assert paper == DeepInversionConfig()
+    ci, book = (DeepInversionConfig.for_profile(p, feature=7.0) for p in ("ci", "book"))
+    assert ci.steps < book.steps < paper.steps
+    assert ci.feature == book.feature == 7.0
+    with pytest.raises(ValueError, match="ci, book, paper"):
+        DeepInversionConfig.for_profile("huge")
+    with pytest.raises(TypeError, match="no_such_field"):
+        DeepInversionConfig.for_profile("ci", no_such_field=1)
+
+
+# ---- adaptive DeepInversion
+
+
+def test_competition_by_hand_and_its_gradient(make_target):
+    teacher, student = make_target(), make_target(seed=5)
+    alone = config(steps=1, cross_entropy=0, tv=0, l2=0, feature=0, competition=2.0)
+    images = torch.rand(6, 3, 8, 8, generator=seeded(0))
+    result = deep_inversion(teacher, LABELS, alone, init=images, student=student)
+    js = losses.jensen_shannon(teacher(images), student(images))
+    assert result.history["competition"][0] == pytest.approx(2 * float((1 - js).mean()), rel=1e-5)
+    leaf = images.clone().requires_grad_()
+    value = losses.jensen_shannon(teacher(leaf), student(leaf)).mean()
+    assert torch.autograd.grad(value, leaf)[0].abs().max() > 0
+
+
+def test_competition_draws_teacher_and_student_apart(make_target):
+    teacher, student = make_target(), make_target(seed=5)
+    alone = config(steps=60, cross_entropy=0, tv=0, l2=0, feature=0, competition=1.0)
+    images = torch.rand(6, 3, 8, 8, generator=seeded(0))
+    found = deep_inversion(teacher, LABELS, alone, init=images, student=student).images
+
+    def disagreement(x):
+        return float(losses.jensen_shannon(teacher(x), student(x)).mean())
+
+    with torch.no_grad():
+        assert disagreement(found) > 1.05 * disagreement(images)
+
+
+def test_the_student_sees_micro_batches_and_is_not_hooked(make_target):
+    teacher, student = make_target(), make_target(seed=5)
+    options = {"competition": 1.0, "steps": 3, "schedule": "constant"}
+    whole = deep_inversion(teacher, LABELS, config(**options), student=student)
+    chunked = deep_inversion(teacher, LABELS, config(**options, micro_batch=4), student=student)
+    assert whole.history["competition"] == pytest.approx(chunked.history["competition"], rel=1e-4)
+    assert whole.history["feature"][0] == pytest.approx(
+        0.1 * penalty_of(teacher, initial_images(6, (3, 8, 8), seeded(0))), rel=1e-5
+    )
+
+
+def test_students_that_do_not_fit(make_target):
+    teacher, student = make_target(), make_target(seed=5)
+    with pytest.raises(ValueError, match="needs both"):
+        deep_inversion(teacher, LABELS, config(), student=student)
+    with pytest.raises(ValueError, match="student has 3 classes, the target 4"):
+        deep_inversion(teacher, LABELS, config(competition=1.0), student=make_target(classes=3))
+    student.module.bn1.train()
+    with pytest.raises(ValueError, match="train mode"):
+        deep_inversion(teacher, LABELS, config(competition=1.0), student=student)
+
+
+def test_a_real_network_is_convinced(data_folder):
+    """ResNet-20 trained on CIFAR-10: a few steps give its classes and statistics near the stored ones."""
+    from invkit.target import load_target
+
+    target = load_target("invkit/resnet20", weights=data_folder / "weights" / "cifar10_resnet20.safetensors")
+    assert isinstance(target, Target)
+    labels = torch.arange(10)
+    small = DeepInversionConfig(
+        steps=30, lr=0.1, jitter=2, tv=0.01, feature=1.0, betas=(0.5, 0.9), log_every=10
+    )
+    result = deep_inversion(target, labels, small)
+    with torch.no_grad():
+        right = (target(result.images).argmax(1) == labels).float().mean()
+    assert right >= 0.8
+    assert result.history["feature"][-1] < 0.5 * result.history["feature"][0]

@@ -1,0 +1,102 @@
+"""A student that sees the teacher's answers and nothing else."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from invkit.methods.distillation import Distillation, DistillationConfig, distil
+from invkit.runtime import seeded
+
+
+def student(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)
+        )
+
+
+def images_for(target, n=96):
+    images = torch.rand(n, 3, 8, 8, generator=seeded(0))
+    with torch.no_grad():
+        return images, target(images).argmax(1)
+
+
+def test_the_loss_by_hand(target):
+    images, labels = images_for(target, 8)
+    config = DistillationConfig(temperature=3.0, hard=0.5)
+    learner = Distillation(target, student(), config, generator=seeded(0))
+    logits = torch.randn(8, 4, generator=seeded(1))
+    terms = learner.losses(images, labels, logits)
+    p, q = (target(images) / 3).softmax(1), (logits / 3).softmax(1)
+    by_hand = 9 * (p * (p.log() - q.log())).sum(1).mean()
+    torch.testing.assert_close(terms["distillation"], by_hand)
+    torch.testing.assert_close(terms["cross_entropy"], 0.5 * F.cross_entropy(logits, labels))
+    soft = Distillation(target, student(), DistillationConfig(), generator=seeded(0))
+    assert set(soft.losses(images, labels, logits)) == {"distillation"}
+    same = soft.losses(images, labels, target(images))
+    assert float(same["distillation"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_student_learns_from_the_teacher_alone(target):
+    images, labels = images_for(target)
+    wrong = torch.zeros_like(labels)  # with hard=0 the labels play no part
+    config = DistillationConfig(steps=150, warmup=10, batch_size=32, shift=0)
+    before = target.fingerprint()
+    pupil, result = distil(target, student(), images, wrong, config, generator=seeded(0))
+    assert result.stopped == "steps"
+    losses = result.history["distillation"]
+    assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
+    with torch.no_grad():
+        gap = F.kl_div(pupil(images).log_softmax(1), target(images).softmax(1), reduction="batchmean")
+        start = F.kl_div(
+            target.module(images).mul(0).log_softmax(1), target(images).softmax(1), reduction="batchmean"
+        )
+    assert gap < start
+    assert not pupil.module.training
+    assert not any(p.requires_grad for p in pupil.parameters())
+    assert target.fingerprint() == before
+    assert not any(p.requires_grad or p.grad is not None for p in target.parameters())
+
+
+def test_a_seed_gives_the_same_student(target):
+    images, labels = images_for(target, 40)
+    config = DistillationConfig(steps=5, warmup=1, batch_size=16)
+    first, second, other = (
+        distil(target, student(), images, labels, config, generator=seeded(s))[0].fingerprint()
+        for s in (0, 0, 1)
+    )
+    assert first == second != other
+
+
+def test_a_rest_of_one_image_does_not_stop_batch_norm(target):
+    images, labels = images_for(target, 17)
+    config = DistillationConfig(steps=4, warmup=1, batch_size=16)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    assert distil(target, flat, images, labels, config)[1].stopped == "steps"
+
+
+def test_what_is_refused(target):
+    images, labels = images_for(target, 8)
+    for bad, says in (
+        ((images[:, :1], labels), "1 channels"),
+        ((images[:, :, :4], labels), "pixels"),
+        ((images, labels[:5]), r"8.*5|5.*8"),
+        ((images, labels + 4), "outside"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            distil(target, student(), *bad, DistillationConfig(steps=2, warmup=1))
+    for change in ({"temperature": 0.0}, {"hard": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            DistillationConfig(**change)
+    target.module.bn1.train()
+    with pytest.raises(ValueError, match="train mode"):
+        distil(target, student(), images, labels, DistillationConfig(steps=2, warmup=1))
+
+
+def test_a_student_that_diverges_is_named(target):
+    images, labels = images_for(target, 32)
+    config = DistillationConfig(steps=60, warmup=0, lr=1e30, clip_norm=None, optimizer="sgd", log_every=5)
+    with pytest.raises(ArithmeticError, match="the student did not train: non-finite"):
+        distil(target, student(), images, labels, config)
