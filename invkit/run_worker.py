@@ -98,7 +98,7 @@ def explain(error: Exception, failed: Path) -> str:
     where = ""
     if hasattr(error, "exec_count"):
         text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))  # type: ignore[attr-defined]
-        where = f", code cell {error.exec_count}"  # the number that Jupyter shows as In [n]
+        where = f", cell In [{error.exec_count}]"  # as the half-run copy shows it
     return f"{failed.name}{where}: {type(error).__name__}\n{text}\nThe half-run copy is {failed}"
 
 

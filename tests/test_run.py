@@ -210,7 +210,7 @@ def test_a_failed_cell_is_named_and_the_last_good_run_stays(book, capsys):
     assert "FAILED      01_a" in shown.out
     assert "ran         02_b" in shown.out
     for words in (
-        "01_a.ipynb, code cell 4",
+        "01_a.ipynb, cell In [4]",
         "ZeroDivisionError",
         "value = 1 / (seed - seed)",
         "build/failed",
