@@ -1,7 +1,9 @@
 """Run trained networks backwards: from labels, logits, features or weights to images."""
 
-from invkit.data import DataSet, Split, load_data
+from invkit.bn_hooks import BatchNormPenalty
+from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
+from invkit.judge import Judge, statistics_penalty
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
@@ -14,6 +16,7 @@ from invkit.training import ClassifierConfig, load_or_train, train_classifier
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchNormPenalty",
     "ClassifierConfig",
     "DataSet",
     "DeepDreamConfig",
@@ -23,6 +26,7 @@ __all__ = [
     "FitResult",
     "ImageSpec",
     "InversionResult",
+    "Judge",
     "Split",
     "Step",
     "Target",
@@ -34,6 +38,8 @@ __all__ = [
     "load_data",
     "load_or_train",
     "load_target",
+    "sample_photo",
+    "statistics_penalty",
     "synthesise",
     "train_classifier",
 ]

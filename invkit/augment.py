@@ -1,4 +1,4 @@
-"""Random transforms of images: parameters are drawn apart from applying them, so that they can be replayed and undone."""
+"""Random transforms of images: drawn apart from being applied, so that they can be replayed and undone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """For each of ``N`` images: offsets ``down`` and ``right`` in pixels ``(N,)`` and whether it is flipped ``(N,)``."""
+    """For each of ``N`` images: offsets ``down`` and ``right`` in pixels, and whether it is flipped, each ``(N,)``."""
 
     down: Tensor
     right: Tensor
@@ -42,14 +42,20 @@ def undo_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
     height, width = images.shape[-2:]
     rows = torch.arange(height) + draw.down[:, None]
     columns = torch.arange(width).expand(len(images), width)
-    return _gather(images, rows, torch.where(draw.flip[:, None], width - 1 - columns, columns) + draw.right[:, None], wrap)
+    return _gather(
+        images, rows, torch.where(draw.flip[:, None], width - 1 - columns, columns) + draw.right[:, None], wrap
+    )
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor, wrap: bool) -> Tensor:
     """``out[n, :, i, j] = images[n, :, rows[n, i], columns[n, j]]``, modulo the size or zero outside."""
     height, width = images.shape[-2:]
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    index = torch.arange(len(images))[:, None, None], rows.remainder(height)[:, :, None], columns.remainder(width)[:, None, :]
+    index = (
+        torch.arange(len(images))[:, None, None],
+        rows.remainder(height)[:, :, None],
+        columns.remainder(width)[:, None, :],
+    )
     moved = images[index[0].to(images.device), :, index[1].to(images.device), index[2].to(images.device)]
     if not wrap and not bool(inside.all()):
         moved = moved * inside[..., None].to(images.device, images.dtype)

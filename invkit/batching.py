@@ -28,9 +28,7 @@ def batches(
     batch.
     """
     if size < 1 or len(images) != len(labels) or len(images) == 0:
-        raise ValueError(
-            f"batches need a size >= 1 and a label per image, not {size}, {len(images)} and {len(labels)}"
-        )
+        raise ValueError(f"batches need a size >= 1 and a label per image, not {size}, {len(images)} and {len(labels)}")
     if shuffle and generator is None:
         raise ValueError("a shuffled pass needs a generator; pass one, or shuffle=False")
     order = torch.randperm(len(images), generator=generator) if shuffle else torch.arange(len(images))

@@ -8,9 +8,10 @@ differentiate the penalty with respect to the merged moments, then send the resu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,7 +49,7 @@ class _Tapped(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
         count = x.numel() // x.shape[1]
         mean, var = batch_statistics(x)
         ctx.save_for_backward(x, mean)
@@ -58,7 +59,7 @@ class _Tapped(torch.autograd.Function):
         return x[...], mean, var * (count / max(count - 1, 1))
 
     @staticmethod
-    def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         x, mean = ctx.saved_tensors
         shape = [1, -1, *[1] * (x.ndim - 2)]
         slope = grad_var * (2 / max(ctx.count - 1, 1))
@@ -106,8 +107,10 @@ class BatchNormPenalty:
                     "re-estimate them on data, or use Plug-In Inversion, which needs none"
                 )
             if layer.training:
-                raise ValueError(f"batch norm {name} is in train mode: inverting would overwrite its statistics; call eval() first")
-        self.layers = [m for _, m in named]
+                raise ValueError(
+                    f"batch norm {name} is in train mode: inverting would overwrite its statistics; call eval() first"
+                )
+        self.layers: list[Any] = [m for _, m in named]
         self.names = [n for n, _ in named]
         self.first_layer_scale = first_layer_scale
         self._taken: list[tuple[int, Moments]] = []
@@ -124,9 +127,9 @@ class BatchNormPenalty:
                 hook.remove()
             self._taken.clear()
 
-    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
         def tap(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-            x, mean, var = _Tapped.apply(inputs[0])  # type: ignore[no-untyped-call]
+            x, mean, var = _Tapped.apply(inputs[0])
             self._taken.append((index, Moments(x.numel() // x.shape[1], mean, var)))
             return (x,)
 
@@ -149,7 +152,9 @@ class BatchNormPenalty:
             total = total + scale * (gap_mean + gap_var)
         return torch.as_tensor(total)
 
-    def linear_forms(self, chunks: Sequence[list[tuple[int, Moments]]], across_ranks: bool = False) -> tuple[Tensor, list[LinearForm]]:
+    def linear_forms(
+        self, chunks: Sequence[list[tuple[int, Moments]]], across_ranks: bool = False
+    ) -> tuple[Tensor, list[LinearForm]]:
         """Value of the penalty on the union of all chunks (and ranks), and for each chunk its linear form.
 
         Adding ``form(moments of the chunk)`` to that chunk's loss gives its images the gradient of the global penalty.
@@ -174,7 +179,9 @@ class LinearForm:
     coefficients: list[tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, chunk: Sequence[tuple[int, Moments]], totals: Sequence[Moments], slopes: Sequence[tuple[Tensor, Tensor]]) -> LinearForm:
+    def of(
+        cls, chunk: Sequence[tuple[int, Moments]], totals: Sequence[Moments], slopes: Sequence[tuple[Tensor, Tensor]]
+    ) -> LinearForm:
         """Chain rule through :func:`merge`: how the global moments move with one chunk's mean and variance."""
         coefficients = []
         for (_, part), total, (by_mean, by_var) in zip(chunk, totals, slopes, strict=True):

@@ -13,9 +13,9 @@ from invkit.batching import batches, to_float
 from invkit.folders import RawSplit, Size, Source, image_folder
 from invkit.images import ImageSpec
 from invkit.runtime import seeded
-from invkit.sources import STANDARD, digits, from_torchvision, npz
+from invkit.sources import STANDARD, digits, fit_pixels, from_torchvision, npz
 
-__all__ = ["DataSet", "Split", "batches", "channel_statistics", "load_data", "to_float"]
+__all__ = ["DataSet", "Split", "batches", "channel_statistics", "load_data", "sample_photo", "to_float"]
 
 DEFAULT_SIZE: dict[str, Size] = {"digits": (16, 16), "celeba": (64, 64), "imagenet-val": (224, 224)}
 NAMES = ("digits", *STANDARD, "folder:PATH", "npz:PATH")
@@ -107,13 +107,7 @@ def _source(name: str, root: Path, channels: int | None, download: bool) -> Sour
     kind, _, path = name.partition(":")
     if kind in ("folder", "npz") and path:
         place = Path(path).expanduser()
-        place = (
-            place
-            if place.exists() or place.is_absolute()
-            else root / place
-            if (root / place).exists()
-            else place
-        )
+        place = place if place.exists() or place.is_absolute() else root / place if (root / place).exists() else place
         return npz(place) if kind == "npz" else image_folder(place, channels)
     if name == "digits":
         return digits()
@@ -166,9 +160,7 @@ def _stratified(labels: Tensor, share: float, generator: torch.Generator) -> tup
     return torch.nonzero(~taken)[:, 0], torch.nonzero(taken)[:, 0]
 
 
-def _read(
-    raw: RawSplit, indices: Tensor, limit: int | None, size: Size | None, generator: torch.Generator
-) -> Split:
+def _read(raw: RawSplit, indices: Tensor, limit: int | None, size: Size | None, generator: torch.Generator) -> Split:
     if limit is not None and limit < len(indices):
         indices = indices[_balanced(raw.labels[indices], limit, generator)]
     if len(indices) == 0:  # a class with very few images gives nothing to the smaller parts
@@ -206,7 +198,19 @@ def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     share = torch.stack([torch.bincount(c.reshape(-1), minlength=256) for c in pixels.unbind(1)]).double()
     share /= share.sum(1, keepdim=True)
     mean = share @ levels
-    std = (
-        (share * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)
-    )  # a constant channel stays finite
+    std = (share * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)  # a constant channel stays finite
     return tuple(round(v, 6) for v in mean.tolist()), tuple(round(v, 6) for v in std.tolist())
+
+
+def sample_photo(name: str = "flower", *, size: int = 96, channels: int = 3) -> Tensor:
+    """One of the two photographs that come with scikit-learn (``china``, ``flower``), ``(1, C, size, size)`` in [0, 1].
+
+    The centre is cropped to a square; one channel is the mean of the three. Raises ``ValueError`` for another name.
+    """
+    if name not in ("china", "flower"):
+        raise ValueError(f"scikit-learn ships the photographs china and flower, not {name!r}")
+    from sklearn.datasets import load_sample_image
+
+    pixels = torch.from_numpy(load_sample_image(f"{name}.jpg").copy()).permute(2, 0, 1)[None]
+    photo = to_float(fit_pixels(pixels, (size, size)))
+    return photo if channels == 3 else photo.mean(1, keepdim=True)

@@ -81,9 +81,7 @@ def fit(
     device = torch.device(getattr(learner, "device", "cpu"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        run = _Run(
-            learner, batches, config, generator, evaluate, None if checkpoint is None else Path(checkpoint)
-        )
+        run = _Run(learner, batches, config, generator, evaluate, None if checkpoint is None else Path(checkpoint))
         try:
             stopped = run.steps(callbacks, desc)
         except KeyboardInterrupt:
@@ -120,17 +118,13 @@ class _Run:
     def steps(self, callbacks: Sequence[Callback], desc: str) -> str:
         """Step until the end; return why it ended."""
         config = self.config
-        for index in progress(
-            range(self.step, config.steps), total=config.steps, desc=desc, initial=self.step
-        ):
+        for index in progress(range(self.step, config.steps), total=config.steps, desc=desc, initial=self.step):
             batch = next(self.stream)
             self._set_rates(lr_factor(config, index))
             values = self.learner.step(batch)
             self.pending.append(values)
             self.step = index + 1
-            answers = [
-                callback(FitStep(index=index, values=values)) for callback in callbacks
-            ]  # every one is asked
+            answers = [callback(FitStep(index=index, values=values)) for callback in callbacks]  # every one is asked
             stop = any(answers)
             end = stop or self.step == config.steps
             save = self.path is not None and (end or self.step % config.checkpoint_every == 0)
@@ -154,9 +148,7 @@ class _Run:
                 self.step, state = self.good
                 self.learner.load_state_dict(state)
                 self.pending = []
-                return (
-                    f"non-finite {', '.join(bad)} at step {index}; the state after {self.step} steps was kept"
-                )
+                return f"non-finite {', '.join(bad)} at step {index}; the state after {self.step} steps was kept"
             for term, value in read.items():
                 self.history.setdefault(term, []).append(value)
         self.pending = []
@@ -197,9 +189,7 @@ class _Run:
     def _resume(self, path: Path) -> None:
         state = _read_checkpoint(path)
         if state["config"] != config_hash(self.config):
-            raise ValueError(
-                f"{path} is the checkpoint of a run with another config; delete it or name another file"
-            )
+            raise ValueError(f"{path} is the checkpoint of a run with another config; delete it or name another file")
         self.learner.load_state_dict(state["learner"])
         self.step, self.history, self.metrics, self.rates = (
             state["step"],

@@ -61,32 +61,20 @@ def image_folder(root: Path, channels: int | None = None) -> Source:
             f"there is no folder {root}; give folder:PATH the path of a folder with one folder per class"
         )
     parts = {"train": root / "train", "test": root / "test", "heldout": root / "val"}
-    found = (
-        {name: path for name, path in parts.items() if path.is_dir()}
-        if parts["train"].is_dir()
-        else {"all": root}
-    )
+    found = {name: path for name, path in parts.items() if path.is_dir()} if parts["train"].is_dir() else {"all": root}
     if "heldout" in found and "test" not in found:
         found["test"] = found.pop("heldout")
     classes: tuple[str, ...] = ()
     splits = {}
     for name, path in found.items():
-        files = {
-            c.name: _images_below(c)
-            for c in sorted(path.iterdir())
-            if c.is_dir() and not c.name.startswith(".")
-        }
+        files = {c.name: _images_below(c) for c in sorted(path.iterdir()) if c.is_dir() and not c.name.startswith(".")}
         files = {c: paths for c, paths in files.items() if paths}
         if not files:
-            raise ValueError(
-                f"no images in {path}: one folder per class with {', '.join(SUFFIXES)} files is needed"
-            )
+            raise ValueError(f"no images in {path}: one folder per class with {', '.join(SUFFIXES)} files is needed")
         classes = classes or tuple(files)
         unknown = sorted(set(files) - set(classes))
         if unknown:
-            raise ValueError(
-                f"{path} has classes that {found.get('train', root)} lacks: {', '.join(unknown)}"
-            )
+            raise ValueError(f"{path} has classes that {found.get('train', root)} lacks: {', '.join(unknown)}")
         labels = torch.tensor([classes.index(c) for c, paths in files.items() for _ in paths])
         splits[name] = RawSplit(
             labels=labels, read=_file_reader([p for paths in files.values() for p in paths], channels)

@@ -37,9 +37,13 @@ class ImageSpec:
         for name in ("size", "mean", "std", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.channels < 1 or len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"an image needs channels >= 1 and a size (H, W) >= 1, not {self.channels} and {self.size}")
+            raise ValueError(
+                f"an image needs channels >= 1 and a size (H, W) >= 1, not {self.channels} and {self.size}"
+            )
         if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mean and std need one value per channel ({self.channels}), not {self.mean} and {self.std}")
+            raise ValueError(
+                f"mean and std need one value per channel ({self.channels}), not {self.mean} and {self.std}"
+            )
         if not all(s > 0 for s in self.std):
             raise ValueError(f"std must be positive, not {self.std}")
         if len(self.classes) < 1:
@@ -57,11 +61,13 @@ class ImageSpec:
 
     def normalise(self, images: Tensor) -> Tensor:
         """``(x - mean) / std`` per channel, for ``(N, C, H, W)`` in [0, 1]."""
-        mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, dtype=images.dtype, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
+        )
         return (images - mean) / std
 
     def check(self, images: Tensor, what: str = "images") -> Tensor:
-        """Return ``images`` if they are float ``(N, C, H, W)`` of this spec's channels and size; else ``ValueError``."""
+        """``images`` if they are float ``(N, C, H, W)`` of this spec's channels and size; else ``ValueError``."""
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(f"{what} must be a float tensor (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
         if images.shape[1] != self.channels:
@@ -82,7 +88,12 @@ class ImageSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary, as it lies beside a weights file."""
-        return {"input": list(self.shape), "mean": list(self.mean), "std": list(self.std), "classes": list(self.classes)}
+        return {
+            "input": list(self.shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "classes": list(self.classes),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ImageSpec:

@@ -61,7 +61,7 @@ class Judge:
 def statistics_penalty(target: Target, images: Tensor, micro_batch: int = 256) -> float:
     """R_feature of ``images`` as one batch, whatever their number; nan for a network without statistics to match."""
     try:
-        penalty = BatchNormPenalty(target)
+        penalty = BatchNormPenalty(target.module)
     except ValueError:
         return float("nan")
     chunks = []

@@ -23,9 +23,7 @@ class MissingWeightsError(OSError):
 
 
 @torch.no_grad()
-def in_batches(
-    network: Network, images: Tensor, batch_size: int = 256, device: torch.device | None = None
-) -> Tensor:
+def in_batches(network: Network, images: Tensor, batch_size: int = 256, device: torch.device | None = None) -> Tensor:
     """Outputs of ``network`` for images ``(N, C, H, W)``, uint8 or float in [0, 1], computed batch by batch,
     on the CPU.
     """
@@ -35,9 +33,7 @@ def in_batches(
     if isinstance(spec, ImageSpec):
         spec.check(to_float(images[:1]))
     place = device or getattr(network, "device", None)
-    return torch.cat(
-        [network(to_float(part.to(place) if place else part)).cpu() for part in images.split(batch_size)]
-    )
+    return torch.cat([network(to_float(part.to(place) if place else part)).cpu() for part in images.split(batch_size)])
 
 
 def accuracy(
@@ -75,9 +71,7 @@ def probabilities(network: Network, images: Tensor, batch_size: int = 256) -> Te
     return in_batches(network, images, batch_size).double().softmax(1)
 
 
-def inception_score(
-    given: Tensor | Network, images: Tensor | None = None, *, splits: int = 1
-) -> tuple[float, float]:
+def inception_score(given: Tensor | Network, images: Tensor | None = None, *, splits: int = 1) -> tuple[float, float]:
     """Mean and standard deviation over ``splits`` of ``exp(mean_x KL(p(y|x) || p(y)))`` (Salimans et al.
     2016, section 4).
 
@@ -94,9 +88,7 @@ def inception_score(
     if chances.ndim != 2 or not torch.allclose(
         chances.sum(1), torch.ones(len(chances), dtype=torch.float64), atol=1e-3
     ):
-        raise ValueError(
-            f"probabilities (N, classes) whose rows sum to 1 are needed, not {tuple(chances.shape)}"
-        )
+        raise ValueError(f"probabilities (N, classes) whose rows sum to 1 are needed, not {tuple(chances.shape)}")
     if not 1 <= splits <= len(chances):
         raise ValueError(f"splits must lie between 1 and the number of images ({len(chances)}), not {splits}")
     scores = torch.stack([_exp_mean_divergence(part) for part in chances.tensor_split(splits)])
@@ -119,9 +111,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """
     a, b = (f.detach().double().flatten(1) for f in (features_a, features_b))
     if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(
-            f"two or more features (N, D) of one D are needed, not {tuple(a.shape)} and {tuple(b.shape)}"
-        )
+        raise ValueError(f"two or more features (N, D) of one D are needed, not {tuple(a.shape)} and {tuple(b.shape)}")
     if not (a.isfinite().all() and b.isfinite().all()):
         raise ValueError("features hold values that are not finite")
     gap = (a.mean(0) - b.mean(0)).square().sum()
@@ -143,17 +133,13 @@ def fid(images_a: Tensor, images_b: Tensor, *, batch_size: int = 64) -> float:
     Raises :class:`MissingWeightsError` where torch-fidelity or Inception's weights cannot be had.
     """
     if images_a.shape[1] != 3 or images_b.shape[1] != 3:
-        raise ValueError(
-            "the FID is defined for RGB images; for others take frechet_distance in a network's features"
-        )
+        raise ValueError("the FID is defined for RGB images; for others take frechet_distance in a network's features")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     try:
         metric = FrechetInceptionDistance(feature=2048, normalize=True)
     except ModuleNotFoundError as error:
-        raise MissingWeightsError(
-            "the FID needs the package torch-fidelity: pip install torch-fidelity"
-        ) from error
+        raise MissingWeightsError("the FID needs the package torch-fidelity: pip install torch-fidelity") from error
     except Exception as error:  # urllib, SSL, hash and pickle errors of the download
         raise MissingWeightsError(_absent("the FID", "Inception v3's weights", error)) from error
     for images, real in ((images_a, True), (images_b, False)):
@@ -167,9 +153,7 @@ def _absent(score: str, what: str, error: Exception) -> str:
     return f"{score} needs {what}, which are not in {folder} and cannot be downloaded ({error!r})"
 
 
-def lpips_distance(
-    images_a: Tensor, images_b: Tensor, *, backbone: str = "alex", batch_size: int = 64
-) -> Tensor:
+def lpips_distance(images_a: Tensor, images_b: Tensor, *, backbone: str = "alex", batch_size: int = 64) -> Tensor:
     """Learned perceptual distance of each pair of images (Zhang et al. 2018), ``(N,)``, through the package
     ``lpips``.
 
@@ -183,9 +167,7 @@ def lpips_distance(
     try:
         metric = lpips.LPIPS(net=backbone, verbose=False)
     except Exception as error:  # urllib, SSL, hash and pickle errors of the download
-        raise MissingWeightsError(
-            _absent("LPIPS", f"the weights of its backbone {backbone}", error)
-        ) from error
+        raise MissingWeightsError(_absent("LPIPS", f"the weights of its backbone {backbone}", error)) from error
     return in_batches(
         lambda pair: metric(*_rgb(pair), normalize=True).flatten(),
         torch.stack((images_a, images_b), 1),
@@ -207,9 +189,7 @@ def psnr(images_a: Tensor, images_b: Tensor) -> float:
 
     _check_pair(images_a, images_b)
     return float(
-        peak_signal_noise_ratio(
-            images_a, images_b, data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)
-        )
+        peak_signal_noise_ratio(images_a, images_b, data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))
     )
 
 

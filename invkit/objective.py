@@ -1,7 +1,7 @@
 """What is minimised over images, and its gradient for the whole batch, however the batch is cut up.
 
-Terms are means of per-image values, so they add up over micro-batches and ranks by themselves; the batch-norm penalty is
-put together from merged moments (see :mod:`invkit.bn_hooks`).
+Terms are means of per-image values, so they add up over micro-batches and ranks by themselves; the batch-norm penalty
+is put together from merged moments (see :mod:`invkit.bn_hooks`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from invkit.runtime import autocast
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a term sees of a (micro-)batch: jittered ``images`` ``(n, C, H, W)``, the network's ``outputs``, ``labels``."""
+    """What a term sees of a (micro-)batch: jittered ``images`` ``(n, C, H, W)``, the network's ``outputs``, labels."""
 
     images: Tensor
     outputs: Tensor
@@ -68,7 +68,9 @@ class Gradient:
     Chunks of ``micro_batch`` and the batches of other ranks count as one batch.
     """
 
-    def __init__(self, objective: Objective, *, micro_batch: int | None = None, bf16: bool = False, compile: bool = False) -> None:
+    def __init__(
+        self, objective: Objective, *, micro_batch: int | None = None, bf16: bool = False, compile: bool = False
+    ) -> None:
         self.objective, self.micro_batch, self.bf16 = objective, micro_batch, bf16
         self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         # Hooks must be there before compiling, so callers enter penalty.attached() first.
@@ -123,5 +125,3 @@ class Gradient:
         count = torch.tensor([len(images)], device=images.device)
         dist.all_reduce(count)
         return int(count)
-
-

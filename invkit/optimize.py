@@ -70,7 +70,9 @@ class LoopConfig:
             "micro_batch must be >= 1 or None": self.micro_batch is None or self.micro_batch >= 1,
             "patience must be a positive share of the steps or None": self.patience is None or self.patience > 0,
             "plateau_patience must be a positive share of the steps": self.plateau_patience > 0,
-            "low_resolutions must be pairs (size, steps) >= 1": all(len(r) == 2 and min(r) >= 1 for r in self.low_resolutions),
+            "low_resolutions must be pairs (size, steps) >= 1": all(
+                len(r) == 2 and min(r) >= 1 for r in self.low_resolutions
+            ),
             "log_every and checkpoint_every must be >= 1": min(self.log_every, self.checkpoint_every) >= 1,
         }
         for sentence, good in checks.items():
@@ -79,7 +81,7 @@ class LoopConfig:
 
     @classmethod
     def for_profile(cls, profile: str, **overrides: Any) -> Self:
-        """The config of the profile ``ci`` (seconds), ``book`` (minutes) or ``paper`` (a GPU), with fields overridden."""
+        """The config of profile ``ci`` (seconds), ``book`` (minutes) or ``paper`` (a GPU), with fields overridden."""
         if profile not in cls.PROFILES:
             raise ValueError(f"profile must be one of {', '.join(cls.PROFILES)}, not {profile!r}")
         return cls(**cls.PROFILES[profile] | overrides)
@@ -114,7 +116,14 @@ def optimise_images(
 class _Run:
     """The state of one optimisation: what a checkpoint holds, and the steps that move it."""
 
-    def __init__(self, objective: Objective, images: Tensor, config: LoopConfig, generator: torch.Generator, checkpoint: str | Path | None) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        images: Tensor,
+        config: LoopConfig,
+        generator: torch.Generator,
+        checkpoint: str | Path | None,
+    ) -> None:
         if len(images) != len(objective.labels):
             raise ValueError(f"{len(images)} images were given for {len(objective.labels)} labels")
         self.objective, self.config, self.generator = objective, config, generator
@@ -123,7 +132,9 @@ class _Run:
         self.plan = [*(((s, s), steps) for s, steps in config.low_resolutions), full]
         self.seed = generator.initial_seed()
         fingerprint = getattr(objective.network, "fingerprint", None)
-        self.network = fingerprint() if fingerprint and checkpoint else ""  # hashed once; a checkpoint is this network's
+        self.network = (
+            fingerprint() if fingerprint and checkpoint else ""
+        )  # hashed once; a checkpoint is this network's
         self.values = torch.full((sum(n for _, n in self.plan), len(objective.names)), math.nan, device=images.device)
         self.done = 0  # steps over all stages
         self.stages: list[Tensor] = []
@@ -182,7 +193,8 @@ class _Run:
         self.step, self.done = self.step + 1, self.done + 1
         named = dict(zip((*self.objective.names, "total"), (*values, values.sum()), strict=True)) if callbacks else {}
         record = Step(index=self.done - 1, stage=self.stage, images=self.images, values=named)
-        if any([callback(record) for callback in callbacks]):
+        answers = [callback(record) for callback in callbacks]  # every one is asked
+        if any(answers):
             return "callback"
         return self.look() if self.done % self.config.log_every == 0 or self.step == self.steps else ""
 
@@ -204,7 +216,9 @@ class _Run:
         self.seen_best = best
         self.since_best = 0 if fell else self.since_best + stride
         self.since_cut = 0 if fell else self.since_cut + stride
-        if self.config.schedule == "plateau" and self.since_cut >= max(self.config.plateau_patience * self.steps, stride):
+        if self.config.schedule == "plateau" and self.since_cut >= max(
+            self.config.plateau_patience * self.steps, stride
+        ):
             self.adam.param_groups[0]["lr"] /= 2
             self.since_cut = 0
         if self.config.patience is not None and self.since_best >= max(self.config.patience * self.steps, stride):
@@ -228,7 +242,10 @@ class _Run:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`; ``ValueError`` if it is another run's."""
         if state["key"] != self.key():
-            raise ValueError(f"{self.checkpoint} belongs to a run with another config, network, labels or seed; give another checkpoint or remove it")
+            raise ValueError(
+                f"{self.checkpoint} belongs to a run with another config, network, labels or seed; "
+                "give another checkpoint or remove it"
+            )
         device = self.images.device
         self.start_stage(state["stage"], state["images"].to(device))
         self.adam.load_state_dict(state["adam"])
@@ -247,9 +264,16 @@ class _Run:
         history["total"] = tuple(values.sum(1).tolist())
         device = torch.cuda.get_device_name(self.images.device) if self.images.is_cuda else "cpu"
         return InversionResult(
-            images=self.best_images.contiguous().cpu(), labels=self.objective.labels.cpu(), history=history,
-            best_step=int(self.best_step), config=plain(self.config), seed=self.seed, seconds=seconds, device=device,
-            stopped=stopped, stages=tuple(self.stages),
+            images=self.best_images.contiguous().cpu(),
+            labels=self.objective.labels.cpu(),
+            history=history,
+            best_step=int(self.best_step),
+            config=plain(self.config),
+            seed=self.seed,
+            seconds=seconds,
+            device=device,
+            stopped=stopped,
+            stages=tuple(self.stages),
         )
 
 
@@ -259,7 +283,9 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # torch raises pickle, zip, end-of-file and runtime errors here
-        raise ValueError(f"{checkpoint} is not a readable checkpoint ({type(error).__name__}); remove it to start anew") from None
+        raise ValueError(
+            f"{checkpoint} is not a readable checkpoint ({type(error).__name__}); remove it to start anew"
+        ) from None
     if not isinstance(state, dict) or "key" not in state:
         raise ValueError(f"{checkpoint} is not the checkpoint of an inversion; give another file")
     return state

@@ -116,9 +116,7 @@ def check_parameters() -> None:
 
     shell = get_ipython()
     cells = [] if shell is None else [str(cell) for cell in shell.user_ns["In"]]
-    own = [
-        i for i, cell in enumerate(cells) if re.search(r"^profile\b[^=]*=", cell, re.M) and not injected(cell)
-    ]
+    own = [i for i, cell in enumerate(cells) if re.search(r"^profile\b[^=]*=", cell, re.M) and not injected(cell)]
     if not own:
         return
     known = read_parameters(cells[own[-1]])

@@ -40,7 +40,7 @@ class InversionResult:
     """Images of an inversion, ``(N, C, H, W)`` in [0, 1] on the CPU, and how they came about.
 
     ``history`` holds the weighted terms of the loss at each step, summing to ``total``; ``images`` are those of
-    ``best_step``; ``stopped`` is one of ``steps``, ``patience``, ``callback``, ``interrupted`` or a sentence that names a
+    ``best_step``; ``stopped`` is ``steps``, ``patience``, ``callback``, ``interrupted`` or a sentence that names a
     non-finite term.
     """
 
@@ -118,8 +118,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip and runtime errors here
         raise ValueError(
-            f"{path} was not loaded: it is not a file of plain tensors ({type(error).__name__}). A pickle can run code; "
-            "save the weights with safetensors or as a plain state_dict"
+            f"{path} was not loaded: it is not a file of plain tensors ({type(error).__name__}). "
+            "A pickle can run code; save the weights with safetensors or as a plain state_dict"
         ) from None
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

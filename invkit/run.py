@@ -146,9 +146,7 @@ def make_job(root: Path, notebook: Path, parameters: dict[str, Any], out: Path |
 
 def start_worker(job: Job, root: Path, timeout: int, threads: int) -> tuple[Job, float, str]:
     """Run one job in a process of its own; a worker that was killed gives an error too, not silence."""
-    order = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(job).items()} | {
-        "timeout": timeout
-    }
+    order = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(job).items()} | {"timeout": timeout}
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
     inline = "module://matplotlib_inline.backend_inline"
     env = os.environ | {"PYTHONPATH": path, "MPLBACKEND": inline, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

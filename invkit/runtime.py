@@ -66,7 +66,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
         os.close(handle)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write into {path.parent}: {error.strerror}; free space or choose another folder") from error
+        raise OSError(
+            error.errno, f"cannot write into {path.parent}: {error.strerror}; free space or choose another folder"
+        ) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -75,7 +77,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; what was finished before is kept") from error
+        raise OSError(
+            error.errno, f"cannot write {path}: {error.strerror}; what was finished before is kept"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

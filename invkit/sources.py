@@ -95,9 +95,7 @@ def _npz_split(arrays: dict[str, np.ndarray], key: str, path: Path) -> RawSplit:
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ValueError(f"{path}: {key}_images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), not {given}")
     if len(images) == 0 or labels.size != len(images):
-        raise ValueError(
-            f"{path}: {key}_images has {len(images)} images but {key}_labels {labels.size} labels"
-        )
+        raise ValueError(f"{path}: {key}_images has {len(images)} images but {key}_labels {labels.size} labels")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: {key}_labels must be integers, not {labels.dtype}")
     if np.issubdtype(images.dtype, np.floating) and images.min() >= 0 and images.max() <= 1:
@@ -125,9 +123,7 @@ def from_torchvision(name: str, root: Path, download: bool) -> Source:
     first = next(iter(given.values()))
     names = [c[0] if isinstance(c, tuple) else c for c in getattr(first, "classes", DIGITS)]
     classes = ("not smiling", "smiling") if name == "celeba" else tuple(names)
-    return Source(
-        splits={k: _torchvision_split(v) for k, v in given.items()}, classes=classes, stats=STANDARD[name]
-    )
+    return Source(splits={k: _torchvision_split(v) for k, v in given.items()}, classes=classes, stats=STANDARD[name])
 
 
 def _pair(kind: Callable[..., Any], key: str, root: Path, download: bool) -> dict[str, Any]:

@@ -81,7 +81,9 @@ def _one_batch(
     if len(result.images) != len(labels):
         raise ValueError(f"invert made {len(result.images)} images for {len(labels)} labels")
     if not result.images.isfinite().all() or result.stopped.startswith("the term"):
-        raise RuntimeError(f"batch {batch} was not kept: {result.stopped}; the {batch} batches before it are in {folder}")
+        raise RuntimeError(
+            f"batch {batch} was not kept: {result.stopped}; the {batch} batches before it are in {folder}"
+        )
     if result.stopped == "interrupted":  # a batch that was cut short is not a finished batch
         raise KeyboardInterrupt
     names = []

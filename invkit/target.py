@@ -24,8 +24,8 @@ class _Stop(Exception):
 class Target(nn.Module):
     """A frozen classifier together with the specification of its images.
 
-    ``target(images)`` takes ``(N, C, H, W)`` in [0, 1], normalises, and returns logits ``(N, n_classes)``. The module is
-    put into eval mode and its parameters stop asking for gradients, so that no weight gradient is ever computed; the
+    ``target(images)`` takes ``(N, C, H, W)`` in [0, 1], normalises, and returns logits ``(N, n_classes)``. The module
+    is put into eval mode and its parameters stop asking for gradients, so that no weight gradient is ever computed; the
     module itself is kept, not copied.
 
     Raises ``ValueError`` if the module does not turn such images into one logit per class.
@@ -55,14 +55,18 @@ class Target(nn.Module):
     def train(self, mode: bool = True) -> Target:
         """Refused: a target is frozen. Train its ``module`` and wrap it again."""
         if mode:
-            raise ValueError(f"target {self.name} is frozen in eval mode; train target.module itself and wrap it in a new Target")
+            raise ValueError(
+                f"target {self.name} is frozen in eval mode; train target.module itself and wrap it in a new Target"
+            )
         return super().train(False)
 
     def check_frozen(self) -> None:
         """Raise ``ValueError`` naming a submodule that somebody put back into train mode."""
         for name, module in self.module.named_modules():
             if module.training:
-                raise ValueError(f"{name or 'the network'} of target {self.name} is in train mode; call module.eval() before inverting it")
+                raise ValueError(
+                    f"{name or 'the network'} of target {self.name} is in train mode; call module.eval() first"
+                )
 
     def _probe(self) -> str:
         """One black image through the network: the logits must fit, and the last layer with weights is the head."""
@@ -79,7 +83,9 @@ class Target(nn.Module):
                 hook.remove()
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, self.spec.n_classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"{self.name} answers an image with {shape}; its specification names {self.spec.n_classes} classes")
+            raise ValueError(
+                f"{self.name} answers an image with {shape}; its specification names {self.spec.n_classes} classes"
+            )
         return order[-1] if order else ""
 
     @contextmanager
@@ -119,7 +125,7 @@ class Target(nn.Module):
                 hook.remove()
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features ``(N, D)``: the input of the last layer with weights, averaged over space if it has any."""
+        """Penultimate features ``(N, D)``: the input of the last layer with weights, averaged over space."""
         with self.tap(self._head, inputs=True) as read:
             features = read(images)[self._head]
         return features.flatten(2).mean(2) if features.ndim > 2 else features
@@ -128,7 +134,9 @@ class Target(nn.Module):
         """Whether the network takes images of this ``(H, W)``, found by trying."""
         try:
             with torch.no_grad():
-                return self(torch.zeros(1, self.spec.channels, *size, device=self.device)).shape[-1] == self.spec.n_classes
+                return (
+                    self(torch.zeros(1, self.spec.channels, *size, device=self.device)).shape[-1] == self.spec.n_classes
+                )
         except (RuntimeError, ValueError, AssertionError):
             return False
 
@@ -165,7 +173,9 @@ def load_target(
     elif family == "timm" and short:
         module, spec_ = _timm(short, weights, given)
     elif family == "invkit" and short:
-        from invkit.networks.classifiers import build  # a part of the same floor; kept local so that target stands alone
+        from invkit.networks.classifiers import (
+            build,
+        )  # a part of the same floor; kept local so that target stands alone
 
         spec_ = _required(given, name)
         module = build(short, spec_)
@@ -173,7 +183,9 @@ def load_target(
         spec_ = _required(given, name)
         module = _own(name)
     else:
-        raise ValueError(f"unknown target {name!r}; use torchvision/NAME, timm/NAME, invkit/NAME or package.module:function")
+        raise ValueError(
+            f"unknown target {name!r}; use torchvision/NAME, timm/NAME, invkit/NAME or package.module:function"
+        )
     if weights not in (None, "pretrained"):
         load_weights(module, weights)
     elif weights == "pretrained" and family not in ("torchvision", "timm"):
@@ -188,9 +200,16 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     # Frameworks before batch counting saved no num_batches_tracked; it plays no part in eval mode.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     extra = [k for k in state if k not in own]
-    shapes = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
     if missing or extra or shapes:
-        raise ValueError(f"{path} does not fit {type(module).__name__}: missing {missing[:3]}, unknown {extra[:3]}, shapes {shapes[:3]}")
+        raise ValueError(
+            f"{path} does not fit {type(module).__name__}: "
+            f"missing {missing[:3]}, unknown {extra[:3]}, shapes {shapes[:3]}"
+        )
     module.load_state_dict(state, strict=False)
 
 
@@ -211,7 +230,10 @@ def _read_spec(spec: ImageSpec | str | Path | None, weights: str | Path | None) 
 
 def _required(spec: ImageSpec | None, name: str) -> ImageSpec:
     if spec is None:
-        raise ValueError(f"{name} needs an image specification: pass spec=, or put a JSON with input, mean, std, classes beside the weights")
+        raise ValueError(
+            f"{name} needs an image specification: pass spec=, "
+            "or put a JSON with input, mean, std, classes beside the weights"
+        )
     return spec
 
 
@@ -241,12 +263,18 @@ def _torchvision(name: str, weights: Any, spec: ImageSpec | None) -> tuple[nn.Mo
     from torchvision import models
 
     if name not in models.list_models(module=models):
-        raise ValueError(f"torchvision has no classifier {name!r}; see torchvision.models.list_models(module=torchvision.models)")
-    default = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        raise ValueError(
+            f"torchvision has no classifier {name!r}; see torchvision.models.list_models(module=torchvision.models)"
+        )
+    default: Any = models.get_model_weights(name).DEFAULT
     if spec is None:
         preset = default.transforms()
         spec = ImageSpec(
-            channels=len(preset.mean), size=(preset.crop_size[0],) * 2, mean=preset.mean, std=preset.std, classes=default.meta["categories"]
+            channels=len(preset.mean),
+            size=(preset.crop_size[0],) * 2,
+            mean=preset.mean,
+            std=preset.std,
+            classes=default.meta["categories"],
         )
     if weights != "pretrained":
         return models.get_model(name, weights=None, num_classes=spec.n_classes), spec
@@ -264,7 +292,8 @@ def _timm(name: str, weights: Any, spec: ImageSpec | None) -> tuple[nn.Module, I
     if weights == "pretrained":
         module = _published(f"timm/{name}", lambda: timm.create_model(name, pretrained=True))
     else:
-        module = timm.create_model(name, pretrained=False, **({"num_classes": spec.n_classes} if spec else {}))
+        options: dict[str, Any] = {"num_classes": spec.n_classes} if spec else {}
+        module = timm.create_model(name, pretrained=False, **options)
     if spec is None:
         config: Any = module.pretrained_cfg
         channels, *size = config["input_size"]

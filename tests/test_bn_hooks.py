@@ -176,9 +176,7 @@ def test_a_resnet_in_chunks():
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e3, 1e3))
 def test_merge_is_one_pass(sizes, offset):
-    x = torch.randn(
-        sum(sizes), 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(len(sizes))
-    )
+    x = torch.randn(sum(sizes), 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(len(sizes)))
     x = x + offset
     parts = []
     for part in x.split(sizes):
@@ -200,9 +198,7 @@ def test_float32_where_sums_of_squares_cancel(layout):
     x = exact.float().contiguous(memory_format=layout)
     true = x.double().transpose(0, 1).flatten(1).var(1)
     naive_var = (x * x).mean((0, 2, 3)) - x.mean((0, 2, 3)) ** 2
-    assert (
-        (naive_var.double() - true).abs() / true
-    ).max() > 1  # what sums of squares give: no digit is right
+    assert ((naive_var.double() - true).abs() / true).max() > 1  # what sums of squares give: no digit is right
     parts = []
     for part in x.split(5):
         mean, var = batch_statistics(part)

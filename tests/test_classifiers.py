@@ -53,9 +53,7 @@ def test_width_sets_the_size_and_seed_the_weights(name: str) -> None:
 
 
 def test_batch_norm_is_there_or_not() -> None:
-    norms = {
-        n: sum(isinstance(m, nn.BatchNorm2d) for m in build(n, spec(), width=8).modules()) for n in names()
-    }
+    norms = {n: sum(isinstance(m, nn.BatchNorm2d) for m in build(n, spec(), width=8).modules()) for n in names()}
     assert norms["bn_cnn"] == 6
     assert norms["plain_cnn"] == 0
     assert norms["vit_tiny"] == norms["mixer_tiny"] == 0

@@ -29,9 +29,7 @@ def npz(path: Path, **changes: object) -> Path:
     return path
 
 
-def folder(
-    root: Path, count: int = 6, mode: str = "RGB", size: tuple[int, int] = (9, 9), classes: str = "ab"
-) -> Path:
+def folder(root: Path, count: int = 6, mode: str = "RGB", size: tuple[int, int] = (9, 9), classes: str = "ab") -> Path:
     rng = np.random.default_rng(0)
     for name in classes:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -42,9 +40,7 @@ def folder(
 
 
 def scans(data: DataSet) -> list[bytes]:
-    return sorted(
-        bytes(row.numpy()) for s in (data.train, data.test, data.heldout) for row in s.pixels.flatten(1)
-    )
+    return sorted(bytes(row.numpy()) for s in (data.train, data.test, data.heldout) for row in s.pixels.flatten(1))
 
 
 def test_digits_are_whole_disjoint_and_balanced() -> None:
@@ -62,9 +58,7 @@ def test_digits_are_whole_disjoint_and_balanced() -> None:
         assert counts.max() - counts.min() <= 0.1 * counts.max() + 1
     other = load_data("digits", seed=5)
     assert scans(data) == scans(other)  # another division of the same 1,797: nothing lost, nothing twice
-    torch.testing.assert_close(
-        torch.tensor(data.spec.mean), data.train.images.mean((0, 2, 3)), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(torch.tensor(data.spec.mean), data.train.images.mean((0, 2, 3)), atol=1e-5, rtol=0)
     torch.testing.assert_close(
         torch.tensor(data.spec.std), data.train.images.std((0, 2, 3), correction=0), atol=1e-5, rtol=0
     )
@@ -77,9 +71,7 @@ def test_digits_follow_the_seed_and_the_size() -> None:
     assert not torch.equal(one.train.labels, other.train.labels)
     assert one.spec.size == (8, 8)
     assert load_data("digits", size=(32, 24)).spec.size == (32, 24)
-    assert set((one.train.images * 16).round(decimals=1).unique().tolist()) <= set(
-        range(17)
-    )  # the scans' own levels
+    assert set((one.train.images * 16).round(decimals=1).unique().tolist()) <= set(range(17))  # the scans' own levels
 
 
 def test_limit_is_balanced_and_splits_can_be_picked_apart() -> None:
@@ -261,9 +253,7 @@ def test_batches_cover_each_image_once(count: int, size: int, drop: bool) -> Non
     expected = count - count % size if drop and count >= size else count
     assert len(seen) == len(seen.unique()) == expected
     assert all(x.is_floating_point() and torch.equal((x.flatten() * 255).round().long(), y) for x, y in got)
-    assert torch.equal(
-        torch.cat([b for _, b in batches(images, labels, size, seeded(0), drop_last=drop)]), seen
-    )
+    assert torch.equal(torch.cat([b for _, b in batches(images, labels, size, seeded(0), drop_last=drop)]), seen)
 
 
 def test_batches_refuse_nonsense() -> None:

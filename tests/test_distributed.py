@@ -43,9 +43,7 @@ CHUNKS = (None, 3, 1)
 
 def sample():
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(sum(SIZES), 3, 8, 8, dtype=torch.float64, generator=generator), torch.arange(
-        sum(SIZES)
-    ) % 4
+    return torch.rand(sum(SIZES), 3, 8, 8, dtype=torch.float64, generator=generator), torch.arange(sum(SIZES)) % 4
 
 
 def gradients(target, part):
@@ -53,9 +51,7 @@ def gradients(target, part):
     images, labels = sample()
     penalty = BatchNormPenalty(target, first_layer_scale=3.0)
     terms = {"ce": (0.7, lambda b: losses.cross_entropy(b.outputs, b.labels))} | priors.weighted(0.02, 0.003)
-    objective = Objective(
-        network=target, terms=terms, labels=labels[part], penalty=penalty, penalty_weight=0.3
-    )
+    objective = Objective(network=target, terms=terms, labels=labels[part], penalty=penalty, penalty_weight=0.3)
     with penalty.attached():
         return [Gradient(objective, micro_batch=m)(images[part]) for m in CHUNKS]
 

@@ -40,9 +40,7 @@ def test_accuracy_by_hand() -> None:
         "top1": 0.5,
         "top5": 1.0,
     }  # five of three classes
-    assert (
-        accuracy(as_logits, images.byte(), torch.tensor(labels))["top1"] == 0.5
-    )  # bytes are scaled, order stays
+    assert accuracy(as_logits, images.byte(), torch.tensor(labels))["top1"] == 0.5  # bytes are scaled, order stays
 
 
 @pytest.mark.parametrize(
@@ -109,9 +107,7 @@ def test_frechet_distance_of_known_gaussians() -> None:
     x = whitened(50, 3)
     scale, shift = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([3.0, 0.0, 4.0]).double()
     assert frechet_distance(x, x + shift) == pytest.approx(25)
-    assert frechet_distance(x, x * scale) == pytest.approx(
-        0 + 1 + 4
-    )  # sum of (s_a - s_b)^2 for commuting covariances
+    assert frechet_distance(x, x * scale) == pytest.approx(0 + 1 + 4)  # sum of (s_a - s_b)^2 for commuting covariances
     mixing = torch.tensor([[2.0, 1, 0], [0, 1, 1], [0, 0, 1]]).double()
     covariance = mixing.T @ mixing
     root = torch.linalg.eigvalsh(covariance).sqrt().sum()  # tr (1 * C)^(1/2)
@@ -149,9 +145,7 @@ def test_psnr_and_ssim_by_hand() -> None:
     assert ssim(photo, photo) == pytest.approx(1)
     assert ssim(photo, 1 - photo) < 0
     flat = ssim(torch.full((1, 1, 16, 16), 0.2).double(), torch.full((1, 1, 16, 16), 0.6).double())
-    assert flat == pytest.approx(
-        (2 * 0.2 * 0.6 + 1e-4) / (0.04 + 0.36 + 1e-4), rel=1e-4
-    )  # only the means differ
+    assert flat == pytest.approx((2 * 0.2 * 0.6 + 1e-4) / (0.04 + 0.36 + 1e-4), rel=1e-4)  # only the means differ
     with pytest.raises(ValueError, match="11 pixels"):
         ssim(photo[..., :8, :8], photo[..., :8, :8])
     with pytest.raises(ValueError, match="equal shapes"):

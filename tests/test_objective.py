@@ -13,8 +13,7 @@ from invkit.objective import Gradient, Objective
 def objective_for(target, labels, penalty=True):
     return Objective(
         network=target,
-        terms={"ce": (0.7, lambda b: losses.cross_entropy(b.outputs, b.labels, 1.5))}
-        | priors.weighted(0.02, 0.003),
+        terms={"ce": (0.7, lambda b: losses.cross_entropy(b.outputs, b.labels, 1.5))} | priors.weighted(0.02, 0.003),
         labels=labels,
         penalty=BatchNormPenalty(target, first_layer_scale=3.0) if penalty else None,
         penalty_weight=0.3,
@@ -44,9 +43,7 @@ def by_autograd(target, images, labels):
         gaps = (x.mean(1) - layer.running_mean).norm() + (x.var(1) - layer.running_var).norm()
         feature = feature + scale * gaps
     ce = torch.nn.functional.cross_entropy(logits / 1.5, labels)
-    values = torch.stack(
-        [0.7 * ce, 0.02 * priors.total_variation(leaf).mean(), 0.003 * priors.l2(leaf).mean()]
-    )
+    values = torch.stack([0.7 * ce, 0.02 * priors.total_variation(leaf).mean(), 0.003 * priors.l2(leaf).mean()])
     values = torch.cat([values, (0.3 * feature).view(1)])
     return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
 
@@ -137,9 +134,7 @@ def test_other_forward_passes_do_not_count(make_target, chunk):
 def test_statistics_alone(make_target, chunk):
     target = make_target(dtype=torch.float64)
     images, labels = sample(5)
-    alone = Objective(
-        network=target, terms={}, labels=labels, penalty=BatchNormPenalty(target), penalty_weight=1.0
-    )
+    alone = Objective(network=target, terms={}, labels=labels, penalty=BatchNormPenalty(target), penalty_weight=1.0)
     values, gradient = evaluate(alone, images, micro_batch=chunk)
     assert values.shape == (1,)
     assert gradient.abs().max() > 0

@@ -25,9 +25,7 @@ FAST = {"steps": 12, "lr": 0.03, "jitter": 1, "flip": 0.5, "log_every": 4, "chec
 def objective_for(target, n=4, feature=0.1, **more):
     return Objective(
         network=target,
-        terms={"ce": (1.0, lambda b: losses.cross_entropy(b.outputs, b.labels))}
-        | priors.weighted(0.01, 0.0)
-        | more,
+        terms={"ce": (1.0, lambda b: losses.cross_entropy(b.outputs, b.labels))} | priors.weighted(0.01, 0.0) | more,
         labels=torch.arange(n) % target.spec.n_classes,
         penalty=BatchNormPenalty(target) if feature else None,
         penalty_weight=feature,
@@ -38,9 +36,7 @@ def run(target, config=None, *, seed=0, n=4, objective=None, **options):
     generator = seeded(seed)
     images = initial_images(n, target.spec.shape, generator)
     config = config or LoopConfig(**FAST)
-    return optimise_images(
-        objective or objective_for(target, n), images, config, generator=generator, **options
-    )
+    return optimise_images(objective or objective_for(target, n), images, config, generator=generator, **options)
 
 
 def same(a, b):
@@ -179,9 +175,7 @@ def test_micro_batches_follow_the_same_path(make_target):
     target = make_target(dtype=torch.float64)
     start = torch.rand(7, 3, 8, 8, dtype=torch.float64, generator=seeded(0))
     results = [
-        optimise_images(
-            objective_for(target, 7), start, LoopConfig(**FAST, micro_batch=m), generator=seeded(0)
-        )
+        optimise_images(objective_for(target, 7), start, LoopConfig(**FAST, micro_batch=m), generator=seeded(0))
         for m in (None, 3, 1)
     ]
     for other in results[1:]:
@@ -296,10 +290,7 @@ def test_patience_ends_a_run_that_gains_nothing(target):
     result = run(target, config, objective=constant_objective())
     assert result.stopped == "patience"
     assert 10 <= len(result.history["total"]) <= 20
-    assert (
-        run(target, dataclasses.replace(config, patience=None), objective=constant_objective()).stopped
-        == "steps"
-    )
+    assert run(target, dataclasses.replace(config, patience=None), objective=constant_objective()).stopped == "steps"
 
 
 def test_patience_ends_a_stage_not_the_run(target):
@@ -395,9 +386,7 @@ def test_a_checkpoint_of_another_run_is_refused(make_target, tmp_path, change):
     kept = path.read_bytes()
     changes = {
         "config": {"config": LoopConfig(**FAST | {"lr": 0.5})},
-        "labels": {
-            "objective": dataclasses.replace(objective_for(target), labels=torch.tensor([3, 2, 1, 0]))
-        },
+        "labels": {"objective": dataclasses.replace(objective_for(target), labels=torch.tensor([3, 2, 1, 0]))},
         "seed": {"seed": 1},
         "terms": {"objective": objective_for(target, feature=0)},
         "size": {"target": make_target(size=(10, 10))},

@@ -51,9 +51,7 @@ def test_the_extra_all_holds_every_other_extra():
 
 
 def test_what_a_reader_expects_is_installed():
-    every = names(
-        [line for lines in [PROJECT["project"]["dependencies"], *EXTRAS.values()] for line in lines]
-    )
+    every = names([line for lines in [PROJECT["project"]["dependencies"], *EXTRAS.values()] for line in lines])
     wanted = "torch torchvision timm jupyter jupyter-book papermill ipywidgets lpips seaborn"
     assert set(wanted.split()) <= every
 
@@ -110,9 +108,7 @@ def test_the_readme_commands_exist():
     for target in targets:
         assert re.search(rf"^{target}:", read("Makefile"), re.M), target
     assert "papermill notebooks/01_deepinversion.ipynb" in blocks
-    help_text = subprocess.run(
-        [sys.executable, "-m", "invkit.run", "--help"], cwd=ROOT, capture_output=True, text=True
-    )
+    help_text = subprocess.run([sys.executable, "-m", "invkit.run", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert help_text.returncode == 0
     assert "--profile" in help_text.stdout
 

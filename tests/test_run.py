@@ -37,9 +37,7 @@ def notebook(folder: Path, name: str, *cells: str, prose: str = "# Title") -> Pa
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     meta = {"kernelspec": kernel, "language_info": {"name": "python"}}
     path = folder / "notebooks" / f"{name}.ipynb"
-    path.write_text(
-        json.dumps({"cells": [text, *code], "metadata": meta, "nbformat": 4, "nbformat_minor": 5})
-    )
+    path.write_text(json.dumps({"cells": [text, *code], "metadata": meta, "nbformat": 4, "nbformat_minor": 5}))
     return path
 
 

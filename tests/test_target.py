@@ -82,9 +82,7 @@ def test_fingerprint_follows_weights_buffers_and_specification(make_target):
     other.module.bn1.running_var[0] *= 1.001
     assert other.fingerprint() != first
     moved = make_target()
-    moved.spec = ImageSpec(
-        channels=3, size=(8, 8), mean=(0.4,) * 3, std=(0.31,) * 3, classes=moved.spec.classes
-    )
+    moved.spec = ImageSpec(channels=3, size=(8, 8), mean=(0.4,) * 3, std=(0.31,) * 3, classes=moved.spec.classes)
     assert moved.fingerprint() != first
 
 
@@ -178,9 +176,7 @@ def test_penultimate_features(target):
     features = target.features(images)
     assert features.shape == (3, 8)
     torch.testing.assert_close(target.module.head(features), target(images))
-    fully = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+    fully = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     conv_head = Target(fully, SPEC)
     expected = fully[:2](SPEC.normalise(images)).mean((2, 3))
     torch.testing.assert_close(conv_head.features(images), expected)
@@ -259,9 +255,7 @@ def test_published_weights_without_a_network(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", offline)
     monkeypatch.setattr(timm, "create_model", offline)
     for name in ("torchvision/squeezenet1_1", "timm/vit_tiny_patch16_224"):
-        with pytest.raises(
-            OSError, match=rf"published weights of {name} cannot be had.*weights=FILE"
-        ) as caught:
+        with pytest.raises(OSError, match=rf"published weights of {name} cannot be had.*weights=FILE") as caught:
             load_target(name)
         assert "\n" not in str(caught.value)
 

@@ -117,9 +117,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, stop_after: int)
     path = tmp_path / "run.checkpoint"
     with pytest.raises(Killed):
         run(config, evaluate=lambda: {"constant": 1.0}, callbacks=[kill], checkpoint=path)
-    resumed, again = run(
-        config, seed=9, evaluate=lambda: {"constant": 1.0}, checkpoint=path
-    )  # the file's seed rules
+    resumed, again = run(config, seed=9, evaluate=lambda: {"constant": 1.0}, checkpoint=path)  # the file's seed rules
     assert len(resumed.seen) == 30 - (stop_after - 1) // 4 * 4
     assert torch.equal(torch.stack(resumed.seen), torch.stack(whole.seen[-len(resumed.seen) :]))
     assert torch.equal(whole.weight, resumed.weight)
@@ -226,9 +224,7 @@ def test_classifier_training_is_reproducible_with_dropout(digits: DataSet) -> No
     for _ in range(2):
         module = build("bn_cnn", digits.spec, width=4, seed=1)
         torch.rand(3)  # somebody else draws
-        train_classifier(
-            module, digits, ClassifierConfig(steps=12, warmup=2, flip=True), seed=3, device="cpu"
-        )
+        train_classifier(module, digits, ClassifierConfig(steps=12, warmup=2, flip=True), seed=3, device="cpu")
         states.append(module.state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 

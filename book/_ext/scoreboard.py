@@ -42,9 +42,7 @@ def chapters(env) -> dict[str, str]:
 def load(path: Path, run: Path, claims: dict[str, Claim], warn) -> dict[str, Row]:
     """The answers in a chapter's file; ``warn`` is told what is wrong with them."""
     if not path.is_file():
-        warn(
-            f"{path.name} is missing: the chapter was not run with this profile, or does not save its claims"
-        )
+        warn(f"{path.name} is missing: the chapter was not run with this profile, or does not save its claims")
         return {}
     try:
         data = json.loads(path.read_text("utf8"))
@@ -88,9 +86,7 @@ class Scoreboard(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         claims = book_claims.load_claims()
         if not self.arguments:  # said once per page, not once per table
-            found = gather(
-                self.env, claims, lambda message: log.warning(message, location=self.get_location())
-            )
+            found = gather(self.env, claims, lambda message: log.warning(message, location=self.get_location()))
             return [summary(claims, found)]
         mine = [claim for claim in claims.values() if claim.paper == self.arguments[0]]
         if not mine:

@@ -23,9 +23,9 @@ from invkit.target import Target
 class DeepDreamConfig(LoopConfig):
     """How strongly to dream. Weights of the image prior are per-image norms, see :mod:`invkit.priors`."""
 
-    steps: int = 50
+    steps: int = 40
     """Steps in each octave."""
-    lr: float = 0.01
+    lr: float = 0.004
     tv: float = 1e-3
     """Total variation (§2.1)."""
     l2: float = 0.0
@@ -35,7 +35,11 @@ class DeepDreamConfig(LoopConfig):
     octave_scale: float = 1.4
     """Ratio of one octave's size to the one before."""
 
-    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {"ci": {"steps": 5, "octaves": 2}, "book": {}, "paper": {"steps": 200}}
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": {"steps": 5, "octaves": 2},
+        "book": {},
+        "paper": {"steps": 200},
+    }
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
@@ -44,7 +48,9 @@ class DeepDreamConfig(LoopConfig):
         if not (self.tv >= 0 and self.l2 >= 0):
             raise ValueError(f"DeepDreamConfig: the weights tv and l2 must be >= 0, not {self.tv} and {self.l2}")
         if self.low_resolutions:
-            raise ValueError("DeepDreamConfig: octaves already go from low to high resolution; leave low_resolutions empty")
+            raise ValueError(
+                "DeepDreamConfig: octaves already go from low to high resolution; leave low_resolutions empty"
+            )
 
 
 def deep_dream(
@@ -65,16 +71,21 @@ def deep_dream(
     """
     config, generator = config or DeepDreamConfig(), generator or seeded(0)
     target.check_frozen()
-    replace(target.spec, size=tuple(images.shape[-2:])).check(images)
-    sizes = [tuple(round(s / config.octave_scale**k) for s in images.shape[-2:]) for k in reversed(range(config.octaves))]
+    replace(target.spec, size=(images.shape[-2], images.shape[-1])).check(images)
+    sizes = [
+        tuple(round(s / config.octave_scale**k) for s in images.shape[-2:]) for k in reversed(range(config.octaves))
+    ]
     for size in sizes:
         if not target.accepts(size):
-            raise ValueError(f"{target.name} does not take octaves of {size} pixels; use fewer octaves or a larger image")
+            raise ValueError(
+                f"{target.name} does not take octaves of {size} pixels; use fewer octaves or a larger image"
+            )
     detail = torch.zeros_like(images)
     with target.tap(layer) as read:
         objective = Objective(
             network=lambda x: read(x)[layer],
-            terms={"activation": (-1.0, lambda b: b.outputs.flatten(1).square().mean(1).sqrt())} | priors.weighted(config.tv, config.l2),
+            terms={"activation": (-1.0, lambda b: b.outputs.flatten(1).square().mean(1).sqrt())}
+            | priors.weighted(config.tv, config.l2),
             labels=torch.zeros(len(images), device=target.device),
         )
         for size in sizes:
@@ -103,10 +114,14 @@ def class_inversion(
     config, generator = config or DeepDreamConfig(), generator or seeded(0)
     target.check_frozen()
     labels = target.spec.check_labels(labels)
-    images = initial_images(len(labels), target.spec.shape, generator) if init is None else target.spec.check(init, "init")
+    images = (
+        initial_images(len(labels), target.spec.shape, generator) if init is None else target.spec.check(init, "init")
+    )
     cross_entropy: Term = lambda b: losses.cross_entropy(b.outputs, b.labels)  # noqa: E731
     objective = Objective(
-        network=target, terms={"cross_entropy": (1.0, cross_entropy)} | priors.weighted(config.tv, config.l2), labels=labels.to(target.device)
+        network=target,
+        terms={"cross_entropy": (1.0, cross_entropy)} | priors.weighted(config.tv, config.l2),
+        labels=labels.to(target.device),
     )
     return optimise_images(objective, images.to(target.device), config, generator=generator, callbacks=callbacks)
 

@@ -85,4 +85,3 @@ def distil(
 def _passes(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     # A last batch of one image would stop batch norm, so a rest is left for a later pass.
     return batches(images, labels, size, generator=generator, drop_last=True)
-

@@ -51,9 +51,7 @@ def build(
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, not {width}")
     if dropout is not None and not (name in _WITH_DROPOUT and 0 <= dropout < 1):
-        raise ValueError(
-            f"dropout in [0, 1) is an option of {', '.join(_WITH_DROPOUT)}; got {name} with {dropout}"
-        )
+        raise ValueError(f"dropout in [0, 1) is an option of {', '.join(_WITH_DROPOUT)}; got {name} with {dropout}")
     options = {k: v for k, v in (("width", width), ("dropout", dropout)) if v is not None}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -163,10 +161,7 @@ class RepVGG(nn.Module):
         plan = [(width, 1), (width, 1), (2 * width, 2), (2 * width, 1), (4 * width, 2), (4 * width, 1)]
         inputs = [spec.channels, *(outer for outer, _ in plan)]
         self.blocks = nn.Sequential(
-            *(
-                RepVggBlock(inner, outer, stride=stride)
-                for inner, (outer, stride) in zip(inputs, plan, strict=False)
-            )
+            *(RepVggBlock(inner, outer, stride=stride) for inner, (outer, stride) in zip(inputs, plan, strict=False))
         )
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(4 * width, spec.n_classes)

@@ -6,6 +6,7 @@ from invkit.show.grids import image_grid, image_rows
 from invkit.show.picture import Canvas, Described, described
 from invkit.show.recorded import load_recorded, record, show_recorded
 from invkit.show.spread import bar_with_spread, curve_with_spread
+from invkit.show.tables import table
 from invkit.show.widgets import Frames, explore
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "record",
     "show_recorded",
     "style",
+    "table",
 ]

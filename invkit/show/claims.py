@@ -98,9 +98,7 @@ class Claims:
         if holds is None and not reason.strip():
             raise ValueError(f"{id}: a claim that is out of reach needs a reason")
         if holds is not None and measured is None:
-            raise ValueError(
-                f"{id}: a verdict needs measured numbers; without them the claim is out of reach"
-            )
+            raise ValueError(f"{id}: a verdict needs measured numbers; without them the claim is out of reach")
         verdict = OUT if holds is None else HOLDS if holds else FAILS
         found = {} if measured is None else summaries(measured, id)
         self.rows[id] = Row(id, verdict, found, unit, note, reason, recorded)

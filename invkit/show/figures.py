@@ -72,9 +72,7 @@ def loss_curves(
     it is empty or not finite.
     """
     terms = history.history if isinstance(history, InversionResult) else history
-    curves = {
-        name: line(values, f"loss_curves: term {name!r}") for name, values in terms.items() if len(values)
-    }
+    curves = {name: line(values, f"loss_curves: term {name!r}") for name, values in terms.items() if len(values)}
     if not curves:
         raise ValueError("loss_curves was given a history without a single value")
     with styled() as palette:

@@ -107,9 +107,7 @@ def image_rows(
         for i, image in enumerate(batch[:columns]):
             _tile(axes, image, MARGIN + left + i * (width + GAP), y, width, height, pixelated)
         _text(axes, MARGIN + left + across + right / 2, y + height / 2, told[name], ha="center", size=10)
-    rows_told = "; ".join(
-        f"{name}{': ' + numbers_name + ' ' + told[name] if told[name] else ''}" for name in pixels
-    )
+    rows_told = "; ".join(f"{name}{': ' + numbers_name + ' ' + told[name] if told[name] else ''}" for name in pixels)
     sheet.alt = f"{title + ': ' if title else ''}{len(pixels)} rows of up to {columns} images: {rows_told}."
     return sheet
 
@@ -123,9 +121,7 @@ def check_images(images: Any, what: str) -> np.ndarray[Any, np.dtype[np.float32]
     batch = torch.as_tensor(images).detach().float().cpu()
     batch = batch[None] if batch.ndim == 3 else batch
     if batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel():
-        raise ValueError(
-            f"{what}: images should be (N, C, H, W) with 1 or 3 channels, not {tuple(batch.shape)}"
-        )
+        raise ValueError(f"{what}: images should be (N, C, H, W) with 1 or 3 channels, not {tuple(batch.shape)}")
     broken = (~torch.isfinite(batch)).flatten(1).any(1).nonzero().flatten().tolist()
     if broken:
         count = f"{len(broken)} of {len(batch)} images"
@@ -158,9 +154,7 @@ def _tile_size(pixels: Any, columns: int, scale: float | None, space: float = PA
     return width * scale, height * scale
 
 
-def _sheet(
-    width: float, height: float, title: str | None = None, note: str | None = None
-) -> tuple[Canvas, Axes]:
+def _sheet(width: float, height: float, title: str | None = None, note: str | None = None) -> tuple[Canvas, Axes]:
     # Long titles widen the sheet; a bold letter of this size is about nine pixels wide.
     width = max(width, 2 * MARGIN + 9 * len(title or ""), 2 * MARGIN + 7 * len(note or ""))
     height += MARGIN - GAP
@@ -172,9 +166,7 @@ def _sheet(
     return canvas, axes
 
 
-def _text(
-    axes: Axes, x: float, y: float, text: str, ha: str = "left", size: float = 8.5, **options: Any
-) -> None:
+def _text(axes: Axes, x: float, y: float, text: str, ha: str = "left", size: float = 8.5, **options: Any) -> None:
     axes.text(x, y, text, ha=ha, va="center", size=size, color="#222222", parse_math=False, **options)
 
 
@@ -189,9 +181,7 @@ def _tile(axes: Axes, image: Any, x: float, y: float, width: float, height: floa
     axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="#bbbbbb", linewidth=0.5))
 
 
-def _grid_alt(
-    pixels: Any, kept: Any, rows: int, columns: int, labels: list[str] | None, title: str | None
-) -> str:
+def _grid_alt(pixels: Any, kept: Any, rows: int, columns: int, labels: list[str] | None, title: str | None) -> str:
     one = len(kept) == 1
     what = "One image" if one else f"{len(kept):,} images in {rows} row{'s' * (rows > 1)} of up to {columns}"
     more = f", taken evenly from {len(pixels):,}" if len(kept) < len(pixels) else ""

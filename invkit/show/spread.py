@@ -31,9 +31,7 @@ def curve_with_spread(
     ``ys`` holds arrays (seeds, len(x)), or (len(x),) for a single seed. Raises ``ValueError`` if there is no
     curve, or one of another length or with non-finite values.
     """
-    curves = {
-        name: _seeds(values, len(x), f"curve_with_spread: curve {name!r}") for name, values in ys.items()
-    }
+    curves = {name: _seeds(values, len(x), f"curve_with_spread: curve {name!r}") for name, values in ys.items()}
     if not curves:
         raise ValueError("curve_with_spread was given no curves")
     with styled() as palette:
@@ -41,9 +39,7 @@ def curve_with_spread(
         for i, (name, values) in enumerate(curves.items()):
             mean, spread = values.mean(0), _sd(values)
             colour = palette[i % len(palette)]
-            axes.plot(
-                x, mean, color=colour, linestyle=DASHES[i % len(DASHES)], marker="o", markersize=4, label=name
-            )
+            axes.plot(x, mean, color=colour, linestyle=DASHES[i % len(DASHES)], marker="o", markersize=4, label=name)
             axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         if log_x:
@@ -54,9 +50,7 @@ def curve_with_spread(
             axes.set_yscale("log")
         legend(axes, len(curves))
     ends = "; ".join(f"{name} from {v.mean(0)[0]:.3g} to {v.mean(0)[-1]:.3g}" for name, v in curves.items())
-    figure.alt = (
-        f"{ylabel} against {xlabel} from {x[0]:,g} to {x[-1]:,g}: {ends} (means over {_count(curves)})."
-    )
+    figure.alt = f"{ylabel} against {xlabel} from {x[0]:,g} to {x[-1]:,g}: {ends} (means over {_count(curves)})."
     return figure
 
 
@@ -66,10 +60,7 @@ def bar_with_spread(values: Mapping[str, Any], *, ylabel: str, title: str | None
     ``values`` maps a name to a number or to one per seed; ``ylabel`` says what they measure. Raises
     ``ValueError`` if there is nothing to draw or a value is not finite.
     """
-    bars = {
-        name: line(np.atleast_1d(np.asarray(v, float)), f"bar_with_spread: {name!r}")
-        for name, v in values.items()
-    }
+    bars = {name: line(np.atleast_1d(np.asarray(v, float)), f"bar_with_spread: {name!r}") for name, v in values.items()}
     if not bars:
         raise ValueError("bar_with_spread was given no values")
     with styled() as palette:

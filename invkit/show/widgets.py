@@ -52,9 +52,7 @@ class Frames:
         self, frames: Sequence[bytes], labels: Sequence[str], alts: Sequence[str], title: str, start: int = 0
     ) -> None:
         if not len(frames) == len(labels) == len(alts) > 0:
-            raise ValueError(
-                f"{len(frames)} frames, {len(labels)} labels and {len(alts)} alt texts do not match"
-            )
+            raise ValueError(f"{len(frames)} frames, {len(labels)} labels and {len(alts)} alt texts do not match")
         if not all(alt.strip() for alt in alts):
             raise ValueError("an alt text is empty: say in a sentence what each frame shows")
         if not 0 <= start < len(frames):
@@ -63,9 +61,7 @@ class Frames:
         self.title, self.start = title, start
         weight = sum(map(len, frames)) * 4 // 3  # as base64
         if weight > HEAVY:
-            warnings.warn(
-                f"the frames of {title!r} weigh {weight / 1e6:.1f} MB: draw fewer or smaller", stacklevel=2
-            )
+            warnings.warn(f"the frames of {title!r} weigh {weight / 1e6:.1f} MB: draw fewer or smaller", stacklevel=2)
 
     @classmethod
     def render(
@@ -175,9 +171,7 @@ def picture(draw: Callable[[Any], Figure], value: Any, alt: str | None = None) -
     figure = draw(value)
     text = getattr(figure, "alt", None) if alt is None else alt.format(value)
     if not text:
-        raise ValueError(
-            "the figure has no alt text: give alt='… {} …', or draw with a function of invkit.show"
-        )
+        raise ValueError("the figure has no alt text: give alt='… {} …', or draw with a function of invkit.show")
     frame = webp(render_png(figure))
     plt.close(figure)
     return frame, text

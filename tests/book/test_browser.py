@@ -88,9 +88,7 @@ def test_arrow_keys_move_every_slider_and_change_image_and_words(browser, addres
             before = state()
             slider.send_keys(Keys.ARROW_RIGHT)
             after = state()
-            assert all(a != b for a, b in zip(before, after, strict=True)), (
-                f"{chapter}: {before[1:]}, {after[1:]}"
-            )
+            assert all(a != b for a, b in zip(before, after, strict=True)), f"{chapter}: {before[1:]}, {after[1:]}"
             assert after[1] == after[2]
             assert image.get_attribute("alt").strip()
             slider.send_keys(Keys.ARROW_LEFT)
@@ -100,9 +98,7 @@ def test_arrow_keys_move_every_slider_and_change_image_and_words(browser, addres
 
 
 def test_every_image_is_decoded(browser, address, everything):
-    broken = (
-        "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 80))"
-    )
+    broken = "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 80))"
     for page in everything:
         browser.get(f"{address}/{page}")
         assert browser.execute_script(broken) == [], page

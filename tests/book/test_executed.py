@@ -78,9 +78,7 @@ def test_a_page_never_claims_defaults_of_a_run_that_had_others(warn, given, visi
 
 
 def test_a_widget_without_a_kernel_free_rendering_is_refused(warn, warnings):
-    page = executed.without_kernel(
-        notebook(code("w", shown(**{VIEW: {}, "text/plain": "w"})), widgets={}), warn
-    )
+    page = executed.without_kernel(notebook(code("w", shown(**{VIEW: {}, "text/plain": "w"})), widgets={}), warn)
     assert warnings == ["widget"]
     assert "widgets" not in page["metadata"]
 
@@ -98,9 +96,7 @@ def test_a_live_control_leaves_a_note(warn, warnings):
     assert warnings == []
 
 
-@pytest.mark.parametrize(
-    "bar", ["  0%|     | 0/3 [00:00<?, ?it/s]", "fit: 100%|###| 3/3", "5it [00:01, 5it/s]"]
-)
+@pytest.mark.parametrize("bar", ["  0%|     | 0/3 [00:00<?, ?it/s]", "fit: 100%|###| 3/3", "5it [00:01, 5it/s]"])
 def test_progress_bars_leave_nothing(warn, warnings, bar):
     page = executed.without_kernel(notebook(code("w", shown(**{VIEW: {}, "text/plain": bar}))), warn)
     assert page["cells"][0]["outputs"] == []

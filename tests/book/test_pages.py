@@ -58,20 +58,13 @@ def test_every_image_has_an_alt_text(pages):
 
 
 def test_nothing_is_loaded_from_another_host(pages):
-    outside = {
-        (path.name, url)
-        for path, page in pages.items()
-        for url in page.loads
-        if re.match(r"(https?:)?//", url)
-    }
+    outside = {(path.name, url) for path, page in pages.items() for url in page.loads if re.match(r"(https?:)?//", url)}
     assert not outside
 
 
 def test_style_sheets_load_nothing_from_another_host(site):
     for sheet in (site / "_static").rglob("*.css"):
-        outside = re.findall(
-            r"(?:url\(|@import\s)\s*['\"]?((?:https?:)?//[^'\")\s]+)", sheet.read_text("utf8")
-        )
+        outside = re.findall(r"(?:url\(|@import\s)\s*['\"]?((?:https?:)?//[^'\")\s]+)", sheet.read_text("utf8"))
         assert not outside, sheet.name
 
 
@@ -87,9 +80,7 @@ def test_internal_links_lead_somewhere(pages, site):
             if urlparse(where).scheme or where.startswith("//"):
                 continue
             target = (path.parent / unquote(where)).resolve() if where else path
-            if not target.is_file() or (
-                name and target in pages and unquote(name) not in pages[target].names
-            ):
+            if not target.is_file() or (name and target in pages and unquote(name) not in pages[target].names):
                 broken.append((path.name, link))
     assert not broken
 

@@ -69,9 +69,7 @@ def test_a_seed_gives_the_same_bits(target, photo):
     config = dataclasses.replace(CONFIG, jitter=2)
     first = deep_dream(target, photo, "conv1", config, generator=seeded(1))
     assert torch.equal(first.images, deep_dream(target, photo, "conv1", config, generator=seeded(1)).images)
-    assert not torch.equal(
-        first.images, deep_dream(target, photo, "conv1", config, generator=seeded(2)).images
-    )
+    assert not torch.equal(first.images, deep_dream(target, photo, "conv1", config, generator=seeded(2)).images)
 
 
 def test_a_callback_ends_all_octaves(target, photo):

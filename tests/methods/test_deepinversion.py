@@ -125,9 +125,7 @@ def test_bad_input_is_named(target, options, says):
 def test_networks_that_it_does_not_fit(make_target):
     with pytest.raises(ValueError, match=r"no batch-norm layer.*Plug-In Inversion"):
         deep_inversion(make_target(batch_norm=False), LABELS, config())
-    deep_inversion(
-        make_target(batch_norm=False), LABELS, config(feature=0, steps=1)
-    )  # asks for no statistics
+    deep_inversion(make_target(batch_norm=False), LABELS, config(feature=0, steps=1))  # asks for no statistics
     moving = make_target()
     moving.module.bn1.train()
     with pytest.raises(ValueError, match=r"bn1 .*in train mode"):
@@ -220,9 +218,7 @@ def test_a_real_network_is_convinced(data_folder):
     target = load_target("invkit/resnet20", weights=data_folder / "weights" / "cifar10_resnet20.safetensors")
     assert isinstance(target, Target)
     labels = torch.arange(10)
-    small = DeepInversionConfig(
-        steps=30, lr=0.1, jitter=2, tv=0.01, feature=1.0, betas=(0.5, 0.9), log_every=10
-    )
+    small = DeepInversionConfig(steps=30, lr=0.1, jitter=2, tv=0.01, feature=1.0, betas=(0.5, 0.9), log_every=10)
     result = deep_inversion(target, labels, small)
     with torch.no_grad():
         right = (target(result.images).argmax(1) == labels).float().mean()

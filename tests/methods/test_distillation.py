@@ -12,9 +12,7 @@ from invkit.runtime import seeded
 def student(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)
-        )
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
 
 
 def images_for(target, n=96):
@@ -50,9 +48,7 @@ def test_a_student_learns_from_the_teacher_alone(target):
     assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
     with torch.no_grad():
         gap = F.kl_div(pupil(images).log_softmax(1), target(images).softmax(1), reduction="batchmean")
-        start = F.kl_div(
-            target.module(images).mul(0).log_softmax(1), target(images).softmax(1), reduction="batchmean"
-        )
+        start = F.kl_div(target.module(images).mul(0).log_softmax(1), target(images).softmax(1), reduction="batchmean")
     assert gap < start
     assert not pupil.module.training
     assert not any(p.requires_grad for p in pupil.parameters())
@@ -64,8 +60,7 @@ def test_a_seed_gives_the_same_student(target):
     images, labels = images_for(target, 40)
     config = DistillationConfig(steps=5, warmup=1, batch_size=16)
     first, second, other = (
-        distil(target, student(), images, labels, config, generator=seeded(s))[0].fingerprint()
-        for s in (0, 0, 1)
+        distil(target, student(), images, labels, config, generator=seeded(s))[0].fingerprint() for s in (0, 0, 1)
     )
     assert first == second != other
 

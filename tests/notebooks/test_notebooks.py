@@ -49,9 +49,7 @@ def test_its_code_is_short(path):
     for number, source in enumerate(sources, 1):
         lines = source.splitlines()
         assert len(lines) <= CELL, f"code cell {number} has {len(lines)} lines"
-        assert max(map(len, lines), default=0) <= WIDTH, (
-            f"code cell {number} is wider than {WIDTH} characters"
-        )
+        assert max(map(len, lines), default=0) <= WIDTH, f"code cell {number} is wider than {WIDTH} characters"
 
 
 def test_it_explains_itself(path):

@@ -29,9 +29,7 @@ def pixels(figure) -> np.ndarray:
 def test_every_pixel_of_an_image_is_a_flat_square_of_its_colour(channels):
     image = torch.rand(1, channels, 4, 5, generator=torch.Generator().manual_seed(0))
     drawn = pixels(image_grid(image, scale=10))
-    centres = drawn[
-        8 * 2 + 10 : 8 * 2 + 80 : 20, 8 * 2 + 10 : 8 * 2 + 100 : 20
-    ]  # margin 8, two pixels per CSS pixel
+    centres = drawn[8 * 2 + 10 : 8 * 2 + 80 : 20, 8 * 2 + 10 : 8 * 2 + 100 : 20]  # margin 8, two pixels per CSS pixel
     expected = image[0].permute(1, 2, 0).expand(4, 5, 3).numpy()
     np.testing.assert_allclose(centres, expected, atol=1 / 255)
 

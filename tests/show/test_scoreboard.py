@@ -91,10 +91,7 @@ def test_answers_are_counted_linked_and_read_again_when_they_change(book, build)
     publish(book, answers(), answers())
     page, warnings = build()
     assert warnings == ""
-    assert (
-        "Of 68 claims, 12 hold, 0 do not hold, 1 is out of reach, 55 wait for a chapter in preparation."
-        in page
-    )
+    assert "Of 68 claims, 12 hold, 0 do not hold, 1 is out of reach, 55 wait for a chapter in preparation." in page
     assert 'href="notebooks/01_deepinversion.html#claim-di-verifier"' in page
     assert 'id="claim-di-verifier"' in (book / "out/notebooks/01_deepinversion.html").read_text("utf8")
     assert "0.6 ± 0.14 (2 seeds)" in page

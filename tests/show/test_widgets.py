@@ -43,9 +43,7 @@ def browser(tmp_path_factory):
 def state(figure) -> dict[str, str]:
     image, slider = (figure.find_element("css selector", name) for name in ("img", "input"))
     names = image.get_attribute("alt"), image.get_attribute("src"), slider.get_attribute("aria-valuetext")
-    return dict(zip(("alt", "src", "said"), names)) | {
-        "read": figure.find_element("css selector", "output").text
-    }
+    return dict(zip(("alt", "src", "said"), names)) | {"read": figure.find_element("css selector", "output").text}
 
 
 def page(path, *shown) -> str:
@@ -76,12 +74,7 @@ def test_every_frame_is_a_picture_and_the_slider_has_a_name(browser, tmp_path):
     slider, image = (browser.find_element("css selector", name) for name in ("input", "img"))
     assert slider.accessible_name == "Grey & level"
     for _ in range(3):
-        assert (
-            browser.execute_script(
-                "return arguments[0].decode().then(() => arguments[0].naturalWidth)", image
-            )
-            > 0
-        )
+        assert browser.execute_script("return arguments[0].decode().then(() => arguments[0].naturalWidth)", image) > 0
         slider.send_keys("\ue014")
 
 
