@@ -1,0 +1,192 @@
+"""What a DeepInversion step costs, in units of a bare pass of the same network; run by ``make bench``.
+
+The unit is a forward pass and a backward pass to the input of the frozen network, eager and contiguous, at
+the same batch. Unit and step alternate in one run, so that whatever else the machine does meets both. Compiled
+variants take minutes to build and are measured with ``INVKIT_BENCH_COMPILE=1``. Ratios are printed, and with
+``--benchmark-json FILE`` kept; nothing is asserted about time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from invkit.augment import initial_images
+from invkit.bn_hooks import BatchNormPenalty
+from invkit.images import ImageSpec
+from invkit.methods.deepinversion import DeepInversionConfig, _terms
+from invkit.networks.classifiers import build
+from invkit.objective import Objective
+from invkit.optimize import _Run
+from invkit.runtime import seeded
+from invkit.target import Target, load_target
+
+COMPILE = bool(os.environ.get("INVKIT_BENCH_COMPILE"))
+THREADS = int(os.environ.get("INVKIT_BENCH_THREADS", "2"))
+CIFAR = ImageSpec(
+    channels=3, size=(32, 32), mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26), classes=tuple("abcdefghij")
+)
+VARIANTS = {
+    "eager": {},
+    "bf16": {"bf16": True},
+    "compile": {"compile": True},
+    "compile and bf16": {"compile": True, "bf16": True},
+}
+needs_compile = pytest.mark.skipif(not COMPILE, reason="set INVKIT_BENCH_COMPILE=1 to measure compiled steps")
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+def resnet20() -> Target:
+    return Target(build("resnet20", CIFAR, seed=0), CIFAR)
+
+
+def step_of(target: Target, batch: int, **options) -> Callable[[], object]:
+    """One complete step of DeepInversion: jitter, flip, network, priors, penalty, Adam, clip."""
+    config = DeepInversionConfig(steps=100_000, jitter=4, log_every=100_000, **options)
+    labels = torch.arange(batch) % target.spec.n_classes
+    penalty = BatchNormPenalty(target.module)
+    terms, weight = _terms(config, None), config.feature
+    objective = Objective(network=target, terms=terms, labels=labels, penalty=penalty, penalty_weight=weight)
+    generator = seeded(0)
+    images = initial_images(batch, target.spec.shape, generator)
+    stack = contextlib.ExitStack()
+    stack.enter_context(penalty.attached())
+    run = _Run(objective, images, config, generator, None)
+    run.hooks = stack  # the penalty's hooks live as long as the step
+    return lambda: run.advance(())
+
+
+def unit_of(target: Target, batch: int) -> Callable[[], object]:
+    """Forward and backward to the input, and nothing else."""
+    leaf = torch.rand(batch, *target.spec.shape, generator=seeded(1)).requires_grad_()
+    network = target.module
+
+    def unit() -> object:
+        return torch.autograd.grad(network(leaf).sum(), leaf)
+
+    return unit
+
+
+def alternate(parts: dict[str, Callable[[], object]], rounds: int = 21, warm_up: int = 4) -> dict[str, float]:
+    """Median seconds of each part, all of them run in turn, round after round."""
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for k in range(warm_up + rounds):
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part()
+            if k >= warm_up:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def report(benchmark, title: str, seconds: dict[str, float], unit: str = "unit") -> None:
+    """Print ratios to the unit and keep them with the benchmark's record."""
+    print(f"\n{title}: {1e3 * seconds[unit]:.1f} ms a unit ({THREADS} threads)")
+    for name, value in seconds.items():
+        print(f"  {name:24s} {1e3 * value:9.1f} ms   {value / seconds[unit]:.2f}")
+        benchmark.extra_info[name] = round(value / seconds[unit], 3)
+
+
+def separate(make: Callable[[], Target]) -> tuple[Target, Target]:
+    """Two networks of the same weights: the unit's must not carry the step's hooks."""
+    return make(), make()
+
+
+NAMES = [pytest.param(n, marks=needs_compile) if "compile" in n else n for n in VARIANTS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resnet20_step(benchmark, name):
+    bare, hooked = separate(resnet20)
+    parts = {"unit": unit_of(bare, 64), name: step_of(hooked, 64, **VARIANTS[name])}
+    report(benchmark, "ResNet-20, 32x32, batch 64", alternate(parts))
+    benchmark.pedantic(parts[name], rounds=3, warmup_rounds=0)
+
+
+def test_resnet20_micro_batches(benchmark):
+    whole, chunked = separate(resnet20)
+    parts = {"unchunked": step_of(whole, 256), "micro-batches of 64": step_of(chunked, 256, micro_batch=64)}
+    report(benchmark, "ResNet-20, batch 256", alternate(parts, rounds=15, warm_up=1), "unchunked")
+    benchmark.pedantic(parts["micro-batches of 64"], rounds=2, warmup_rounds=0)
+
+
+def test_resnet50_step(benchmark):
+    def resnet50() -> Target:
+        return load_target("torchvision/resnet50", weights=None)
+
+    bare, hooked = separate(resnet50)
+    parts = {"unit": unit_of(bare, 4), "eager": step_of(hooked, 4)}
+    report(benchmark, "ResNet-50, 224x224, batch 4", alternate(parts, rounds=15, warm_up=2))
+    benchmark.pedantic(parts["eager"], rounds=2, warmup_rounds=0)
+
+
+MEMORY = """
+    import resource, sys
+    sys.path.insert(0, {here!r})
+    import torch
+    torch.set_num_threads({threads})
+    from test_step import resnet20, step_of, unit_of
+    step_of(resnet20(), 2)()  # what the libraries take for themselves
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    batch, micro = int(sys.argv[1]), int(sys.argv[2])
+    step = step_of(resnet20(), batch, micro_batch=micro or None)
+    for _ in range(3):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def peak(batch: int, micro: int) -> float:
+    """MiB that the steps of a process of its own need beyond what an almost empty one does."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    code = textwrap.dedent(MEMORY.format(here=here, threads=THREADS))
+    # Memory that was freed goes back at once, so that the peak is that of live tensors.
+    env = os.environ | {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", code, str(batch), str(micro)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    return int(done.stdout.split()[-1]) / 1024
+
+
+def test_memory_of_micro_batches(benchmark):
+    sizes = {"batch 64": (64, 0), "batch 1,024 in 64s": (1024, 64), "batch 256": (256, 0)}
+    found = {name: peak(*size) for name, size in sizes.items()}
+    print("\nPeak memory of ResNet-20 steps beyond an empty process")
+    for name, value in found.items():
+        print(f"  {name:24s} {value:9.0f} MiB  {value / found['batch 64']:.2f}")
+        benchmark.extra_info[name] = round(value / found["batch 64"], 3)
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def test_where_the_time_goes(benchmark):
+    step = step_of(resnet20(), 64)
+    for _ in range(3):
+        step()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in range(5):
+            step()
+    events = [e for e in seen.key_averages() if e.self_cpu_time_total]
+    total = sum(e.self_cpu_time_total for e in events)
+    print("\nWhere the time of a ResNet-20 step goes (self time)")
+    top = sorted(events, key=lambda e: -e.self_cpu_time_total)[:12]
+    for event in top:
+        print(f"  {event.key:44.44s} {100 * event.self_cpu_time_total / total:5.1f} %   {event.count // 5} calls")
+    benchmark.extra_info["top"] = json.dumps({e.key: e.self_cpu_time_total / total for e in top})
+    benchmark.pedantic(step, rounds=2)
