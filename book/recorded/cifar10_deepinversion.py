@@ -1,6 +1,6 @@
 """Repeat the recorded runs on CIFAR-10: DeepInversion of a published ResNet-20, judged by others.
 
-    INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py images [--steps 2000]
+    INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py images [--steps 600]
     INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py student [--images 640]
 
 ``FOLDER`` holds ``cifar10_4600.npz`` (4,000 training and 600 test images), ``weights/`` with the networks, and
@@ -26,7 +26,10 @@ from invkit.networks.classifiers import build
 from invkit.runtime import seeded
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py"
-COMMON = {"lr": 0.05, "betas": (0.5, 0.9), "cross_entropy": 5.0, "tv": 0.2, "l2": 0.0, "feature": 1.0, "flip": 0.5}
+COMMON: dict[str, Any] = {
+    "lr": 0.05, "betas": (0.5, 0.9), "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "feature": 1.0, "flip": 0.5,
+    "low_resolutions": ((16, 300),),
+}  # fmt: skip
 WRAPPED = COMMON | {"jitter": 2}
 SHIFTED = COMMON | {"jitter": 4, "wrap": False}
 TERMS = {
@@ -127,16 +130,16 @@ def main() -> None:
     """Read the command line and run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("images", "student"))
-    parser.add_argument("--steps", type=int, default=None, help="inversion steps (2000 for images, 600 for student)")
+    parser.add_argument("--steps", type=int, default=600, help="inversion steps at full resolution")
     parser.add_argument("--images", type=int, default=640, help="synthetic images for the student")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     folder = Path(os.environ["INVKIT_DATA"])
     data = ik.load_data(f"npz:{folder / 'cifar10_4600.npz'}")
     if given.part == "images":
-        images(data, folder, given.device, given.steps or 2000)
+        images(data, folder, given.device, given.steps)
     else:
-        student(data, folder, given.device, given.images, given.steps or 600)
+        student(data, folder, given.device, given.images, given.steps)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Make the book's opening picture, ``book/_static/hero.png``: noise becoming digits, one row for each of five moments.
 
-    python book/recorded/hero.py
+python book/recorded/hero.py
 """
 
 from __future__ import annotations
