@@ -9,12 +9,13 @@ differentiate the penalty with respect to the merged moments, then send the resu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -50,22 +51,53 @@ class _Tapped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        count = x.numel() // x.shape[1]
-        mean, var = batch_statistics(x)
+        mean, var = _unbiased(x)
         ctx.save_for_backward(x, mean)
-        ctx.count = count
         # x[...] keeps the strides; view_as would not for one channels-last image, whose gradient torch's batch norm
         # then gets wrong.
-        return x[...], mean, var * (count / max(count - 1, 1))
+        return x[...], mean, var
 
     @staticmethod
-    def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def backward(ctx, grad: Tensor, by_mean: Tensor, by_var: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         x, mean = ctx.saved_tensors
-        shape = [1, -1, *[1] * (x.ndim - 2)]
-        slope = grad_var * (2 / max(ctx.count - 1, 1))
-        offset = grad_mean / ctx.count - slope * mean
-        # Two fused passes over the feature map instead of five.
-        return torch.addcmul(grad + offset.to(x.dtype).view(shape), x, slope.to(x.dtype).view(shape))
+        slope, offset = _affine(x, mean, by_mean, by_var)
+        # The sum in place: a feature map for a temporary costs more than both passes.
+        return torch.addcmul(grad, x, slope).add_(offset)
+
+
+class _TappedNorm(torch.autograd.Function):
+    """``x -> (batch_norm(x), mean, var)`` of a frozen layer in eval mode, with one backward pass for both.
+
+    Batch norm is then itself affine per channel, so its gradient and that of the moments are two fused passes.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: Any) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        mean, var = _unbiased(x)
+        scale = torch.rsqrt(layer.running_var + layer.eps)
+        ctx.save_for_backward(x, mean, scale if layer.weight is None else scale * layer.weight)
+        running = layer.running_mean, layer.running_var, layer.weight, layer.bias
+        return F.batch_norm(x, *running, training=False, eps=layer.eps), mean, var
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, by_mean: Tensor, by_var: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        x, mean, scale = ctx.saved_tensors
+        slope, offset = _affine(x, mean, by_mean, by_var)
+        return torch.addcmul(offset, x, slope).addcmul_(grad, scale.to(x.dtype).view(slope.shape)), None
+
+
+def _unbiased(x: Tensor) -> tuple[Tensor, Tensor]:
+    count = x.numel() // x.shape[1]
+    mean, var = batch_statistics(x)
+    return mean, var * (count / max(count - 1, 1))
+
+
+def _affine(x: Tensor, mean: Tensor, by_mean: Tensor, by_var: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset per channel of the moments' gradient, shaped to go with x."""
+    count, shape = x.numel() // x.shape[1], [1, -1, *[1] * (x.ndim - 2)]
+    slope = by_var * (2 / max(count - 1, 1))
+    offset = by_mean / count - slope * mean
+    return slope.to(x.dtype).view(shape), offset.to(x.dtype).view(shape)
 
 
 def merge(parts: Sequence[Moments]) -> Moments:
@@ -117,15 +149,25 @@ class BatchNormPenalty:
 
     @contextmanager
     def attached(self) -> Iterator[BatchNormPenalty]:
-        """Hook the layers; the hooks are gone on leaving the context, whatever happens."""
+        """Listen at the layers; they are as they were on leaving the context, whatever happens."""
         self._taken.clear()
-        hooks = [m.register_forward_pre_hook(self._hook(i)) for i, m in enumerate(self.layers)]
-        try:
+        with ExitStack() as undo:
+            for index, layer in enumerate(self.layers):
+                if _is_plain(layer):
+                    layer.forward = self._norm(index, layer)
+                    undo.callback(delattr, layer, "forward")
+                else:
+                    undo.callback(layer.register_forward_pre_hook(self._hook(index)).remove)
+            undo.callback(self._taken.clear)
             yield self
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self._taken.clear()
+
+    def _norm(self, index: int, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            y, mean, var = _TappedNorm.apply(x, layer)
+            self._taken.append((index, Moments(x.numel() // x.shape[1], mean, var)))
+            return y
+
+        return forward
 
     def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
         def tap(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -193,6 +235,12 @@ class LinearForm:
     def __call__(self, taken: Sequence[tuple[int, Moments]]) -> Tensor:
         pairs = zip(self.coefficients, taken, strict=True)
         return torch.stack([a @ m.mean + b @ m.var for (a, b), (_, m) in pairs]).sum()
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether the layer does nothing but torch's batch norm, with nothing to learn and no forward of another's."""
+    plain = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and "forward" not in vars(layer)
+    return plain and not any(p.requires_grad for p in layer.parameters())
 
 
 def _gather(local: Moments) -> list[Moments]:
