@@ -6,7 +6,7 @@ is put together from merged moments (see :mod:`invkit.bn_hooks`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ class Gradient:
             self.objective.penalty.take()  # moments of other forward passes, say of a callback's, do not count
         if size >= len(images) and self.ranks == 1:
             return self._whole(images, total)
-        return self._in_chunks(list(zip(images.split(size), self.objective.labels.split(size), strict=True)), total)
+        return self._in_chunks(images, size, total)
 
     def _whole(self, images: Tensor, total: int) -> tuple[Tensor, Tensor]:
         leaf = images.detach().requires_grad_()
@@ -99,25 +99,30 @@ class Gradient:
             values = torch.cat([values, feature.view(1)])
         return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
 
-    def _in_chunks(self, chunks: Sequence[tuple[Tensor, Tensor]], total: int) -> tuple[Tensor, Tensor]:
+    def _in_chunks(self, whole: Tensor, size: int, total: int) -> tuple[Tensor, Tensor]:
+        chunks = list(zip(whole.split(size), self.objective.labels.split(size), strict=True))
         penalty, weight = self.objective.penalty, self.objective.penalty_weight
         forms: list[LinearForm] = []
         if penalty:
             with torch.no_grad():
                 moments = [self.evaluate(*chunk)[1] for chunk in chunks]
             feature, forms = penalty.linear_forms(moments, across_ranks=self.ranks > 1)
-        values, gradients = torch.zeros(len(self.objective.terms), device=chunks[0][0].device), []
+        # Filled chunk by chunk: a list to be joined would hold every gradient twice.
+        gradient, rows = torch.empty_like(whole), 0
+        values = torch.zeros(len(self.objective.terms), device=whole.device)
         for i, (images, labels) in enumerate(chunks):
             leaf = images.detach().requires_grad_()
             sums, taken = self.evaluate(leaf, labels)
             loss = sums.sum() / total
-            gradients.append(torch.autograd.grad(loss + weight * forms[i](taken) if forms else loss, leaf)[0])
+            loss = loss + weight * forms[i](taken) if forms else loss
+            gradient[rows : rows + len(leaf)] = torch.autograd.grad(loss, leaf)[0]
+            rows += len(leaf)
             values = values + sums.detach() / total
         if self.ranks > 1:
             dist.all_reduce(values)
         if penalty:
             values = torch.cat([values, (weight * feature).view(1)])
-        return values, torch.cat(gradients)
+        return values, gradient
 
     def _count(self, images: Tensor) -> int:
         if self.ranks == 1:

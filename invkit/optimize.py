@@ -171,7 +171,7 @@ class _Run:
                         return stop
                 if self.stage + 1 == len(self.plan):
                     return "steps"
-                self.stages.append(self.best_images.cpu())
+                self.stages.append(self.best_images.contiguous().cpu())
                 self.start_stage(self.stage + 1, self.best_images)
         except KeyboardInterrupt:
             return "interrupted"
@@ -188,13 +188,14 @@ class _Run:
             self.adam.param_groups[0]["lr"] = self.config.lr * (1 + math.cos(math.pi * self.step / self.steps)) / 2
         self.images.grad = undo_jitter(gradient, draw, self.config.wrap)
         self.adam.step()
+        self.images.grad = None  # not to be held through the next forward pass
         if self.config.clip:
             self.images.clamp_(0, 1)
         self.step, self.done = self.step + 1, self.done + 1
         named = dict(zip((*self.objective.names, "total"), (*values, values.sum()), strict=True)) if callbacks else {}
         record = Step(index=self.done - 1, stage=self.stage, images=self.images, values=named)
         answers = [callback(record) for callback in callbacks]  # every one is asked
-        if any(answers):
+        if any(answer is True for answer in answers):
             return "callback"
         return self.look() if self.done % self.config.log_every == 0 or self.step == self.steps else ""
 
@@ -202,7 +203,7 @@ class _Run:
         """A true copy of the best images so far, chosen on the device; NaN never compares as better."""
         better = loss < self.best_loss
         self.best_loss = torch.where(better, loss, self.best_loss)
-        self.best_images = torch.where(better, self.images, self.best_images)
+        torch.where(better, self.images, self.best_images, out=self.best_images)
         self.best_step = torch.where(better, self.done, self.best_step)
 
     def look(self) -> str:
