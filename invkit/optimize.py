@@ -264,8 +264,12 @@ class _Run:
         history = {name: tuple(values[:, i].tolist()) for i, name in enumerate(self.objective.names)}
         history["total"] = tuple(values.sum(1).tolist())
         device = torch.cuda.get_device_name(self.images.device) if self.images.is_cuda else "cpu"
+        size, _ = self.plan[-1]  # a run that ended in a low resolution still gives images of the size asked for
+        images = (
+            self.best_images if tuple(self.best_images.shape[-2:]) == size else F.interpolate(self.best_images, size)
+        )
         return InversionResult(
-            images=self.best_images.contiguous().cpu(),
+            images=images.contiguous().cpu(),
             labels=self.objective.labels.cpu(),
             history=history,
             best_step=int(self.best_step),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -22,6 +23,12 @@ T = TypeVar("T")
 def seeded(seed: int) -> torch.Generator:
     """A CPU generator with this seed. Draws are made on the CPU and moved, so that a seed means the same everywhere."""
     return torch.Generator().manual_seed(seed)
+
+
+def default_generator() -> torch.Generator:
+    """Where no generator is given: seeded by the rank, so that the ranks of a distributed run draw different noise."""
+    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return seeded(torch.distributed.get_rank() if ranks else 0)
 
 
 def spawn(generator: torch.Generator) -> torch.Generator:

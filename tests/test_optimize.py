@@ -464,3 +464,16 @@ def test_one_grey_image_of_odd_size(make_target):
     result = run(target, n=1)
     assert result.images.shape == (1, 1, 7, 5)
     assert result.images.is_contiguous()
+
+
+def test_a_run_that_ends_in_a_low_resolution_gives_images_of_the_full_size(make_target):
+    target = make_target()
+    config = LoopConfig(steps=3, low_resolutions=((4, 3),))
+    objective = Objective(
+        network=target, terms={"logit": (1.0, lambda b: b.outputs[:, 0])}, labels=torch.zeros(2, dtype=torch.long)
+    )
+    images = torch.rand(2, 3, 8, 8)
+    result = optimise_images(objective, images, config, generator=seeded(0), callbacks=[lambda step: True])
+    assert result.stopped == "callback"
+    assert result.images.shape == (2, 3, 8, 8)
+    assert torch.equal(result.images[..., ::2, ::2], result.images[..., 1::2, 1::2]), "nearest neighbours of 4 pixels"

@@ -15,7 +15,7 @@ from invkit.augment import initial_images
 from invkit.objective import Objective, Term
 from invkit.optimize import Callback, LoopConfig, optimise_images
 from invkit.results import InversionResult
-from invkit.runtime import seeded
+from invkit.runtime import default_generator
 from invkit.target import Target
 
 
@@ -69,7 +69,7 @@ def deep_dream(
 
     Raises ``ValueError`` for an unknown layer, or an octave that the network does not take (naming its size).
     """
-    config, generator = config or DeepDreamConfig(), generator or seeded(0)
+    config, generator = config or DeepDreamConfig(), generator or default_generator()
     target.check_frozen()
     replace(target.spec, size=(images.shape[-2], images.shape[-1])).check(images)
     sizes = [
@@ -95,7 +95,7 @@ def deep_dream(
             detail = result.images - base.cpu()
             if result.stopped != "steps":
                 break
-    return result
+    return replace(result, labels=None)
 
 
 def class_inversion(
@@ -109,9 +109,11 @@ def class_inversion(
 ) -> InversionResult:
     """Images of the given classes from noise: ``min CE(target(x), y) + R_prior(x)`` (§2.1), without any statistics.
 
-    ``init`` ``(N, C, H, W)`` replaces the noise. Raises ``ValueError`` for labels or images that do not fit.
+    ``init`` ``(N, C, H, W)`` replaces the noise; octaves play no part.
+
+    Raises ``ValueError`` for labels or images that do not fit.
     """
-    config, generator = config or DeepDreamConfig(), generator or seeded(0)
+    config, generator = config or DeepDreamConfig(), generator or default_generator()
     target.check_frozen()
     labels = target.spec.check_labels(labels)
     images = (

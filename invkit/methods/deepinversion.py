@@ -16,7 +16,7 @@ from invkit.bn_hooks import BatchNormPenalty
 from invkit.objective import Objective, Term
 from invkit.optimize import Callback, LoopConfig, optimise_images
 from invkit.results import InversionResult
-from invkit.runtime import seeded
+from invkit.runtime import default_generator
 from invkit.target import Target
 
 # Found on digits of 16 pixels, judged by another network: jitter as their training shifted them, much of the class.
@@ -88,7 +88,7 @@ def deep_inversion(
     Raises ``ValueError`` for labels or images that do not fit, a network without batch-norm statistics, one in train
     mode, or a competition without a student.
     """
-    config, generator = config or DeepInversionConfig(), generator or seeded(0)
+    config, generator = config or DeepInversionConfig(), generator or default_generator()
     target.check_frozen()
     if (config.competition > 0) != (student is not None):
         raise ValueError("adaptive DeepInversion needs both competition > 0 in the config and a student")
