@@ -66,6 +66,7 @@ def images(data: ik.DataSet, folder: Path, device: str, steps: int) -> None:
     scores = {name: judge(made, labels) for name, made in rows.items()}
     scores["real images"] = judge(genuine.images, genuine.labels)
     order = torch.arange(60).view(10, 6).T.flatten()  # class by class, to one image of each class in turn
+    columns = ("own", "ResNet-44", "robust net", "frechet", "diversity", "penalty", "tv")
     figure = show.image_rows(
         {name: made[:20] for name, made in rows.items()} | {"real images": genuine.images[order][:20]},
         [target.spec.classes[int(y)] for y in labels[:10]],
@@ -77,7 +78,7 @@ def images(data: ik.DataSet, folder: Path, device: str, steps: int) -> None:
         "cifar10_deepinversion",
         title="DeepInversion of a ResNet-20 for CIFAR-10: 60 images, one more term at a time",
         config={name: terms | {"steps": steps} for name, terms in TERMS.items()},
-        measured={f"{name}: {score}": value for name, row in scores.items() for score, value in row.items()},
+        measured={f"{name}: {column}": row[column] for name, row in scores.items() for column in columns},
         command=f"{COMMAND} images --steps {steps}",
         seed=0,
         seconds=time.perf_counter() - start,

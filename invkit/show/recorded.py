@@ -47,14 +47,10 @@ class Recorded:
 
     def _repr_html_(self) -> str:
         image = img_tag(webp(self.picture), self.alt) if self.picture else ""
-        rows = "".join(
-            f'<tr><th scope="row">{html.escape(name)}</th><td>{told_with_n(found)}</td></tr>'
-            for name, found in self.measured.items()
-        )
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         return (
             f'<figure class="inv-recorded"><figcaption><p><strong>Recorded run</strong> '
-            f"{html.escape(self.title)}</p><p>{html.escape(self.origin)}</p></figcaption>{image}<table><tbody>{rows}</tbody></table>{note}"
+            f"{html.escape(self.title)}</p><p>{html.escape(self.origin)}</p></figcaption>{image}<table>{_rows(self.measured)}</table>{note}"
             f"<p>Repeat it: <code>{html.escape(self.command)}</code></p></figure>"
         )
 
@@ -141,6 +137,25 @@ def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
 def show_recorded(name: str, folder: str | Path | None = None) -> Recorded:
     """The recorded run, shown by a cell that ends with it; raises as :func:`load_recorded` does."""
     return load_recorded(name, folder)
+
+
+def _rows(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line a number; names of the form ``row: column`` make a table of rows and columns."""
+    if not all(": " in name for name in measured):
+        return "".join(
+            f'<tr><th scope="row">{html.escape(name)}</th><td>{told_with_n(found)}</td></tr>'
+            for name, found in measured.items()
+        )
+    cells = {tuple(name.split(": ", 1)): told_with_n(found) for name, found in measured.items()}
+    columns = list(dict.fromkeys(column for _, column in cells))
+    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
+
+    def line(row: str) -> str:
+        values = "".join(f"<td>{cells.get((row, column), '')}</td>" for column in columns)
+        return f'<tr><th scope="row">{html.escape(row)}</th>{values}</tr>'
+
+    body = "".join(map(line, dict.fromkeys(row for row, _ in cells)))
+    return f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody>"
 
 
 def told_with_n(found: Mapping[str, Any]) -> str:

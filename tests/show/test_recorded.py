@@ -87,3 +87,21 @@ def test_a_name_that_is_not_there_lists_those_that_are(tmp_path):
 def test_outside_of_git_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert commit_of(tmp_path / "not" / "there") == "unknown"
+
+
+def test_names_of_rows_and_columns_make_a_table(tmp_path):
+    measured = {"first: a": 1.0, "first: b": 2.0, "second: b": 3.0}
+    record(
+        "matrix",
+        title="t",
+        config={},
+        measured=measured,
+        command="x",
+        seed=0,
+        seconds=1.0,
+        device="cpu",
+        folder=tmp_path,
+    )
+    page = show_recorded("matrix", tmp_path)._repr_html_()
+    assert '<th scope="col">a</th><th scope="col">b</th>' in page
+    assert '<th scope="row">second</th><td></td><td>3</td>' in page
