@@ -17,6 +17,11 @@ class Jitter:
     right: Tensor
     flip: Tensor
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The three as columns ``(N, 1)`` on ``device``, without waiting for it."""
+        down, right, flip = (t[:, None].to(device, non_blocking=True) for t in (self.down, self.right, self.flip))
+        return down, right, flip
+
 
 def draw_jitter(n: int, jitter: int, flip: float, generator: torch.Generator) -> Jitter:
     """Offsets uniform in -jitter..jitter and flips with probability ``flip``, for each image on its own."""
@@ -31,34 +36,30 @@ def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
     """
     if len(images) != len(draw.flip):
         raise ValueError(f"the jitter was drawn for {len(draw.flip)} images, not {len(images)}")
+    down, right, flip = draw.on(images.device)
     height, width = images.shape[-2:]
-    rows = torch.arange(height) - draw.down[:, None]
-    columns = torch.arange(width) - draw.right[:, None]
-    return _gather(images, rows, torch.where(draw.flip[:, None], width - 1 - columns, columns), wrap)
+    rows = torch.arange(height, device=images.device) - down
+    columns = torch.arange(width, device=images.device) - right
+    return _gather(images, rows, torch.where(flip, width - 1 - columns, columns), wrap)
 
 
 def undo_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
     """Inverse (where nothing was lost), and for a gradient the adjoint, of :func:`apply_jitter`."""
+    down, right, flip = draw.on(images.device)
     height, width = images.shape[-2:]
-    rows = torch.arange(height) + draw.down[:, None]
-    columns = torch.arange(width).expand(len(images), width)
-    return _gather(
-        images, rows, torch.where(draw.flip[:, None], width - 1 - columns, columns) + draw.right[:, None], wrap
-    )
+    rows = torch.arange(height, device=images.device) + down
+    columns = torch.arange(width, device=images.device)
+    return _gather(images, rows, torch.where(flip, width - 1 - columns, columns) + right, wrap)
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor, wrap: bool) -> Tensor:
     """``out[n, :, i, j] = images[n, :, rows[n, i], columns[n, j]]``, modulo the size or zero outside."""
     height, width = images.shape[-2:]
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    index = (
-        torch.arange(len(images))[:, None, None],
-        rows.remainder(height)[:, :, None],
-        columns.remainder(width)[:, None, :],
-    )
-    moved = images[index[0].to(images.device), :, index[1].to(images.device), index[2].to(images.device)]
-    if not wrap and not bool(inside.all()):
-        moved = moved * inside[..., None].to(images.device, images.dtype)
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    moved = images[which, :, rows.remainder(height)[:, :, None], columns.remainder(width)[:, None, :]]
+    if not wrap:
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        moved = moved * inside[..., None].to(images.dtype)
     return moved.permute(0, 3, 1, 2)  # a channels-last view
 
 
