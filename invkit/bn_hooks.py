@@ -134,7 +134,7 @@ class BatchNormPenalty:
         if not named:
             raise ValueError(
                 "the network has no batch-norm layer, so DeepInversion has no statistics to match; "
-                "Plug-In Inversion needs none, and deep_dream uses an image prior alone"
+                "class_inversion uses an image prior alone, and Plug-In Inversion needs none"
             )
         for name, layer in named:
             if layer.running_mean is None or layer.running_var is None:

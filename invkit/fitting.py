@@ -125,7 +125,7 @@ class _Run:
             self.pending.append(values)
             self.step = index + 1
             answers = [callback(FitStep(index=index, values=values)) for callback in callbacks]  # every one is asked
-            stop = any(answers)
+            stop = any(answer is True for answer in answers)
             end = stop or self.step == config.steps
             save = self.path is not None and (end or self.step % config.checkpoint_every == 0)
             if (end or save or self.step % config.log_every == 0) and (problem := self.look()):

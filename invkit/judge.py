@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from invkit.metrics import accuracy, diversity, frechet_distance, in_batches, sa
 from invkit.target import Target
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Judge:
     """Scores inverted images by the inverted ``target``, by ``verifiers`` that took no part, and against real ones.
 
@@ -41,25 +42,36 @@ class Judge:
         ``saturated``: share of pixels at 0 or 1.
         """
         images = quantise(images)
-        features = in_batches(self._eye.features, images)
+        features = self._features(images)
         return {
             "own": accuracy(self.target, images, labels)["top1"],
             **{name: accuracy(verifier, images, labels)["top1"] for name, verifier in self.verifiers.items()},
-            "frechet": frechet_distance(features, in_batches(self._eye.features, self.real)),
+            "frechet": frechet_distance(features, self._real_features),
             "diversity": diversity(features, labels)["within"],
             "penalty": statistics_penalty(self.target, images),
             "tv": roughness(images),
             "saturated": saturated_fraction(images),
         }
 
-    @property
-    def _eye(self) -> Target:
-        return next(iter(self.verifiers.values()))
+    def _features(self, images: Tensor) -> Tensor:
+        eye = next(iter(self.verifiers.values()))
+        eye.spec.check(images)
+        return in_batches(eye.features, images, device=eye.device)
+
+    @cached_property
+    def _real_features(self) -> Tensor:
+        return self._features(self.real)
 
 
 @torch.no_grad()
 def statistics_penalty(target: Target, images: Tensor, micro_batch: int = 256) -> float:
-    """R_feature of ``images`` as one batch, whatever their number; nan for a network without statistics to match."""
+    """R_feature of ``images`` as one batch, whatever their number; nan for a network without statistics to match.
+
+    Raises ``ValueError`` for no images, or a network that somebody put back into train mode.
+    """
+    target.check_frozen()
+    if len(images) == 0:
+        raise ValueError("there are no images whose statistics could be compared")
     try:
         penalty = BatchNormPenalty(target.module)
     except ValueError:

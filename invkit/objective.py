@@ -44,6 +44,8 @@ class Objective:
     labels: Tensor
     penalty: BatchNormPenalty | None = None
     penalty_weight: float = 0.0
+    about: str = ""
+    """What else the objective depends on, say another network's fingerprint; a checkpoint remembers it."""
 
     def __post_init__(self) -> None:
         if not self.terms and self.penalty is None:
@@ -81,6 +83,14 @@ class Gradient:
             sums = self.objective.evaluate(images, labels)
         return sums, self.objective.penalty.take() if self.objective.penalty else []
 
+    @torch.no_grad()
+    def _moments(self, images: Tensor) -> list[Any]:
+        """The layers' moments alone: no terms, no graph."""
+        assert self.objective.penalty is not None
+        with autocast(images.device, self.bf16):
+            self.objective.network(images)
+        return self.objective.penalty.take()
+
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         size = self.micro_batch or len(images)
         total = self._count(images)
@@ -104,8 +114,7 @@ class Gradient:
         penalty, weight = self.objective.penalty, self.objective.penalty_weight
         forms: list[LinearForm] = []
         if penalty:
-            with torch.no_grad():
-                moments = [self.evaluate(*chunk)[1] for chunk in chunks]
+            moments = [self._moments(images) for images, _ in chunks]
             feature, forms = penalty.linear_forms(moments, across_ranks=self.ranks > 1)
         # Filled chunk by chunk: a list to be joined would hold every gradient twice.
         gradient, rows = torch.empty_like(whole), 0

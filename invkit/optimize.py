@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -61,17 +62,17 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         checks = {
-            "steps must be >= 1": self.steps >= 1,
+            "steps must be a whole number >= 1": isinstance(self.steps, int) and self.steps >= 1,
             "lr must be positive and finite": 0 < self.lr < math.inf,
             "betas must be two numbers in [0, 1)": len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "schedule must be cosine, plateau or constant": self.schedule in ("cosine", "plateau", "constant"),
-            "jitter must be >= 0": self.jitter >= 0,
+            "jitter must be a whole number of pixels >= 0": isinstance(self.jitter, int) and self.jitter >= 0,
             "flip must be a probability": 0 <= self.flip <= 1,
             "micro_batch must be >= 1 or None": self.micro_batch is None or self.micro_batch >= 1,
             "patience must be a positive share of the steps or None": self.patience is None or self.patience > 0,
             "plateau_patience must be a positive share of the steps": self.plateau_patience > 0,
             "low_resolutions must be pairs (size, steps) >= 1": all(
-                len(r) == 2 and min(r) >= 1 for r in self.low_resolutions
+                isinstance(r, tuple | list) and len(r) == 2 and min(r) >= 1 for r in self.low_resolutions
             ),
             "log_every and checkpoint_every must be >= 1": min(self.log_every, self.checkpoint_every) >= 1,
         }
@@ -101,6 +102,9 @@ def optimise_images(
     Goes through ``config.low_resolutions``, then full resolution. ``checkpoint`` names a file that is written every
     ``config.checkpoint_every`` steps and resumed from, to the same bits, where it exists. A callback that returns True
     ends the run, so does Ctrl-C; a non-finite term ends it with the step and the term named in ``stopped``.
+
+    The images returned are those of the lowest loss met, so those after the very last step, never evaluated, do not
+    count; with ``clip=False`` they may leave [0, 1]. Under ``torchrun`` give each rank a checkpoint of its own.
 
     Raises ``ValueError`` when the checkpoint belongs to another run.
     """
@@ -136,6 +140,7 @@ class _Run:
             fingerprint() if fingerprint and checkpoint else ""
         )  # hashed once; a checkpoint is this network's
         self.values = torch.full((sum(n for _, n in self.plan), len(objective.names)), math.nan, device=images.device)
+        self.start = _digest(images, generator.get_state()) if checkpoint else ""
         self.done = 0  # steps over all stages
         self.stages: list[Tensor] = []
         self.start_stage(0, images.detach())
@@ -150,7 +155,7 @@ class _Run:
             mode = "area" if images.shape[-1] > size[1] else "nearest"
             images = F.interpolate(images, size=size, mode=mode)
         self.stage, self.step = stage, 0
-        # Channels-last feature maps make the batch-norm moments one contiguous pass.
+        # Convolutions and the backward pass of the moments are fastest on channels-last feature maps.
         self.images = images.clone(memory_format=torch.channels_last)
         self.best_images, self.best_step = self.images.clone(), torch.zeros((), dtype=torch.long, device=images.device)
         self.best_loss = torch.full((), math.inf, device=images.device)
@@ -174,7 +179,7 @@ class _Run:
                 self.stages.append(self.best_images.contiguous().cpu())
                 self.start_stage(self.stage + 1, self.best_images)
         except KeyboardInterrupt:
-            return "interrupted"
+            return self.bad() or "interrupted"
         finally:
             bar.close()
 
@@ -196,7 +201,7 @@ class _Run:
         record = Step(index=self.done - 1, stage=self.stage, images=self.images, values=named)
         answers = [callback(record) for callback in callbacks]  # every one is asked
         if any(answer is True for answer in answers):
-            return "callback"
+            return self.bad() or "callback"
         return self.look() if self.done % self.config.log_every == 0 or self.step == self.steps else ""
 
     def keep_best(self, loss: Tensor) -> None:
@@ -208,10 +213,8 @@ class _Run:
 
     def look(self) -> str:
         """Bring the losses to the host: non-finite terms, patience, plateau, checkpoint."""
-        bad = (~self.values[: self.done].isfinite()).nonzero()
-        if len(bad):
-            step, term = bad[0].tolist()
-            return f"the term {self.objective.names[term]!r} became {float(self.values[step, term])} at step {step}"
+        if bad := self.bad():
+            return bad
         best, stride = float(self.best_loss), self.config.log_every
         fell = best < self.seen_best
         self.seen_best = best
@@ -228,6 +231,14 @@ class _Run:
             save_state(self.checkpoint, self.state())
         return ""
 
+    def bad(self) -> str:
+        """Names the first term that was not finite, and its step; empty where all were."""
+        found = (~self.values[: self.done].isfinite()).nonzero()
+        if not len(found):
+            return ""
+        step, term = found[0].tolist()
+        return f"the term {self.objective.names[term]!r} became {float(self.values[step, term])} at step {step}"
+
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs to go on with the same bits."""
         names = ("images", "best_images", "best_loss", "best_step", "values", "stages", "stage", "step", "done")
@@ -237,7 +248,7 @@ class _Run:
 
     def key(self) -> str:
         """What must agree between a checkpoint and the run that resumes it."""
-        about = [self.network, self.plan, list(self.images.shape[:2]), self.objective.labels, self.seed]
+        about = [self.network, self.objective.about, self.plan, self.objective.labels, self.start]
         return config_hash([self.config, self.objective.names, *about])
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -258,7 +269,7 @@ class _Run:
 
     def result(self, stopped: str, seconds: float) -> InversionResult:
         """The record of the run; a checkpoint of a finished run is removed."""
-        if stopped == "steps" and self.checkpoint:
+        if stopped in ("steps", "patience") and self.checkpoint:
             self.checkpoint.unlink(missing_ok=True)
         values = self.values[: self.done].double().cpu()
         history = {name: tuple(values[:, i].tolist()) for i, name in enumerate(self.objective.names)}
@@ -280,6 +291,14 @@ class _Run:
             stopped=stopped,
             stages=tuple(self.stages),
         )
+
+
+def _digest(*tensors: Tensor) -> str:
+    """Fingerprint of the tensors' bytes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:

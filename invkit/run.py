@@ -151,6 +151,7 @@ def start_worker(job: Job, root: Path, timeout: int, threads: int) -> tuple[Job,
     inline = "module://matplotlib_inline.backend_inline"
     env = os.environ | {"PYTHONPATH": path, "MPLBACKEND": inline, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     env.setdefault("OMP_NUM_THREADS", str(threads))
+    env["INVKIT_QUIET"] = "1"  # a bar has no place in a page
     worker = str(Path(__file__).with_name("run_worker.py"))
     start = time.time()
     # -P keeps the package's own folder off the import path, where its file names could hide other modules.

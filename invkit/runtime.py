@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 T = TypeVar("T")
 
@@ -50,13 +50,12 @@ def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextM
     """bfloat16 autocast on ``device`` where ``enabled``, else nothing."""
     if not enabled:
         return contextlib.nullcontext()
-    # The weight cache would keep casts of frozen weights that belong to another step's graph under compile.
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def progress(iterable: Iterable[T], total: int | None = None, desc: str = "", initial: int = 0) -> tqdm[T]:
-    """A progress bar on stderr; silent in a pipe and where ``INVKIT_QUIET`` is set."""
-    quiet = bool(os.environ.get("INVKIT_QUIET")) or not sys.stderr.isatty()
+    """A progress bar in a terminal or in Jupyter; silent in a pipe and where ``INVKIT_QUIET`` is set."""
+    quiet = bool(os.environ.get("INVKIT_QUIET")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(iterable, total=total, desc=desc, initial=initial, disable=quiet, leave=False)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from invkit.images import ImageSpec
 from invkit.results import read_weights
+from invkit.runtime import pick_device
 
 
 class _Stop(Exception):
@@ -140,6 +141,15 @@ class Target(nn.Module):
         except (RuntimeError, ValueError, AssertionError):
             return False
 
+    def check_sizes(self, sizes: Sequence[Sequence[int]]) -> None:
+        """Raise ``ValueError`` naming the first ``(H, W)`` that the network does not take."""
+        for size in sizes:
+            if not self.accepts(size):
+                raise ValueError(
+                    f"{self.name} does not take images of {tuple(size)} pixels; "
+                    "use fewer octaves or low resolutions, or larger images"
+                )
+
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with any weight, buffer or part of the specification."""
         digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
@@ -190,7 +200,7 @@ def load_target(
         load_weights(module, weights)
     elif weights == "pretrained" and family not in ("torchvision", "timm"):
         raise ValueError(f"{name} has no published weights; give weights=FILE, or weights=None for random ones")
-    return Target(module.to(device), spec_, name)
+    return Target(module.to(pick_device(str(device))), spec_, name)
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

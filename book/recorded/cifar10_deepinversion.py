@@ -27,7 +27,8 @@ from invkit.runtime import seeded
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py"
 COMMON: dict[str, Any] = {
-    "lr": 0.05, "betas": (0.5, 0.9), "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "feature": 1.0, "flip": 0.5,
+    "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "flip": 0.5,
+    "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "feature": 1.0,
     "low_resolutions": ((16, 300),),
 }  # fmt: skip
 WRAPPED = COMMON | {"jitter": 2}

@@ -66,6 +66,7 @@ def deep_dream(
 
     Maximises the root mean square of the layer's activations, its l2 norm (§2.1) made comparable between octaves, less
     the image prior. Any size goes that the network takes; the detail dreamt in one octave is carried to the next.
+    The history is that of the last octave.
 
     Raises ``ValueError`` for an unknown layer, or an octave that the network does not take (naming its size).
     """
@@ -75,11 +76,7 @@ def deep_dream(
     sizes = [
         tuple(round(s / config.octave_scale**k) for s in images.shape[-2:]) for k in reversed(range(config.octaves))
     ]
-    for size in sizes:
-        if not target.accepts(size):
-            raise ValueError(
-                f"{target.name} does not take octaves of {size} pixels; use fewer octaves or a larger image"
-            )
+    target.check_sizes(sizes)
     detail = torch.zeros_like(images)
     with target.tap(layer) as read:
         objective = Objective(
@@ -93,9 +90,11 @@ def deep_dream(
             start = (base + _resize(detail, size).to(base)).clamp(0, 1)
             result = optimise_images(objective, start, config, generator=generator, callbacks=callbacks)
             detail = result.images - base.cpu()
-            if result.stopped != "steps":
+            if result.stopped not in ("steps", "patience"):  # an octave that has given what it can is no end
                 break
-    return replace(result, labels=None)
+    # After an interruption in a small octave, what was dreamt so far still belongs on the image as it was given.
+    dreamt = (images.cpu() + _resize(detail, images.shape[-2:])).clamp(0, 1)
+    return replace(result, images=dreamt if result.images.shape != images.shape else result.images, labels=None)
 
 
 def class_inversion(

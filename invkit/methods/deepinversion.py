@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from invkit.target import Target
 
 # Found on digits of 16 pixels, judged by another network: jitter as their training shifted them, much of the class.
 _DIGITS: dict[str, Any] = {
-    "steps": 200, "lr": 0.2, "betas": (0.5, 0.9), "jitter": 1, "wrap": False, "flip": 0.0,
+    "steps": 200, "lr": 0.2, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9),
+    "jitter": 1, "wrap": False, "flip": 0.0,
     "cross_entropy": 10.0, "tv": 0.5, "l2": 0.0, "feature": 1.0,
 }  # fmt: skip
 
@@ -30,11 +32,17 @@ _DIGITS: dict[str, Any] = {
 class DeepInversionConfig(LoopConfig):
     """Weights of ``L = CE + tv R_TV + l2 R_l2 + feature R_feature (+ competition (1 - JS))`` (eq. 1, §3.1.1, §2.2).
 
-    The defaults are the paper's for ImageNet networks at 224 pixels. Small networks want other weights: the published
+    The defaults are the report's for ImageNet networks at 224 pixels. Small networks want other weights: the published
     ones do not carry over (§5.1), so search, or start from ``for_profile("book")``.
     """
 
     steps: int = 20_000
+    """§4.1.2."""
+    lr: float = 0.2
+    """§4.1.2; on pixels in [0, 1] rather than normalised ones."""
+    schedule: Literal["cosine", "plateau", "constant"] = "plateau"
+    """§4.1.2."""
+    patience: float | None = 0.15
     """§4.1.2."""
     jitter: int = 30
     """§4.1.2, at 224 pixels."""
@@ -60,9 +68,11 @@ class DeepInversionConfig(LoopConfig):
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
         for name in ("cross_entropy", "tv", "l2", "feature", "competition"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"DeepInversionConfig: the weight {name} must be >= 0, not {getattr(self, name)}")
-        if not (self.temperature > 0 and self.first_layer_scale > 0):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"DeepInversionConfig: the weight {name} must be >= 0 and finite, not {getattr(self, name)}"
+                )
+        if not (0 < self.temperature < math.inf and 0 < self.first_layer_scale < math.inf):
             raise ValueError("DeepInversionConfig: temperature and first_layer_scale must be > 0")
 
 
@@ -96,6 +106,7 @@ def deep_inversion(
         raise ValueError(
             f"the student has {student.spec.n_classes} classes, the target {target.spec.n_classes} classes"
         )
+    target.check_sizes([(size, size) for size, _ in config.low_resolutions])
     labels = target.spec.check_labels(labels)
     images = (
         initial_images(len(labels), target.spec.shape, generator) if init is None else target.spec.check(init, "init")
@@ -106,6 +117,7 @@ def deep_inversion(
         labels=labels.to(target.device),
         penalty=BatchNormPenalty(target.module, first_layer_scale=config.first_layer_scale) if config.feature else None,
         penalty_weight=config.feature,
+        about=student.fingerprint() if student is not None and checkpoint else "",
     )
     return optimise_images(
         objective, images.to(target.device), config, generator=generator, callbacks=callbacks, checkpoint=checkpoint

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invkit import losses
@@ -53,7 +54,8 @@ class Distillation(ClassifierLearner):
             answers = self.teacher(images)
         terms = {"distillation": losses.distillation(logits, answers, self.config.temperature).mean()}
         if self.config.hard:
-            terms["cross_entropy"] = self.config.hard * losses.cross_entropy(logits, labels).mean()
+            smooth = self.config.label_smoothing
+            terms["cross_entropy"] = self.config.hard * F.cross_entropy(logits, labels, label_smoothing=smooth)
         return terms
 
 

@@ -103,7 +103,7 @@ def test_octaves_that_the_network_does_not_take(make_target):
 
     spec = make_target().spec
     flat = Target(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), spec, "flat")
-    with pytest.raises(ValueError, match=r"flat does not take octaves of \(5, 5\) pixels"):
+    with pytest.raises(ValueError, match=r"flat does not take images of \(5, 5\) pixels"):
         deep_dream(flat, torch.rand(1, 3, 8, 8), "1", CONFIG)
     result = deep_dream(flat, torch.rand(1, 3, 8, 8), "1", dataclasses.replace(CONFIG, octaves=1))
     assert result.images.shape == (1, 3, 8, 8)
