@@ -91,3 +91,23 @@ def test_tables_show_numbers_and_names():
     assert "nan" not in html
     with pytest.raises(ValueError, match="no rows"):
         table({})
+
+
+def test_the_judge_hands_images_to_the_verifiers_device():
+    """Features are read on the verifier's device, whatever the images' is."""
+    judge = Judge(target=network(), verifiers={"other": network(seed=1)}, real=torch.rand(4, 2, 8, 8))
+    seen = []
+    judge.verifiers["other"].features = lambda images: seen.append(images.device) or images.flatten(1)
+    judge._features(torch.rand(4, 2, 8, 8))
+    assert seen == [judge.verifiers["other"].device]
+    with pytest.raises(ValueError, match="channels"):
+        judge._features(torch.rand(4, 3, 8, 8))
+
+
+def test_no_images_and_networks_in_train_mode_are_refused():
+    target = network()
+    with pytest.raises(ValueError, match="no images"):
+        statistics_penalty(target, torch.rand(0, 2, 8, 8))
+    target.module[1].train()
+    with pytest.raises(ValueError, match="train mode"):
+        statistics_penalty(target, torch.rand(2, 2, 8, 8))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from invkit import losses, priors
-from invkit.augment import initial_images
+from invkit.augment import apply_jitter, draw_jitter, initial_images
 from invkit.bn_hooks import BatchNormPenalty
 from invkit.objective import Objective
 from invkit.optimize import LoopConfig, optimise_images
@@ -477,3 +477,54 @@ def test_a_run_that_ends_in_a_low_resolution_gives_images_of_the_full_size(make_
     assert result.stopped == "callback"
     assert result.images.shape == (2, 3, 8, 8)
     assert torch.equal(result.images[..., ::2, ::2], result.images[..., 1::2, 1::2]), "nearest neighbours of 4 pixels"
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_step_with_jitter_by_hand(make_target, wrap):
+    """The gradient at the jittered images, taken back to where the pixels are, is what Adam sees."""
+    images, drawn = torch.rand(3, 3, 8, 8), seeded(5)
+    config = LoopConfig(steps=2, jitter=3, flip=0.5, wrap=wrap, schedule="constant", lr=0.01, betas=(0.0, 0.0))
+    target = make_target()
+    objective = Objective(network=target, terms={"logit": (1.0, lambda b: b.outputs[:, 0])}, labels=torch.zeros(3))
+    seen = []
+    optimise_images(
+        objective, images, config, generator=seeded(5), callbacks=[lambda step: seen.append(step.images.clone())]
+    )
+    leaf = images.clone().requires_grad_()
+    draw = draw_jitter(3, 3, 0.5, drawn)
+    target(apply_jitter(leaf, draw, wrap))[:, 0].mean().backward()
+    by_hand = (images - 0.01 * leaf.grad.sign() * (leaf.grad.abs() > 1e-7)).clamp(0, 1)
+    torch.testing.assert_close(seen[0], by_hand, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("change", ["init", "generator"])
+def test_a_checkpoint_knows_its_start(make_target, tmp_path, change):
+    target, path = make_target(), tmp_path / "run.pt"
+    config = LoopConfig(steps=6, log_every=2, checkpoint_every=2)
+    objective = Objective(network=target, terms={"logit": (1.0, lambda b: b.outputs[:, 0])}, labels=torch.zeros(2))
+    images = torch.rand(2, 3, 8, 8)
+    stop = [lambda step: step.index == 3]
+    optimise_images(objective, images, config, generator=seeded(0), callbacks=stop, checkpoint=path)
+    assert path.exists()
+    other = seeded(0)
+    if change == "generator":
+        torch.rand(3, generator=other)  # the same seed, but not the same state
+    start = images if change == "generator" else images / 2
+    with pytest.raises(ValueError, match="another"):
+        optimise_images(objective, start, config, generator=other, checkpoint=path)
+
+
+def test_a_term_that_is_not_finite_is_named_before_any_other_reason(make_target):
+    objective = Objective(
+        network=make_target(), terms={"broken": (1.0, lambda b: b.outputs[:, 0] * math.nan)}, labels=torch.zeros(2)
+    )
+    for reason in (lambda step: True, _interrupt):
+        result = optimise_images(
+            objective, torch.rand(2, 3, 8, 8), LoopConfig(steps=9), generator=seeded(0), callbacks=[reason]
+        )
+        assert "'broken'" in result.stopped
+        assert result.images.isfinite().all()
+
+
+def _interrupt(step):
+    raise KeyboardInterrupt

@@ -68,7 +68,7 @@ def test_every_third_party_import_of_the_package_is_a_dependency():
 
     distribution = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
     known = names(PROJECT["project"]["dependencies"]) | {"invkit"}
-    runner = {"papermill", "jupyter_client", "ipython"}  # from the extra `book`
+    runner = {"papermill", "jupyter_client", "ipython", "ipykernel"}  # from the extra `book`
     missing = set()
     for path in (ROOT / "invkit").rglob("*.py"):
         allowed = known | runner if path.stem in {"run_worker", "parameters"} else known

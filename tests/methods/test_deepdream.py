@@ -1,6 +1,7 @@
 """DeepDream and class inversion: what rises, what falls, and what is refused."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,6 +76,15 @@ def test_a_seed_gives_the_same_bits(target, photo):
 def test_a_callback_ends_all_octaves(target, photo):
     result = deep_dream(target, photo, "conv1", CONFIG, callbacks=[lambda s: s.index == 2])
     assert result.stopped == "callback"
+    assert result.images.shape == photo.shape, "what was dreamt in a small octave lies on the image as it was given"
+    assert not torch.equal(result.images, photo)
+
+
+def test_an_octave_out_of_patience_is_followed_by_the_next(target, photo):
+    config = replace(CONFIG, patience=0.1, log_every=1, lr=1e-9)
+    seen = []
+    deep_dream(target, photo, "conv1", config, callbacks=[lambda s: seen.append(tuple(s.images.shape))])
+    assert len(set(seen)) == config.octaves
 
 
 def test_hooks_are_gone(target, photo):
