@@ -60,7 +60,9 @@ def image_grid(
         x, y = MARGIN + (place % columns) * (width + GAP), top + (place // columns) * pitch
         _tile(axes, pixels[index], x, y, width, height, pixelated)
         for i, part in enumerate(lines):
-            _text(axes, x + width / 2, y + height + 2 + (i + 0.5) * LINE, part[index], "center", within=width + GAP)
+            _text(
+                axes, x + width / 2, y + height + 2 + (i + 0.5) * LINE, part[index], "center", _size(part, width + GAP)
+            )
     sheet.alt = _grid_alt(pixels, kept, rows, columns, texts[0], title)
     return sheet
 
@@ -99,7 +101,14 @@ def image_rows(
     across = columns * (width + GAP)
     sheet, axes = _sheet(MARGIN + left + across + right, top + len(pixels) * pitch, title)
     for i, head in enumerate(heads or []):
-        _text(axes, MARGIN + left + i * (width + GAP) + width / 2, first + LINE / 2, head, "center", within=width + GAP)
+        _text(
+            axes,
+            MARGIN + left + i * (width + GAP) + width / 2,
+            first + LINE / 2,
+            head,
+            "center",
+            _size(heads or [], width + GAP),
+        )
     _text(axes, MARGIN + left + across + right / 2, first + LINE / 2, numbers_name, ha="center")
     for row, (name, batch) in enumerate(pixels.items()):
         y = top + row * pitch
@@ -166,11 +175,12 @@ def _sheet(width: float, height: float, title: str | None = None, note: str | No
     return canvas, axes
 
 
-def _text(
-    axes: Axes, x: float, y: float, text: str, ha: str = "left", size: float = 8.5, within: float = 0, **options: Any
-) -> None:
-    if within:  # a letter takes about 0.8 CSS pixels per point of its size
-        size = min(size, max(5.5, within / (0.8 * max(len(text), 1))))
+def _size(texts: list[str], width: float) -> float:
+    """The size at which the longest of these fits ``width`` CSS pixels: a letter takes about 0.88 of them per point."""
+    return min(8.5, max(5.5, width / (0.88 * max(1, *map(len, texts)))))
+
+
+def _text(axes: Axes, x: float, y: float, text: str, ha: str = "left", size: float = 8.5, **options: Any) -> None:
     axes.text(x, y, text, ha=ha, va="center", size=size, color="#222222", parse_math=False, **options)
 
 
