@@ -218,7 +218,10 @@ def test_a_real_network_is_convinced(data_folder):
     target = load_target("invkit/resnet20", weights=data_folder / "weights" / "cifar10_resnet20.safetensors")
     assert isinstance(target, Target)
     labels = torch.arange(10)
-    small = DeepInversionConfig(steps=30, lr=0.1, jitter=2, tv=0.01, feature=1.0, betas=(0.5, 0.9), log_every=10)
+    weights = {"tv": 0.01, "feature": 1.0}
+    small = DeepInversionConfig(
+        steps=30, lr=0.1, schedule="cosine", jitter=2, betas=(0.5, 0.9), log_every=10, **weights
+    )
     result = deep_inversion(target, labels, small)
     with torch.no_grad():
         right = (target(result.images).argmax(1) == labels).float().mean()
