@@ -146,7 +146,7 @@ def _rows(measured: Mapping[str, Mapping[str, Any]]) -> str:
             f'<tr><th scope="row">{html.escape(name)}</th><td>{told_with_n(found)}</td></tr>'
             for name, found in measured.items()
         )
-    cells = {tuple(name.split(": ", 1)): told_with_n(found) for name, found in measured.items()}
+    cells = {tuple(name.split(": ", 1)): tell(found) for name, found in measured.items()}
     columns = list(dict.fromkeys(column for _, column in cells))
     head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
 
