@@ -7,6 +7,7 @@ from invkit.judge import Judge, statistics_penalty
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
+from invkit.methods.plugin import PlugInConfig, plug_in_inversion
 from invkit.results import FitResult, InversionResult, Step
 from invkit.search import grid_search
 from invkit.synthesis import synthesise
@@ -27,6 +28,7 @@ __all__ = [
     "ImageSpec",
     "InversionResult",
     "Judge",
+    "PlugInConfig",
     "Split",
     "Step",
     "Target",
@@ -38,6 +40,7 @@ __all__ = [
     "load_data",
     "load_or_train",
     "load_target",
+    "plug_in_inversion",
     "sample_photo",
     "statistics_penalty",
     "synthesise",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -66,3 +67,77 @@ def _gather(images: Tensor, rows: Tensor, columns: Tensor, wrap: bool) -> Tensor
 def initial_images(n: int, shape: Sequence[int], generator: torch.Generator, std: float = 0.1) -> Tensor:
     """Gaussian noise around mid-grey, ``(n, C, H, W)`` clamped to [0, 1]."""
     return (0.5 + std * torch.randn(n, *shape, generator=generator)).clamp_(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ColorShift:
+    """ColorShift of ``N`` images, ``e`` times each: ``x -> scale * x - offset``, both ``(N, e, C)``.
+
+    An adjustment of the colours by a random mean and variance in each channel (Ghiasi et al., 2021, §3.2). What is
+    drawn can be applied again and again, so that an optimisation may look at the same shifts for some steps.
+
+    >>> still = ColorShift.draw(1, 1, 3, 0.0, 0.0, torch.Generator())
+    >>> float(still(torch.ones(1, 3, 2, 2)).min())
+    1.0
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    @classmethod
+    def draw(
+        cls,
+        n: int,
+        copies: int,
+        channels: int,
+        alpha: float | Sequence[float],
+        beta: float | Sequence[float],
+        generator: torch.Generator,
+    ) -> ColorShift:
+        """``offset ~ U(-alpha, alpha)`` and ``scale ~ exp(U(-beta, beta))`` for each image, copy and channel.
+
+        Raises ``ValueError`` where ``alpha`` or ``beta`` is neither one number nor one for each channel.
+        """
+        widths = torch.stack([_per_channel(v, name, channels) for v, name in ((alpha, "alpha"), (beta, "beta"))])
+        uniform = 2 * torch.rand(2, n, copies, channels, generator=generator) - 1
+        offset, log_scale = uniform * widths[:, None, None]
+        return cls(log_scale.exp(), offset)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N * e, C, H, W)``, the copies of one image next to each other."""
+        if images.shape[:2] != (self.scale.shape[0], self.scale.shape[2]):
+            n, _, channels = self.scale.shape
+            raise ValueError(f"the shift was drawn for {n} images of {channels} channels, not {tuple(images.shape)}")
+        scale, offset = (t[..., None, None].to(images.device, non_blocking=True) for t in (self.scale, self.offset))
+        return (images[:, None] * scale - offset).flatten(0, 1)
+
+
+def _per_channel(values: float | Sequence[float], name: str, channels: int) -> Tensor:
+    given = torch.as_tensor(values, dtype=torch.float32)
+    if given.ndim > 1 or (given.ndim == 1 and len(given) != channels):
+        raise ValueError(f"{name} needs one number, or one for each of the {channels} channels, not {values}")
+    return given.expand(channels)
+
+
+def uniform_images(n: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Uniform noise ``(n, C, H, W)`` in [0, 1]."""
+    return torch.rand(n, *shape, generator=generator)
+
+
+def pad_with_noise(patch: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Centering (Ghiasi et al., 2021, §3.1): ``patch`` ``(N, C, h, w)`` amid uniform noise of ``size`` ``(H, W)``."""
+    (height, width), (h, w) = size, patch.shape[-2:]
+    if h > height or w > width:
+        raise ValueError(f"a patch of {(h, w)} pixels does not fit into {(height, width)}")
+    whole = uniform_images(len(patch), (patch.shape[1], height, width), generator).to(patch)
+    top, left = (height - h) // 2, (width - w) // 2
+    whole[..., top : top + h, left : left + w] = patch
+    return whole
+
+
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, and smoothed first where images become smaller; images of ``size`` ``(H, W)`` are returned as such."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    shrinks = size[0] < images.shape[-2]
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
