@@ -14,7 +14,7 @@ from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.plugin import PlugInConfig, _Ensemble, next_patch, plug_in_inversion, stage_sizes
 from invkit.objective import Gradient, Objective
 from invkit.runtime import plain, seeded
-from invkit.target import Target
+from invkit.target import Target, load_target
 
 LABELS = [0, 1, 3]
 SMALL = {"steps": 3, "stages": 3, "ensemble": 4, "jitter": 1}
@@ -248,6 +248,29 @@ def test_the_same_settings_for_a_transformer_and_a_network_without_batch_norm(pl
         assert result.images.isfinite().all()
         assert all(math.isfinite(v) for v in result.history["total"])
         assert network.fingerprint() == before
+
+
+# The families of the paper's Figure 7, the smallest of each, without weights, at their own input size.
+FAMILIES = [
+    "torchvision/resnet18", "torchvision/mobilenet_v2", "torchvision/shufflenet_v2_x0_5", "torchvision/vgg11_bn",
+    "timm/vit_tiny_patch16_224", "timm/deit_tiny_patch16_224", "timm/deit_tiny_distilled_patch16_224",
+    "timm/convit_tiny", "timm/mixer_s32_224", "timm/pit_ti_224", "timm/resmlp_12_224",
+    "timm/swin_tiny_patch4_window7_224", "timm/twins_svt_small",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_runs_with_the_same_settings(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = load_target(name, weights=None)
+        for weight in network.parameters():
+            if weight.ndim > 1 and not weight.any():  # some begin with a head of zeros, which passes no gradient
+                torch.nn.init.normal_(weight, std=0.02)
+    result = plug_in_inversion(network, [980], PlugInConfig(steps=1, stages=3, ensemble=1))
+    assert result.images.shape == (1, 3, 224, 224)
+    assert result.stopped == "steps"
+    assert not torch.equal(result.stages[0], torch.rand(1, 3, 112, 112, generator=_after_spawn(0)))
 
 
 def test_patches_are_resized_where_the_network_wants_one_size(vit):
