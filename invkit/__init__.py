@@ -4,6 +4,7 @@ from invkit.bn_hooks import BatchNormPenalty
 from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
 from invkit.judge import Judge, statistics_penalty
+from invkit.loading import load_target
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
@@ -11,7 +12,7 @@ from invkit.methods.plugin import PlugInConfig, plug_in_inversion
 from invkit.results import FitResult, InversionResult, Step
 from invkit.search import grid_search
 from invkit.synthesis import synthesise
-from invkit.target import Target, load_target
+from invkit.target import Target
 from invkit.training import ClassifierConfig, load_or_train, train_classifier
 
 __version__ = "0.1.0"

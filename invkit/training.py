@@ -21,11 +21,12 @@ from invkit.classification import ClassifierConfig, ClassifierLearner
 from invkit.data import DataSet, Split, batches
 from invkit.fitting import Callback, FitConfig, FitStep, Learner, fit, lr_factor
 from invkit.images import ImageSpec
+from invkit.loading import load_weights
 from invkit.metrics import accuracy
 from invkit.networks.classifiers import build
 from invkit.results import FitResult
 from invkit.runtime import atomic_path, config_hash, pick_device, plain, seeded, write_json
-from invkit.target import Target, load_weights
+from invkit.target import Target
 
 __all__ = [
     "Callback",

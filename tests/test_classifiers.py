@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from invkit.images import ImageSpec
+from invkit.loading import load_target
 from invkit.networks.classifiers import ResidualBlock, build, fuse, names, patch_size
-from invkit.target import Target, load_target
+from invkit.target import Target
 
 DATA = Path(os.environ.get("INVKIT_DATA", ""))
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from invkit.data import load_data
 from invkit.images import ImageSpec
+from invkit.loading import load_target, load_weights
 from invkit.networks.classifiers import build
-from invkit.target import Target, load_target, load_weights
+from invkit.target import Target
 
 SPEC = ImageSpec(channels=3, size=(8, 8), mean=(0.4,) * 3, std=(0.3,) * 3, classes=("a", "b", "c", "d"))
 

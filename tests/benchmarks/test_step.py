@@ -25,12 +25,13 @@ from torch.profiler import ProfilerActivity, profile
 from invkit.augment import initial_images
 from invkit.bn_hooks import BatchNormPenalty
 from invkit.images import ImageSpec
+from invkit.loading import load_target
 from invkit.methods.deepinversion import DeepInversionConfig, _terms
 from invkit.networks.classifiers import build
 from invkit.objective import Objective
 from invkit.optimize import _Run
 from invkit.runtime import seeded
-from invkit.target import Target, load_target
+from invkit.target import Target
 
 COMPILE = bool(os.environ.get("INVKIT_BENCH_COMPILE"))
 THREADS = int(os.environ.get("INVKIT_BENCH_THREADS", "2"))

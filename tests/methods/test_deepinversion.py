@@ -213,7 +213,7 @@ def test_students_that_do_not_fit(make_target):
 
 def test_a_real_network_is_convinced(data_folder):
     """ResNet-20 trained on CIFAR-10: a few steps give its classes and statistics near the stored ones."""
-    from invkit.target import load_target
+    from invkit.loading import load_target
 
     target = load_target("invkit/resnet20", weights=data_folder / "weights" / "cifar10_resnet20.safetensors")
     assert isinstance(target, Target)

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 
 from invkit.augment import ColorShift, pad_with_noise
 from invkit.images import ImageSpec
+from invkit.loading import load_target
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.plugin import PlugInConfig, _Ensemble, next_patch, plug_in_inversion, stage_sizes
 from invkit.objective import Gradient, Objective
 from invkit.runtime import plain, seeded
-from invkit.target import Target, load_target
+from invkit.target import Target
 
 LABELS = [0, 1, 3]
 SMALL = {"steps": 3, "stages": 3, "ensemble": 4, "jitter": 1}
