@@ -11,52 +11,30 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 
 import pytest
 import torch
+from alternating import THREADS, alternate, needs_compile, report, resnet20, resnet50, separate, unit_of
 from torch.profiler import ProfilerActivity, profile
 
 from invkit.augment import initial_images
 from invkit.bn_hooks import BatchNormPenalty
-from invkit.images import ImageSpec
-from invkit.loading import load_target
 from invkit.methods.deepinversion import DeepInversionConfig, _terms
-from invkit.networks.classifiers import build
 from invkit.objective import Objective
 from invkit.optimize import _Run
 from invkit.runtime import seeded
 from invkit.target import Target
 
-COMPILE = bool(os.environ.get("INVKIT_BENCH_COMPILE"))
-THREADS = int(os.environ.get("INVKIT_BENCH_THREADS", "2"))
-CIFAR = ImageSpec(
-    channels=3, size=(32, 32), mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26), classes=tuple("abcdefghij")
-)
 VARIANTS = {
     "eager": {},
     "bf16": {"bf16": True},
     "compile": {"compile": True},
     "compile and bf16": {"compile": True, "bf16": True},
 }
-needs_compile = pytest.mark.skipif(not COMPILE, reason="set INVKIT_BENCH_COMPILE=1 to measure compiled steps")
-
-
-@pytest.fixture(autouse=True)
-def _two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
-
-
-def resnet20() -> Target:
-    return Target(build("resnet20", CIFAR, seed=0), CIFAR)
 
 
 def step_of(target: Target, batch: int, **options) -> Callable[[], object]:
@@ -73,42 +51,6 @@ def step_of(target: Target, batch: int, **options) -> Callable[[], object]:
     run = _Run(objective, images, config, generator, None)
     run.hooks = stack  # the penalty's hooks live as long as the step
     return lambda: run.advance(())
-
-
-def unit_of(target: Target, batch: int) -> Callable[[], object]:
-    """Forward and backward to the input, and nothing else."""
-    leaf = torch.rand(batch, *target.spec.shape, generator=seeded(1)).requires_grad_()
-    network = target.module
-
-    def unit() -> object:
-        return torch.autograd.grad(network(leaf).sum(), leaf)
-
-    return unit
-
-
-def alternate(parts: dict[str, Callable[[], object]], rounds: int = 21, warm_up: int = 4) -> dict[str, float]:
-    """Median seconds of each part, all of them run in turn, round after round."""
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for k in range(warm_up + rounds):
-        for name, part in parts.items():
-            start = time.perf_counter()
-            part()
-            if k >= warm_up:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def report(benchmark, title: str, seconds: dict[str, float], unit: str = "unit") -> None:
-    """Print ratios to the unit and keep them with the benchmark's record."""
-    print(f"\n{title}: {1e3 * seconds[unit]:.1f} ms a unit ({THREADS} threads)")
-    for name, value in seconds.items():
-        print(f"  {name:24s} {1e3 * value:9.1f} ms   {value / seconds[unit]:.2f}")
-        benchmark.extra_info[name] = round(value / seconds[unit], 3)
-
-
-def separate(make: Callable[[], Target]) -> tuple[Target, Target]:
-    """Two networks of the same weights: the unit's must not carry the step's hooks."""
-    return make(), make()
 
 
 NAMES = [pytest.param(n, marks=needs_compile) if "compile" in n else n for n in VARIANTS]
@@ -130,9 +72,6 @@ def test_resnet20_micro_batches(benchmark):
 
 
 def test_resnet50_step(benchmark):
-    def resnet50() -> Target:
-        return load_target("torchvision/resnet50", weights=None)
-
     bare, hooked = separate(resnet50)
     parts = {"unit": unit_of(bare, 4), "eager": step_of(hooked, 4)}
     report(benchmark, "ResNet-50, 224x224, batch 4", alternate(parts, rounds=15, warm_up=2))
@@ -145,7 +84,8 @@ MEMORY = """
     sys.path.insert(0, {here!r})
     import torch
     torch.set_num_threads({threads})
-    from test_step import resnet20, step_of, unit_of
+    from alternating import resnet20
+    from test_step import step_of
     step_of(resnet20(), 2)()  # what the libraries take for themselves
     # getrusage would hand down the peak of the process that started this one
     peak = lambda: int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().expandtabs())[1])
