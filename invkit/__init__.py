@@ -1,5 +1,6 @@
 """Run trained networks backwards: from labels, logits, features or weights to images."""
 
+from invkit.attacks import fgsm, pgd, random_perturbation, robust_accuracy
 from invkit.bn_hooks import BatchNormPenalty
 from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
@@ -37,11 +38,15 @@ __all__ = [
     "deep_dream",
     "deep_inversion",
     "distil",
+    "fgsm",
     "grid_search",
     "load_data",
     "load_or_train",
     "load_target",
+    "pgd",
     "plug_in_inversion",
+    "random_perturbation",
+    "robust_accuracy",
     "sample_photo",
     "statistics_penalty",
     "synthesise",

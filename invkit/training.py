@@ -17,6 +17,7 @@ from filelock import BaseFileLock, FileLock
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from invkit.attacks import evaluating, robust_accuracy
 from invkit.classification import ClassifierConfig, ClassifierLearner
 from invkit.data import DataSet, Split, batches
 from invkit.fitting import Callback, FitConfig, FitStep, Learner, fit, lr_factor
@@ -54,7 +55,8 @@ def train_classifier(
     checkpoint: str | Path | None = None,
 ) -> FitResult:
     """Train ``module``, which takes normalised images, on ``data.train`` in place; metrics are those on
-    ``data.test``.
+    ``data.test``: ``test_top1``, ``test_top5`` and, trained with a radius, ``test_robust``, the accuracy under
+    PGD of 20 steps within that radius.
 
     The module ends in eval mode on the CPU. Same seed, same weights, bit for bit on the CPU. Raises and stops
     as :func:`fit`.
@@ -68,7 +70,7 @@ def train_classifier(
         return batches(data.train.pixels, data.train.labels, config.batch_size, order, drop_last=True)
 
     def evaluate() -> dict[str, float]:
-        return _evaluate(module, data.spec, data.test)
+        return _evaluate(module, data.spec, data.test, config.radius)
 
     try:
         return fit(
@@ -79,16 +81,18 @@ def train_classifier(
         module.eval().to("cpu").to(memory_format=torch.contiguous_format)
 
 
-def _evaluate(module: nn.Module, spec: ImageSpec, split: Split) -> dict[str, float]:
+def _evaluate(module: nn.Module, spec: ImageSpec, split: Split, radius: float) -> dict[str, float]:
     if len(split) == 0:
         return {}
-    module.eval()
-    try:
-        found = accuracy(
-            lambda images: module(spec.normalise(images)), split.pixels, split.labels, device=_device(module)
-        )
-    finally:
-        module.train()
+
+    def network(images: Tensor) -> Tensor:
+        return module(spec.normalise(images))
+
+    place = _device(module)
+    with evaluating(module):
+        found = accuracy(network, split.pixels, split.labels, device=place)
+        if radius > 0:
+            found["robust"] = robust_accuracy(network, split.pixels.to(place), split.labels, radius=radius)
     return {f"test_{name}": value for name, value in found.items()}
 
 
@@ -140,12 +144,15 @@ def weights_path(
     digest = hashlib.sha256(
         data.train.pixels.contiguous().numpy().tobytes() + data.train.labels.numpy().tobytes()
     ).hexdigest()
+    settings = plain(config)
+    if config.radius == 0:  # then the attack has no part in it: names from before there was one stay good
+        settings = {name: value for name, value in settings.items() if name not in ("radius", "attack_steps")}
     key = {
         "network": network,
         "width": width,
         "spec": data.spec,
         "train": digest,
-        "config": config,
+        "config": settings,
         "seed": seed,
         "version": 1,
     }
