@@ -169,8 +169,8 @@ def evaluating(network: Network) -> Iterator[None]:
     """``network`` in eval mode if it is an ``nn.Module``; each submodule gets its own mode back in the end."""
     modes = [(m, m.training) for m in network.modules()] if isinstance(network, nn.Module) else []
     try:
-        if any(training for _, training in modes) and isinstance(network, nn.Module):
-            network.eval()
+        for module, _ in modes:
+            module.training = False
         yield
     finally:
         for module, training in modes:
@@ -240,10 +240,8 @@ def _checked(network: Network, images: Tensor, labels: Tensor | Sequence[int]) -
     spec = getattr(network, "spec", None)
     if isinstance(spec, ImageSpec):
         spec.check(images)
-        classes = spec.n_classes
-    else:
-        with torch.no_grad(), evaluating(network):
-            classes = network(images[:1]).shape[-1]
+    with torch.no_grad(), evaluating(network):
+        classes = spec.n_classes if isinstance(spec, ImageSpec) else network(images[:1]).shape[-1]
     given = torch.as_tensor(labels)
     if given.shape != (len(images),) or given.is_floating_point():
         raise ValueError(f"labels must be {len(images)} class indices, one for each image, not {tuple(given.shape)}")

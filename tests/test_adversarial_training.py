@@ -109,7 +109,7 @@ def test_a_robust_network_withstands_what_fools_a_standard_one() -> None:
     shares = []
     for radius in (0.0, 0.15):
         module = build("bn_cnn", data.spec, width=8, seed=0)
-        config = ClassifierConfig(steps=100, shift=0, lr=1e-2, radius=radius, attack_steps=2)
+        config = ClassifierConfig(steps=90, batch_size=32, shift=0, lr=1e-2, radius=radius, attack_steps=2)
         result = train_classifier(module, data, config, device="cpu")
         assert result.metrics["test_top1"] >= 0.9
         target = Target(module, data.spec)
