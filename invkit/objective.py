@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from invkit.bn_hooks import BatchNormPenalty, LinearForm
+from invkit.checkpoints import Memory
 from invkit.runtime import autocast
 
 
@@ -46,6 +47,8 @@ class Objective:
     penalty_weight: float = 0.0
     about: str = ""
     """What else the objective depends on, say another network's fingerprint; a checkpoint remembers it."""
+    memory: Memory | None = None
+    """What changes beside the images, say random shifts; a checkpoint holds its state."""
 
     def __post_init__(self) -> None:
         if not self.terms and self.penalty is None:

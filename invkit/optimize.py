@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invkit.augment import apply_jitter, draw_jitter, undo_jitter
+from invkit.checkpoints import digest, read_checkpoint
 from invkit.objective import Gradient, Objective
 from invkit.results import InversionResult, Step
-from invkit.runtime import config_hash, load_state, plain, progress, save_state
+from invkit.runtime import config_hash, plain, progress, save_state
 
 Callback = Callable[[Step], bool | None]
 
@@ -140,13 +140,13 @@ class _Run:
             fingerprint() if fingerprint and checkpoint else ""
         )  # hashed once; a checkpoint is this network's
         self.values = torch.full((sum(n for _, n in self.plan), len(objective.names)), math.nan, device=images.device)
-        self.start = _digest(images, generator.get_state()) if checkpoint else ""
+        self.start = digest(images, generator.get_state()) if checkpoint else ""
         self.done = 0  # steps over all stages
         self.stages: list[Tensor] = []
         self.start_stage(0, images.detach())
         self.gradient = Gradient(objective, micro_batch=config.micro_batch, bf16=config.bf16, compile=config.compile)
         if self.checkpoint and self.checkpoint.exists():
-            self.restore(_read(self.checkpoint))
+            self.restore(read_checkpoint(self.checkpoint, self.key()))
 
     def start_stage(self, stage: int, images: Tensor) -> None:
         """Resize to the stage's resolution and make the optimiser anew."""
@@ -244,6 +244,7 @@ class _Run:
         names = ("images", "best_images", "best_loss", "best_step", "values", "stages", "stage", "step", "done")
         counters = ("seen_best", "since_best", "since_cut")
         kept = {n: getattr(self, n) for n in (*names, *counters)}
+        kept["memory"] = self.objective.memory.state_dict() if self.objective.memory else {}
         return kept | {"adam": self.adam.state_dict(), "generator": self.generator.get_state(), "key": self.key()}
 
     def key(self) -> str:
@@ -252,12 +253,7 @@ class _Run:
         return config_hash([self.config, self.objective.names, *about])
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`; ``ValueError`` if it is another run's."""
-        if state["key"] != self.key():
-            raise ValueError(
-                f"{self.checkpoint} belongs to a run with another config, network, labels or seed; "
-                "give another checkpoint or remove it"
-            )
+        """Go on from :meth:`state`."""
         device = self.images.device
         self.start_stage(state["stage"], state["images"].to(device))
         self.adam.load_state_dict(state["adam"])
@@ -266,6 +262,8 @@ class _Run:
         for name in ("stages", "step", "done", "seen_best", "since_best", "since_cut"):
             setattr(self, name, state[name])
         self.generator.set_state(state["generator"])
+        if self.objective.memory:
+            self.objective.memory.load_state_dict(state["memory"])
 
     def result(self, stopped: str, seconds: float) -> InversionResult:
         """The record of the run; a checkpoint of a finished run is removed."""
@@ -291,25 +289,3 @@ class _Run:
             stopped=stopped,
             stages=tuple(self.stages),
         )
-
-
-def _digest(*tensors: Tensor) -> str:
-    """Fingerprint of the tensors' bytes."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _read(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state = load_state(checkpoint)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises pickle, zip, end-of-file and runtime errors here
-        raise ValueError(
-            f"{checkpoint} is not a readable checkpoint ({type(error).__name__}); remove it to start anew"
-        ) from None
-    if not isinstance(state, dict) or "key" not in state:
-        raise ValueError(f"{checkpoint} is not the checkpoint of an inversion; give another file")
-    return state

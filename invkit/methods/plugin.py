@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from invkit import losses, priors
+from invkit import priors
 from invkit.augment import ColorShift, pad_with_noise, resize_images, uniform_images
-from invkit.objective import Batch, Objective
+from invkit.checkpoints import digest
+from invkit.ensemble import Ensemble
+from invkit.objective import Objective
 from invkit.optimize import Callback, LoopConfig, optimise_images
 from invkit.results import InversionResult, Step
-from invkit.runtime import default_generator, plain, spawn
+from invkit.runtime import config_hash, default_generator, spawn
+from invkit.stages import Stages
 from invkit.target import Target
 
 Size = tuple[int, int]
@@ -59,6 +62,8 @@ class PlugInConfig(LoopConfig):
     """Total variation; the method does without (§3.2)."""
     resize: Literal["auto", "always", "never"] = "auto"
     """Whether patches are resized to the network's size; ``auto`` does so if it refuses the size of any stage."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints of a stage, where a path is given."""
 
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
         "ci": {"steps": 5, "stages": 3, "ensemble": 2, "jitter": 1},
@@ -94,6 +99,7 @@ def plug_in_inversion(
     generator: torch.Generator | None = None,
     init: Tensor | None = None,
     callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
 ) -> InversionResult:
     """Optimise one image per label so that the target sees its class under many colours, from a patch to the whole.
 
@@ -103,36 +109,55 @@ def plug_in_inversion(
     ``result.stages`` holds the images after each stage, the last among them. As losses under different shifts do not
     compare, the images are the last ones, not those of the lowest loss, unless a term became non-finite.
 
-    Raises ``ValueError`` for labels or images that do not fit, ``alpha`` or ``beta`` that do not fit the channels, or
-    with ``resize="never"`` a stage that the network does not take.
+    ``checkpoint`` names a file to resume from, to the same bits. It holds the stages that are over; the one under way
+    has a file of the same name with ``.stage`` behind it, written every ``config.checkpoint_every`` steps.
+
+    Raises ``ValueError`` for labels or images that do not fit, ``alpha`` or ``beta`` that do not fit the channels, a
+    checkpoint of another run, or with ``resize="never"`` a stage that the network does not take.
     """
     config, generator = config or PlugInConfig(), generator or default_generator()
     target.check_frozen()
-    seed = generator.initial_seed()
     labels = target.spec.check_labels(labels).to(target.device)
     sizes = stage_sizes(target.spec.size, config)
-    whole = None if init is None else target.spec.check(init, "init")
-    if whole is not None and len(whole) != len(labels):
-        raise ValueError(f"init has {len(whole)} images for {len(labels)} labels")
-    ensemble = _Ensemble(target, len(labels), config, spawn(generator), resize=_resizes(target, sizes, config))
-    terms = {"cross_entropy": (1.0, ensemble.cross_entropy)} | priors.weighted(config.tv, 0.0)
-    objective = Objective(network=ensemble, terms=terms, labels=labels)
-    patch = _first_patch(whole, len(labels), (target.spec.channels, *sizes[0]), config, generator).to(target.device)
-    results: list[InversionResult] = []
-    for stage, size in enumerate(sizes):
-        if results:
-            patch = next_patch(patch, size, config, generator)
-        watch = _Watch(stage, sum(len(r.history["total"]) for r in results), callbacks, ensemble)
-        loop = replace(config, micro_batch=None)  # the ensemble cuts up its copies by itself
-        result = optimise_images(objective, patch, loop, generator=generator, callbacks=[watch])
-        finite = result.stopped in ("steps", "patience", "callback", "interrupted")
-        if finite and watch.images is not None:
-            patch = watch.images.detach().contiguous()
-            result = replace(result, images=patch.cpu(), best_step=len(result.history["total"]))
-        results.append(result)
-        if result.stopped not in ("steps", "patience"):
+    resize = _resizes(target, sizes, config)
+    ensemble = _ensemble(target, len(labels), config, spawn(generator), resize=resize)
+    patch = _first_patch(target, len(labels), sizes[0], config, generator, init)
+    start = [target.fingerprint(), labels, digest(patch, generator.get_state())] if checkpoint else []
+    key = config_hash([config, *start])
+    objective = Objective(
+        network=ensemble,
+        terms={"cross_entropy": (1.0, ensemble.cross_entropy)} | priors.weighted(config.tv, 0.0),
+        labels=labels,
+        about=key,
+        memory=ensemble,
+    )
+    stages = Stages(checkpoint, key)
+    stages.resume(generator, ensemble)
+    for stage in range(len(stages.results), len(sizes)):
+        if stages.results:
+            patch = next_patch(stages.results[-1].images.to(target.device), sizes[stage], config, generator)
+        watch = _Watch(stage, stages.steps, callbacks, ensemble, config.redraw)
+        result = _one_stage(objective, patch, config, generator, watch, stages.current)
+        if not stages.add(result, generator, ensemble):
             break
-    return _join(results, target.spec.size, config, seed)
+    return stages.joined(target.spec.size, config)
+
+
+def _one_stage(
+    objective: Objective,
+    patch: Tensor,
+    config: PlugInConfig,
+    generator: torch.Generator,
+    watch: _Watch,
+    checkpoint: Path | None,
+) -> InversionResult:
+    """A stage's record, with its last images unless a term became non-finite."""
+    loop = replace(config, micro_batch=None)  # the ensemble cuts up its copies by itself
+    result = optimise_images(objective, patch, loop, generator=generator, callbacks=[watch], checkpoint=checkpoint)
+    finite = result.stopped in ("steps", "patience", "callback", "interrupted")
+    if not finite or watch.images is None:
+        return result
+    return replace(result, images=watch.images.contiguous().cpu(), best_step=len(result.history["total"]))
 
 
 def stage_sizes(size: Size, config: PlugInConfig) -> list[Size]:
@@ -157,56 +182,30 @@ def next_patch(patch: Tensor, size: Size, config: PlugInConfig, generator: torch
     return pad_with_noise(patch, size, generator) if tuple(patch.shape[-2:]) != size else patch
 
 
-class _Ensemble:
-    """What the objective takes for its network: images to the logits ``(N, e, K)`` of their shifted copies."""
+def _ensemble(target: Target, n: int, config: PlugInConfig, generator: torch.Generator, *, resize: bool) -> Ensemble:
+    """The target under ``config.ensemble`` shifts of each of ``n`` images."""
+    c, channels = config, target.spec.channels
 
-    def __init__(
-        self, target: Target, n: int, config: PlugInConfig, generator: torch.Generator, *, resize: bool
-    ) -> None:
-        self.target, self.n, self.config, self.generator = target, n, config, generator
-        self.size = target.spec.size if resize else None
-        self.shift = self.draw()
+    def draw(generator: torch.Generator) -> ColorShift | None:
+        return ColorShift.draw(n, c.ensemble, channels, c.alpha, c.beta, generator) if c.color_shift else None
 
-    def draw(self) -> ColorShift | None:
-        if not (c := self.config).color_shift:
-            return None
-        return ColorShift.draw(self.n, c.ensemble, self.target.spec.channels, c.alpha, c.beta, self.generator)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        # Resizing averages pixels with weights that sum to one, so it may come before the shift, once for all copies.
-        resized = resize_images(images, self.size) if self.size else images
-        copies = self.shift(resized) if self.shift else resized
-        size = self.config.micro_batch
-        if size is None or size >= len(copies):
-            logits = self.target(copies)
-        else:  # activations are not kept but computed anew, chunk by chunk, on the way back
-            logits = torch.cat([self.again(chunk) for chunk in copies.split(size)])
-        return logits.unflatten(0, (len(images), -1))
-
-    def again(self, copies: Tensor) -> Tensor:
-        """The logits, without their graph."""
-        return checkpoint(self.target, copies, use_reentrant=False, preserve_rng_state=False)
-
-    @staticmethod
-    def cross_entropy(batch: Batch) -> Tensor:
-        """The mean over the copies, ``(N,)``."""
-        e = batch.outputs.shape[1]
-        return losses.cross_entropy(batch.outputs.flatten(0, 1), batch.labels.repeat_interleave(e)).view(-1, e).mean(1)
+    return Ensemble(target, draw, generator, size=target.spec.size if resize else None, micro_batch=c.micro_batch)
 
 
 class _Watch:
     """The callback of a stage: counts steps over all stages for the caller's callbacks, then redraws the shifts."""
 
-    def __init__(self, stage: int, before: int, callbacks: Sequence[Callback], ensemble: _Ensemble) -> None:
-        self.stage, self.before, self.callbacks, self.ensemble = stage, before, callbacks, ensemble
+    def __init__(self, stage: int, before: int, callbacks: Sequence[Callback], ensemble: Ensemble, redraw: int) -> None:
+        self.stage, self.before, self.callbacks = stage, before, callbacks
+        self.ensemble, self.redraw = ensemble, redraw
         self.images: Tensor | None = None
 
     def __call__(self, step: Step) -> bool:
         self.images = step.images  # live: after the stage, its last images
         step = replace(step, index=self.before + step.index, stage=self.stage)
         answers = [callback(step) for callback in self.callbacks]
-        if (step.index + 1) % self.ensemble.config.redraw == 0:
-            self.ensemble.shift = self.ensemble.draw()
+        if (step.index + 1) % self.redraw == 0:
+            self.ensemble.redraw()
         return any(answer is True for answer in answers)
 
 
@@ -224,28 +223,15 @@ def _resizes(target: Target, sizes: Sequence[Size], config: PlugInConfig) -> boo
 
 
 def _first_patch(
-    init: Tensor | None, n: int, shape: tuple[int, int, int], config: PlugInConfig, generator: torch.Generator
+    target: Target, n: int, size: Size, config: PlugInConfig, generator: torch.Generator, init: Tensor | None
 ) -> Tensor:
     """Noise; or the given images, made small where the patch is to be zoomed, or else their middle."""
     if init is None:
-        return uniform_images(n, shape, generator)
-    _, h, w = shape
+        return uniform_images(n, (target.spec.channels, *size), generator).to(target.device)
+    whole, (h, w) = target.spec.check(init, "init").to(target.device), size
+    if len(whole) != n:
+        raise ValueError(f"init has {len(whole)} images for {n} labels")
     if config.zoom:
-        return resize_images(init, (h, w))
-    top, left = (init.shape[-2] - h) // 2, (init.shape[-1] - w) // 2
-    return init[..., top : top + h, left : left + w].clone()
-
-
-def _join(results: Sequence[InversionResult], size: Size, config: PlugInConfig, seed: int) -> InversionResult:
-    """One record of all stages."""
-    last, before = results[-1], sum(len(r.history["total"]) for r in results[:-1])
-    return replace(
-        last,
-        images=resize_images(last.images, size),
-        history={name: tuple(v for r in results for v in r.history[name]) for name in last.history},
-        best_step=before + last.best_step,
-        config=plain(config),
-        seed=seed,
-        seconds=sum(r.seconds for r in results),
-        stages=tuple(r.images for r in results),
-    )
+        return resize_images(whole, size)
+    top, left = (whole.shape[-2] - h) // 2, (whole.shape[-1] - w) // 2
+    return whole[..., top : top + h, left : left + w].clone()

@@ -1,6 +1,7 @@
 """Plug-In Inversion: its parts by hand, its stages, any architecture with the same settings, and what it refuses."""
 
 import dataclasses
+import functools
 import math
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from invkit.augment import ColorShift, pad_with_noise
 from invkit.images import ImageSpec
 from invkit.loading import load_target
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
-from invkit.methods.plugin import PlugInConfig, _Ensemble, next_patch, plug_in_inversion, stage_sizes
+from invkit.methods.plugin import PlugInConfig, _ensemble, next_patch, plug_in_inversion, stage_sizes
 from invkit.objective import Gradient, Objective
 from invkit.runtime import plain, seeded
 from invkit.target import Target
@@ -84,7 +85,7 @@ def test_color_shift_of_other_images_is_refused():
 
 def test_the_gradient_is_the_mean_over_the_ensemble(make_target):
     target = make_target(batch_norm=False, dtype=torch.float64)
-    ensemble = _Ensemble(target, 3, config(), seeded(0), resize=False)
+    ensemble = _ensemble(target, 3, config(), seeded(0), resize=False)
     labels, images = torch.tensor(LABELS), torch.rand(3, 3, 8, 8, dtype=torch.float64, generator=seeded(1))
     objective = Objective(network=ensemble, terms={"ce": (1.0, ensemble.cross_entropy)}, labels=labels)
     value, gradient = Gradient(objective)(images)
@@ -105,7 +106,7 @@ def test_micro_batches_of_copies_give_the_same_gradient(make_target, micro_batch
     images = torch.rand(3, 3, 8, 8, dtype=torch.float64, generator=seeded(1))
 
     def gradient(**change):
-        ensemble = _Ensemble(target, 3, config(**change), seeded(0), resize=False)
+        ensemble = _ensemble(target, 3, config(**change), seeded(0), resize=False)
         terms = {"ce": (1.0, ensemble.cross_entropy)}
         return Gradient(Objective(network=ensemble, terms=terms, labels=torch.tensor(LABELS)))(images)[1]
 
@@ -118,7 +119,7 @@ def test_micro_batches_of_copies_give_the_same_gradient(make_target, micro_batch
 
 
 def test_resizing_before_the_shift_is_resizing_after_it(vit):
-    ensemble = _Ensemble(vit, 2, config(), seeded(0), resize=True)
+    ensemble = _ensemble(vit, 2, config(), seeded(0), resize=True)
     patch = torch.rand(2, 3, 16, 16, generator=seeded(1))
     after = F.interpolate(ensemble.shift(patch), size=(32, 32), mode="bilinear", align_corners=False)
     assert torch.allclose(ensemble(patch).flatten(0, 1), vit(after), atol=1e-4)
@@ -220,6 +221,32 @@ def test_seeds(plain_net):
 def test_micro_batches_change_nothing(plain_net):
     whole, chunked = (plug_in_inversion(plain_net, LABELS, config(micro_batch=m)) for m in (None, 5))
     assert chunked.history["total"] == pytest.approx(whole.history["total"], rel=1e-4)
+
+
+@pytest.mark.parametrize("change", [{}, {"micro_batch": 5}, {"resize": "always"}], ids=str)
+def test_compiled_equals_eager(plain_net, monkeypatch, change):
+    """Once for each size of the patch: shifts drawn anew are no reason to compile anew."""
+    seen = []
+    traced = functools.partial(torch.compile, backend=lambda graph, inputs: seen.append(1) or graph.forward)
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    eager = plug_in_inversion(plain_net, LABELS, config(**change))
+    compiled = plug_in_inversion(plain_net, LABELS, config(compile=True, **change))
+    assert compiled.history["total"] == pytest.approx(eager.history["total"], rel=1e-4)
+    torch.testing.assert_close(compiled.images, eager.images, rtol=1e-3, atol=1e-3)
+    assert len(seen) == 3
+
+
+def test_bfloat16_stays_near_float32(plain_net, vit):
+    for network in (plain_net, vit):
+        whole, half, chunked = (
+            plug_in_inversion(network, LABELS, config(**c))
+            for c in ({}, {"bf16": True}, {"bf16": True, "micro_batch": 5})
+        )
+        assert half.images.dtype == torch.float32
+        assert half.history["total"] != whole.history["total"]
+        assert half.history["total"] == pytest.approx(whole.history["total"], rel=0.02)
+        assert chunked.history["total"] == pytest.approx(whole.history["total"], rel=0.02)
 
 
 def test_steps_lower_the_objective(plain_net, vit):
