@@ -58,7 +58,7 @@ REFINED: dict[str, Any] = {
     "steps": 250, "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "jitter": 32, "flip": 0.5,
     "cross_entropy": 10.0, "tv": 0.3, "l2": 0.0, "feature": 1.0, "bf16": True,
 }  # fmt: skip
-SMALL: dict[str, Any] = {"steps": 50, "lr": 0.03, "ensemble": 4, "jitter": 4, "resize": "always"}
+SMALL: dict[str, Any] = {"steps": 50, "lr": 0.02, "ensemble": 4, "jitter": 4, "resize": "always"}
 CIFAR: dict[str, dict[str, Any]] = {"cross-entropy": ALONE | {"steps": 200, "lr": 0.03}, "PII": SMALL}
 
 
