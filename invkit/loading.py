@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from collections.abc import Callable
@@ -155,7 +156,7 @@ def _timm(name: str, weights: Any, spec: ImageSpec | None) -> tuple[nn.Module, I
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(f"timm has no network {name!r}; near names: {close}")
     if weights == "pretrained":
-        module = _published(f"timm/{name}", lambda: timm.create_model(name, pretrained=True))
+        module = _published(f"timm/{name}", lambda: _from_hub(name))
     else:
         options: dict[str, Any] = {"num_classes": spec.n_classes} if spec else {}
         module = timm.create_model(name, pretrained=False, **options)
@@ -165,6 +166,21 @@ def _timm(name: str, weights: Any, spec: ImageSpec | None) -> tuple[nn.Module, I
         names = _imagenet_names(config["num_classes"])
         spec = ImageSpec(channels=channels, size=tuple(size), mean=config["mean"], std=config["std"], classes=names)
     return module, spec
+
+
+def _from_hub(name: str) -> nn.Module:
+    """timm's network with its published weights, from the cache or the hub."""
+    import timm
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    config: Any = timm.get_pretrained_cfg(name)
+    hub, files = config.hf_hub_id, ("model.safetensors", "pytorch_model.bin")
+    if hub and not any(isinstance(try_to_load_from_cache(hub, file), str) for file in files):
+        # Asked once beforehand: where there is no network, the download itself would try again for a minute.
+        with contextlib.suppress(HfHubHTTPError, EntryNotFoundError):  # an answer, be it a refusal: see the download
+            get_hf_file_metadata(hf_hub_url(hub, files[0]), timeout=5)
+    return timm.create_model(name, pretrained=True)
 
 
 def _imagenet_names(n: int) -> tuple[str, ...]:

@@ -255,10 +255,44 @@ def test_published_weights_without_a_network(monkeypatch):
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", offline)
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", offline)
     for name in ("torchvision/squeezenet1_1", "timm/vit_tiny_patch16_224"):
         with pytest.raises(OSError, match=rf"published weights of {name} cannot be had.*weights=FILE") as caught:
             load_target(name)
         assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, tmp_path):
+    asked = []
+
+    def unreachable(*_args, **options):
+        asked.append(options["timeout"])
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *a, **k: pytest.fail("a download was begun"))
+    with pytest.raises(OSError, match=r"timm/vit_base_patch16_224 cannot be had \(ConnectionError\).*weights=FILE"):
+        load_target("timm/vit_base_patch16_224")
+    assert len(asked) == 1
+    assert asked[0] <= 10
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_published_weights_come_from_the_cache_or_a_hub_that_answers(monkeypatch, cached):
+    import timm
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def no_such_file(*_args, **_options):
+        assert not cached, "what is cached needs no network"
+        raise EntryNotFoundError("404")
+
+    build = timm.create_model
+    found = "/cached/model.safetensors" if cached else None
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: found)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", no_such_file)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: build(name, pretrained=False))
+    assert load_target("timm/vit_tiny_patch16_224").spec.n_classes == 1000
 
 
 OWN = """
