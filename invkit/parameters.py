@@ -16,6 +16,7 @@ from typing import Any
 
 TYPES: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str, "list": list}
 TYPES["None"] = type(None)
+ITEMS = {int: "whole numbers, as in [980, 200]", float: "numbers, as in [0.5, 2]", str: "words, as in ['cat', 'dog']"}
 WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -31,6 +32,7 @@ class Parameter:
     default: Any
     types: tuple[type, ...]
     help: str
+    items: type | None = None  # of a list[int]
 
     @property
     def choices(self) -> list[str]:
@@ -45,19 +47,35 @@ class Parameter:
         if text.lower() in WORDS:
             return WORDS[text.lower()]
         try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError):
             return text
+        return list(value) if isinstance(value, tuple) and list in self.types else value
 
     def check(self, value: Any) -> str:
         """What is wrong with a value, in a few words; empty where nothing is."""
-        fits = isinstance(value, (*self.types, int) if float in self.types else self.types)
-        if self.types and (not fits or (isinstance(value, bool) and bool not in self.types)):
+        missing = value is None and type(None) in self.types
+        if self.items and not missing and not (isinstance(value, list) and all(is_a(v, (self.items,)) for v in value)):
+            return f"{self.name} should be a list of {ITEMS[self.items]}, not {value!r}{self.hint(value)}"
+        if self.types and not is_a(value, self.types):
             wanted = " or ".join(kind.__name__ for kind in self.types)
             return f"{self.name} should be {wanted} (its default is {self.default!r}), not {value!r}"
         if self.choices and value is not None and str(value) not in self.choices:
             return f"{self.name} should be one of {', '.join(self.choices)}, not {value!r}"
         return ""
+
+    def hint(self, value: Any) -> str:
+        """What to do about a good list that came as text, as ``papermill -p`` passes it."""
+        if not isinstance(value, str) or self.parse(value) == value or self.check(self.parse(value)):
+            return ""
+        return f"; with papermill write -y '{self.name}: {self.parse(value)}' in the place of -p"
+
+
+def is_a(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a value is of one of the types: a whole number is a float too, a truth value is no number."""
+    if isinstance(value, bool):
+        return bool in types
+    return isinstance(value, (*types, int) if float in types else types)
 
 
 def assignments(source: str) -> Iterator[tuple[str, str, ast.expr, int]]:
@@ -92,7 +110,9 @@ def read_parameters(source: str) -> dict[str, Parameter]:
         if not words and default is not None:
             words = [type(default).__name__]
         types = tuple(TYPES[word] for word in words if word in TYPES)
-        found[name] = Parameter(name, default, types, comments.get(line, ""))
+        item = re.search(r"list\[(\w+)\]", annotation)
+        items = TYPES.get(item[1]) if item else None
+        found[name] = Parameter(name, default, types, comments.get(line, ""), items if items in ITEMS else None)
     return found
 
 

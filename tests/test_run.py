@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,51 @@ def test_a_bad_value_is_refused_with_the_list_of_parameters(given, message):
 
 def test_good_values_pass():
     refuse("a", read_parameters(PARAMETERS), {"profile": "ci", "seed": 2, "lr": 1, "target": None})
+
+
+LABELS = "labels: list[int] = []  # which classes; empty for all"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("[980, 200]", [980, 200]), ("980, 200", [980, 200]), ("[]", []), ("[-1]", [-1])],
+)
+def test_a_list_of_numbers_is_read(text, value):
+    known = read_parameters(LABELS)
+    assert known["labels"].parse(text) == value
+    refuse("a", known, {"labels": value})
+
+
+@pytest.mark.parametrize("text", ["x", "980", "[1.5]", "[True]", "['a']", "none", "[980, 200", "{980, 200}", "{[1]}"])
+def test_what_is_no_list_of_numbers_is_refused(text):
+    known = read_parameters(LABELS)
+    value = known["labels"].parse(text)
+    says = rf"labels should be a list of whole numbers, as in \[980, 200\], not {re.escape(repr(value))}\n"
+    with pytest.raises(BadParameters, match=says):
+        refuse("a", known, {"labels": value})
+
+
+def test_a_list_that_came_as_text_is_refused_with_the_way_to_give_it():
+    with pytest.raises(BadParameters, match=r"not '\[980, 200\]'; with papermill write -y 'labels: \[980, 200\]'"):
+        refuse("a", read_parameters(LABELS), {"labels": "[980, 200]"})
+
+
+def test_lists_of_other_kinds():
+    known = read_parameters("rates: list[float] | None = None  # r\nnames: list[str] = []  # n\nany: list = []  # a")
+    refuse("a", known, {"rates": [1, 0.5], "names": ["x"], "any": [1, "x"]})
+    refuse("a", known, {"rates": None})
+    for name, value, says in [("rates", ["x"], "list of numbers"), ("names", [1], "list of words"), ("any", 1, "list")]:
+        with pytest.raises(BadParameters, match=says):
+            refuse("a", known, {name: value})
+
+
+def test_a_list_reaches_the_notebook(book):
+    calls = "from invkit.parameters import check_parameters\ncheck_parameters()"
+    path = notebook(book, "01_a", calls, "print(target, sum(labels))")
+    path.write_text(path.read_text().replace("seed: int = 0  # random seed", LABELS))
+    values = ["-p", "target", "timm/vit_base_patch16_224", "-p", "labels", "[980, 200]"]
+    assert run.main(["01_a", "--profile", "ci", *values]) == 0
+    assert outputs(book / "build/executed/ci-custom/01_a.ipynb") == "timm/vit_base_patch16_224 1180\n"
 
 
 @pytest.mark.parametrize(
