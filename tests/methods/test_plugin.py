@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from invkit.augment import ColorShift, pad_with_noise
 from invkit.images import ImageSpec
@@ -355,6 +356,8 @@ def test_a_non_finite_loss_is_named(make_target):
         ({"init": torch.rand(3, 1, 8, 8)}, "init have 1 channels; the network takes 3"),
         ({"init": torch.rand(3, 3, 9, 8)}, r"init are \(9, 8\) pixels"),
         ({"init": torch.rand(2, 3, 8, 8)}, "init has 2 images for 3 labels"),
+        ({"init": torch.rand(3, 8, 8)}, r"init must be a float tensor \(N, C, H, W\), not torch.float32 \(3, 8, 8\)"),
+        ({"labels": []}, "labels must be a non-empty list of class indices"),
         ({"config": config(alpha=(1.0, 1.0))}, "alpha needs one number, or one for each of the 3 channels"),
         ({"config": config(beta=(1.0,) * 4)}, "beta needs one number, or one for each of the 3 channels"),
     ],
@@ -362,6 +365,21 @@ def test_a_non_finite_loss_is_named(make_target):
 def test_bad_input_is_named(target, options, says):
     with pytest.raises(ValueError, match=says):
         plug_in_inversion(target, **{"labels": LABELS, "config": config()} | options)
+
+
+@pytest.mark.parametrize(
+    ("first", "refused"),
+    [(nn.Conv2d(3, 4, 5), (1, 4)), (nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 4, 1)), (2, 6))],
+    ids=["smaller than its kernel", "no multiple of four"],
+)
+def test_the_first_stage_that_the_network_does_not_take_is_named(target, first, refused):
+    body = nn.Sequential(first, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = Target(body, target.spec, "choosy")
+    stage, size = refused
+    says = rf"stage {stage} of 3 is a patch of \({size}, {size}\) pixels, which choosy does not take; use fewer stages"
+    with pytest.raises(ValueError, match=says):
+        plug_in_inversion(network, LABELS, config(resize="never"))
+    assert plug_in_inversion(network, LABELS, config(steps=1)).stopped == "steps"
 
 
 @pytest.mark.parametrize(
