@@ -13,9 +13,7 @@ from invkit import losses
 from invkit.augment import resize_images
 from invkit.objective import Batch
 from invkit.target import Target
-
-Shift = Callable[[Tensor], Tensor]
-"""``(N, C, H, W)`` to ``(N * e, C, H, W)``, the copies of one image next to each other."""
+from invkit.views import Shift
 
 
 class Ensemble:
