@@ -164,7 +164,7 @@ def deepinversion(folder: Path, device: str) -> None:
     plugged = invert(target, labels, SMOOTH, 0)
     refine = ik.DeepInversionConfig(**REFINED)
     images = {"PII": plugged.images}
-    for row, init in {"DeepInversion": None, "DeepInversion after PII": plugged.images}.items():
+    for row, init in {"DeepInversion": None, "PII, then DeepInversion": plugged.images}.items():
         images[row] = ik.deep_inversion(target, labels, refine, generator=seeded(0), init=init).images
     real, truth = photos(folder, target.spec.classes)
     sample = torch.linspace(0, len(real) - 1, len(labels)).long()
