@@ -257,9 +257,10 @@ def cifar10(folder: Path, device: str) -> None:
         device=device,
         figure=figure,
         note="40 images, four of each class; mean and standard deviation over three seeds (of real images: three "
-        "samples). ResNet-44 and ResNet-20 are of one family and trained alike; the other net is the one of the two "
-        "that was not inverted. The robust net takes only whole images, so patches are resized for both. Networks ran "
-        "in bfloat16 autocast; scores are of images rounded to 8 bits. Fréchet distance in ResNet-44's features.",
+        "samples, taken from the training set of all three networks). ResNet-44 and ResNet-20 are of one family and "
+        "trained alike; the other net is the one of the two that was not inverted. The robust net takes only whole "
+        "images, so patches are resized for both. Networks ran in bfloat16 autocast; scores are of images rounded to 8 "
+        "bits. Fréchet distance in ResNet-44's features.",
         overwrite=True,
     )
 
