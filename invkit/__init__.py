@@ -6,12 +6,17 @@ from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
 from invkit.judge import Judge, statistics_penalty
 from invkit.loading import load_target
+from invkit.methods.dci import DCI, DCIConfig, divide_and_conquer
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
+from invkit.networks.inverse_chain import Inverse
+from invkit.networks.inverses import inverse_of
+from invkit.partition import Block, Chain, partition
 from invkit.results import FitResult, InversionResult, Step
 from invkit.search import grid_search
+from invkit.staged import StageResult, StagesResult
 from invkit.synthesis import synthesise
 from invkit.target import Target
 from invkit.training import ClassifierConfig, load_or_train, train_classifier
@@ -19,8 +24,12 @@ from invkit.training import ClassifierConfig, load_or_train, train_classifier
 __version__ = "0.1.0"
 
 __all__ = [
+    "DCI",
     "BatchNormPenalty",
+    "Block",
+    "Chain",
     "ClassifierConfig",
+    "DCIConfig",
     "DataSet",
     "DeepDreamConfig",
     "DeepInversionConfig",
@@ -28,21 +37,27 @@ __all__ = [
     "DistillationConfig",
     "FitResult",
     "ImageSpec",
+    "Inverse",
     "InversionResult",
     "Judge",
     "PlugInConfig",
     "Split",
+    "StageResult",
+    "StagesResult",
     "Step",
     "Target",
     "class_inversion",
     "deep_dream",
     "deep_inversion",
     "distil",
+    "divide_and_conquer",
     "fgsm",
     "grid_search",
+    "inverse_of",
     "load_data",
     "load_or_train",
     "load_target",
+    "partition",
     "pgd",
     "plug_in_inversion",
     "random_perturbation",

@@ -1,0 +1,281 @@
+"""Divide-and-conquer inversion (Dong et al., 2021): learning to run a classifier backwards, block after block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from invkit.features import FeatureStore
+from invkit.fitting import Callback
+from invkit.networks.inverse_chain import Inverse
+from invkit.networks.inverses import BlockInverse
+from invkit.partition import Chain, partition
+from invkit.runtime import config_hash, default_generator, plain
+from invkit.schedule import FitConfig
+from invkit.staged import StageFolder, StagesResult
+from invkit.target import Target
+
+Phase = Literal["train", "fine_tune"]
+
+
+# Found on digits of 16 pixels: few steps want large ones, and more is gained by steps than by larger batches.
+_DIGITS: dict[str, Any] = {
+    "steps": 50, "fine_tune_steps": 30, "lr": 4e-3, "fine_tune_lr": 5e-4, "restarts": 0, "batch_size": 16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DCIConfig:
+    """How the inverses are trained. The defaults are the paper's, for 5,000 images of 224 pixels (App. A.1)."""
+
+    steps: int = 3000
+    """Steps on ``F_k^-1`` alone (App. A.1)."""
+    fine_tune_steps: int = 3000
+    """Steps on ``F_1^-1 ... F_k^-1`` together, from the second stage on (§3.3, App. A.1)."""
+    lr: float = 1e-3
+    """Of Adam, for the first phase (App. A.1)."""
+    fine_tune_lr: float = 1e-4
+    """Of Adam, for the second (App. A.1)."""
+    restarts: int = 3
+    """Warm restarts of the cosine in each phase (App. A.1)."""
+    batch_size: int = 32
+    """Images per step; the paper does not say."""
+    alpha: float | None = None
+    """Weight of the cycle loss (eq. 4). None measures it at the start of each stage; see ``cycle``."""
+    cycle: float = 1.0
+    """Size of the weighted cycle loss, in units of the mean of the two others, where alpha is measured: the paper
+    sets alpha = 1e-7 "to ensure it has similar magnitude as other loss terms" (App. A.1). 0 leaves the loss out.
+    """
+    stages: int | None = None
+    """How many blocks are inverted; None inverts all. The cycle loss looks at all of the cut in any case (eq. 3)."""
+    fine_tune: bool = True
+    """Without: each inverse is trained once and stays (the ablation of §3.3)."""
+    end_to_end: bool = False
+    """All inverses at once, by image and cycle loss alone, for as many steps as the stages together (§3.1)."""
+    cache: bool = True
+    """Compute the features of the images once; else in every step."""
+    cache_bytes: int = 2 << 30
+    """Beyond so many bytes the cache lies on disk."""
+    log_every: int = 100
+    """Steps between looks at the terms on the host; see :class:`invkit.schedule.FitConfig`."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints within a stage."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": _DIGITS | {"steps": 8, "fine_tune_steps": 4},
+        "book": _DIGITS,
+        "paper": {},
+    }
+
+    def __post_init__(self) -> None:
+        checks = {
+            "batch_size must be at least 1": self.batch_size >= 1,
+            "restarts must not be negative": self.restarts >= 0,
+            "steps must be more than the restarts": self.steps > self.restarts,
+            "fine_tune_steps must be more than the restarts": self.fine_tune_steps > self.restarts,
+            "lr must be positive": self.lr > 0,
+            "fine_tune_lr must be positive": self.fine_tune_lr > 0,
+            "alpha must not be negative, or None": self.alpha is None or self.alpha >= 0,
+            "cycle must not be negative": self.cycle >= 0,
+            "stages must be at least 1, or None": self.stages is None or self.stages >= 1,
+            "cache_bytes must not be negative": self.cache_bytes >= 0,
+        }
+        for sentence, good in checks.items():
+            if not good:
+                raise ValueError(f"{sentence}, not {getattr(self, sentence.split()[0])!r}")
+        self.schedule("train", 1)
+
+    @classmethod
+    def for_profile(cls, profile: str, **overrides: Any) -> Self:
+        """The config of the profile ``ci``, ``book`` or ``paper``, with fields overridden."""
+        if profile not in cls.PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(cls.PROFILES)}, not {profile!r}")
+        return cls(**cls.PROFILES[profile] | overrides)
+
+    def phases(self, k: int) -> tuple[Phase, ...]:
+        """Those of stage k: there is nothing to fine-tune in the first (§3.3)."""
+        return ("train", "fine_tune") if k > 1 and self.fine_tune and not self.end_to_end else ("train",)
+
+    def schedule(self, phase: Phase, depth: int) -> FitConfig:
+        """Steps and learning rates of a phase; end to end, one phase takes the steps of all stages up to ``depth``."""
+        steps = self.steps if phase == "train" else self.fine_tune_steps
+        if self.end_to_end:
+            steps = depth * self.steps + (depth - 1) * self.fine_tune_steps * self.fine_tune
+        period = -(-steps // (self.restarts + 1))
+        return FitConfig(
+            steps=steps, schedule="restarts", period=period, log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+        )  # fmt: skip
+
+
+class DCI:
+    """One phase of stage k: ``L_k = L_layer + L_img + alpha L_cyc`` (eq. 4) by Adam, for :func:`invkit.fitting.fit`.
+
+    A batch is ``[x, F_1(x), ..., F_1:L(x)]``, as a :class:`invkit.features.FeatureStore` gives it: the target itself
+    runs on the reconstructions alone. In the phase ``train`` only ``F_k^-1`` learns, in ``fine_tune`` all up to it.
+    """
+
+    def __init__(
+        self, chain: Chain, inverse: Inverse, depth: int, config: DCIConfig, *,
+        phase: Phase = "train", alpha: float | None = None,
+    ) -> None:  # fmt: skip
+        self.chain, self.inverse, self.depth, self.config, self.alpha = chain, inverse, depth, config, alpha or 0.0
+        self.device = chain.target.device
+        whole = phase == "fine_tune" or config.end_to_end
+        inverse.requires_grad_(False)
+        self.learning = inverse.blocks[0 if whole else depth - 1 : depth].requires_grad_(True)
+        rate = config.fine_tune_lr if phase == "fine_tune" else config.lr
+        self.optimizers = (torch.optim.Adam(self.learning.parameters(), rate, fused=True),)
+
+    def step(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """One step; returns the weighted terms and their total."""
+        terms = self.losses([part.to(self.device, non_blocking=True) for part in batch])
+        total = torch.stack(list(terms.values())).sum()
+        (optimizer,) = self.optimizers
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+        return {name: term.detach() for name, term in (terms | {"total": total}).items()}
+
+    def losses(self, features: Sequence[Tensor], alpha: float | None = None) -> dict[str, Tensor]:
+        """The terms of eq. 4 for ``[x, F_1(x), ..., F_1:L(x)]``: sums of absolute differences, as in the paper, all
+        divided by the number of values of the images.
+
+        - ``layer`` (eq. 1): ``|u_k - F_k^-1(F_k(u_k))|`` with ``u_k = F_1:k-1(x)``
+        - ``image`` (eq. 2): ``|x - x'|`` with ``x' = F_1:k^-1(F_1:k(x))``
+        - ``cycle`` (eq. 3): ``alpha sum_l |F_1:l(x) - F_1:l(x')|``
+        """
+        alpha = self.alpha if alpha is None else alpha
+        images, scale = features[0], 1 / features[0].numel()
+        back = self.inverse.walk(features[self.depth], self.depth)
+        terms = {"image": _l1(images, back[-1]) * scale}
+        if not self.config.end_to_end:
+            terms["layer"] = _l1(features[self.depth - 1], back[0]) * scale
+        if alpha:
+            again = self.chain.read(back[-1])
+            apart = [_l1(u, v) for u, v in zip(features[1:], again, strict=True)]
+            terms["cycle"] = torch.stack(apart).sum() * (alpha * scale)
+        return terms
+
+    @torch.no_grad()
+    def prepare(self, features: Sequence[Tensor]) -> float:
+        """At the start of a stage: set the scales of the new inverses, and alpha, measured where the config leaves it
+        open; returns alpha.
+        """
+        features = [part.to(self.device) for part in features]
+        for k, block in enumerate(self.learning, start=self.depth - len(self.learning)):
+            if isinstance(block, BlockInverse):
+                block.measure(features[k + 1], features[k])
+        config = self.config
+        self.alpha = config.alpha or 0.0
+        if config.alpha is None and config.cycle:
+            sizes = self.losses(features, alpha=1.0)
+            cycle = float(sizes.pop("cycle"))
+            others = sum(float(size) for size in sizes.values()) / len(sizes)
+            self.alpha = config.cycle * others / cycle if cycle else 0.0
+        return self.alpha
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the losses: what was measured."""
+        return {"cycle": self.alpha}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inverses that learn, the optimiser and alpha."""
+        state = {"inverses": self.learning.state_dict(), "optimizer": self.optimizers[0].state_dict()}
+        return state | {"alpha": self.alpha}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.learning.load_state_dict(state["inverses"])
+        self.optimizers[0].load_state_dict(state["optimizer"])
+        self.alpha = state["alpha"]
+
+
+def _l1(a: Tensor, b: Tensor) -> Tensor:
+    return F.l1_loss(a, b, reduction="sum")
+
+
+Evaluate = Callable[[Inverse, int], Mapping[str, float]]
+"""Scores of an inverse at a depth, asked for at the end of each stage."""
+
+
+def divide_and_conquer(
+    target: Target | Chain,
+    images: Any,
+    config: DCIConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    evaluate: Evaluate | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+    scratch: str | Path | None = None,
+) -> tuple[Inverse, StagesResult]:
+    """Learn to run ``target`` backwards from ``images``: synthetic ones in the paper (§3.4), real ones as a control.
+
+    ``target`` may be a :class:`invkit.partition.Chain`, cut as :func:`invkit.partition.partition` was told. Block after
+    block, from the first: train ``F_k^-1``, then fine-tune ``F_1^-1 ... F_k^-1`` (§3.3). ``images`` are what a
+    :class:`invkit.features.FeatureStore` takes: a tensor, an array mapped from disk, a data set read lazily.
+    ``checkpoint`` names a folder: a finished stage is kept there, an unfinished one goes on from its last checkpoint,
+    to the same bits. ``scratch`` is where a cache that is too large for memory goes.
+
+    Fine-tuning changes the earlier inverses in favour of the present depth, so a shallower depth is at its best at the
+    end of its own stage: ask by ``evaluate``, or load ``checkpoint/stage_03`` by
+    :meth:`invkit.networks.inverse_chain.Inverse.load`.
+
+    Raises ``ValueError`` for images or a cut that do not fit, and for a folder of another run, ``ArithmeticError``
+    where a stage became non-finite, ``OSError`` where there is no room.
+    """
+    start, config, generator = time.perf_counter(), config or DCIConfig(), generator or default_generator()
+    chain = target if isinstance(target, Chain) else partition(target)
+    chain.target.check_frozen()
+    depth = chain.check_depth(len(chain) if config.stages is None else config.stages)
+    with FeatureStore(
+        chain, images, batch_size=config.batch_size, cache=config.cache, limit=config.cache_bytes, folder=scratch
+    ) as store:
+        folder = StageFolder(checkpoint, _about(chain, config, store, generator))
+        seed, inverse = generator.initial_seed(), Inverse.untrained(chain, depth, generator)
+        done = folder.restore(inverse, generator)
+        for k in range(len(done) + 1, depth + 1) if not config.end_to_end else [depth] * (not done):
+            learners = _learners(chain, inverse, k, config, store, generator)
+            stage = folder.run(k, chain.names[k - 1], learners, store.batches, generator=generator, callbacks=callbacks)
+            if evaluate is not None and stage.stopped == "steps":
+                with torch.no_grad():
+                    stage = replace(stage, metrics=dict(evaluate(inverse, k)))
+            done.append(stage)
+            if done[-1].stopped != "steps":
+                break
+            folder.keep(done, inverse, generator)
+    return inverse.requires_grad_(False).eval(), StagesResult(
+        stages=tuple(done), seconds=time.perf_counter() - start, device=str(chain.target.device),
+        stopped=done[-1].stopped, config=plain(config), seed=seed,
+    )  # fmt: skip
+
+
+def _learners(
+    chain: Chain, inverse: Inverse, k: int, config: DCIConfig, store: FeatureStore, generator: torch.Generator
+) -> Iterator[tuple[Phase, DCI, FitConfig]]:
+    """For ``F_k^-1``, then for all up to it; alpha is measured once, on the first images of a random order."""
+    alpha: float | None = None
+    for phase in config.phases(k):
+        learner = DCI(chain, inverse, k, config, phase=phase, alpha=alpha)
+        if alpha is None:
+            alpha = learner.prepare(store.batch(torch.randperm(len(store), generator=generator)[: store.size]))
+        yield phase, learner, config.schedule(phase, k)
+
+
+def _about(chain: Chain, config: DCIConfig, store: FeatureStore, generator: torch.Generator) -> dict[str, Any]:
+    """What the bits of a run depend on; where features lie and how often something is written is left out."""
+    aside = ("cache", "cache_bytes", "log_every", "checkpoint_every")
+    return {
+        "target": f"{chain.target.name} ({chain.target.fingerprint()})", "cut": list(chain.names),
+        "config": {k: v for k, v in plain(config).items() if k not in aside}, "images": store.digest(),
+        "seed": generator.initial_seed(), "generator": config_hash(generator.get_state()),
+    }  # fmt: skip
