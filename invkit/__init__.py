@@ -5,6 +5,7 @@ from invkit.bn_hooks import BatchNormPenalty
 from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
 from invkit.judge import Judge, statistics_penalty
+from invkit.likeness import Likeness
 from invkit.loading import load_target
 from invkit.methods.dci import DCI, DCIConfig, divide_and_conquer
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
@@ -40,6 +41,7 @@ __all__ = [
     "Inverse",
     "InversionResult",
     "Judge",
+    "Likeness",
     "PlugInConfig",
     "Split",
     "StageResult",

@@ -25,8 +25,9 @@ def curve_with_spread(
     log_x: bool = False,
     log_y: bool = False,
     title: str | None = None,
+    over: str = "seeds",
 ) -> Canvas:
-    """Each curve's mean and, as a band, its standard deviation over seeds.
+    """Each curve's mean and, as a band, its standard deviation over seeds, or what ``over`` names.
 
     ``ys`` holds arrays (seeds, len(x)), or (len(x),) for a single seed. Raises ``ValueError`` if there is no
     curve, or one of another length or with non-finite values.
@@ -50,7 +51,7 @@ def curve_with_spread(
             axes.set_yscale("log")
         legend(axes, len(curves))
     ends = "; ".join(f"{name} from {v.mean(0)[0]:.3g} to {v.mean(0)[-1]:.3g}" for name, v in curves.items())
-    figure.alt = f"{ylabel} against {xlabel} from {x[0]:,g} to {x[-1]:,g}: {ends} (means over {_count(curves)})."
+    figure.alt = f"{ylabel} against {xlabel} from {x[0]:,g} to {x[-1]:,g}: {ends} (means over {_count(curves, over)})."
     return figure
 
 
@@ -101,6 +102,10 @@ def _sd(values: NDArray[np.float64]) -> Any:
     return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
-def _count(arrays: Mapping[str, NDArray[np.float64]]) -> str:
+def _count(arrays: Mapping[str, NDArray[np.float64]], over: str = "seeds") -> str:
     sizes = sorted({len(v) for v in arrays.values()})
-    return f"{sizes[0]} seed{'s' * (sizes[0] > 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    return (
+        f"{sizes[0]} {over[: -1 if sizes[0] == 1 else None]}"
+        if len(sizes) == 1
+        else f"{sizes[0]} to {sizes[-1]} {over}"
+    )
