@@ -101,6 +101,8 @@ class Target(nn.Module):
             found[name] = tensor
             if len(found) == len(set(names)):
                 raise _Stop
+            if isinstance(tensor, Tensor):
+                found[name] = tensor.clone()  # a layer further on may write over its input in place
 
         def read(images: Tensor) -> dict[str, Tensor]:
             found.clear()

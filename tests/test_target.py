@@ -167,6 +167,14 @@ def test_a_layer_that_is_never_reached():
     assert target.features(torch.rand(2, 3, 8, 8)).shape == (2, 192)
 
 
+def test_a_tap_is_not_overwritten_by_a_later_layer():
+    spec = ImageSpec(channels=1, size=(4, 4), mean=(0.5,), std=(0.5,), classes=("a", "b"))
+    target = Target(nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(16, 2)), spec)
+    images = torch.rand(2, 1, 4, 4)
+    with target.tap("0", "2") as read:
+        assert torch.equal(read(images)["0"], spec.normalise(images).flatten(1))
+
+
 def test_a_layer_asked_for_twice(target):
     with target.tap("conv1", "conv1") as read:
         assert list(read(torch.rand(1, 3, 8, 8))) == ["conv1"]

@@ -1,0 +1,143 @@
+"""Inversion of features by optimising pixels: the baselines DeepDream and DeepInversion of Dong et al. (2021, §4.3).
+
+Both look for an image whose features are those given. DeepDream's way leans on an image prior alone, DeepInversion's
+also on the statistics in the network's batch norms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from invkit import priors
+from invkit.augment import initial_images
+from invkit.bn_hooks import BatchNormPenalty
+from invkit.objective import Objective
+from invkit.optimize import Callback, LoopConfig, optimise_images
+from invkit.results import InversionResult
+from invkit.runtime import default_generator
+from invkit.target import Target
+
+# Found on digits of 16 pixels: the features count for much more than beside 224 pixels' total variation.
+_DIGITS: dict[str, Any] = {"steps": 300, "lr": 0.1, "match": 1.0, "tv": 0.01, "l2": 0.0, "feature": 0.01}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureInversionConfig(LoopConfig):
+    """Weights of ``L = match ||F(x) - f||_2 + tv R_TV + l2 R_l2 + feature R_feature``.
+
+    The defaults are DeepInversion's; ``feature=0`` makes it DeepDream's. What Dong et al. do not give (appendix A.1:
+    "other scaling terms the same") is Yin et al.'s (2020) for ImageNet at 224 pixels. Images are not jittered, which
+    the features given were not either; a ``jitter`` finds images that fit them on average over their shifts.
+    """
+
+    steps: int = 20_000
+    """Appendix A.1: setting 2 of Yin et al., all steps at full resolution."""
+    lr: float = 0.2
+    match: float = 1e-3
+    """Distance to the features given (appendix A.1)."""
+    tv: float = 1e-4
+    """Total variation (Yin et al.)."""
+    l2: float = 1e-2
+    """Euclidean norm (Yin et al.)."""
+    feature: float = 1e-2
+    """Batch-norm statistics (Yin et al.); 0 leaves them out, as DeepDream does."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {"ci": _DIGITS | {"steps": 20}, "book": _DIGITS, "paper": {}}
+
+    def __post_init__(self) -> None:
+        LoopConfig.__post_init__(self)
+        for name in ("match", "tv", "l2", "feature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"FeatureInversionConfig: the weight {name} must be >= 0 and finite, not {getattr(self, name)}"
+                )
+        if self.low_resolutions:
+            raise ValueError(
+                "FeatureInversionConfig: features given at full resolution cannot be compared at a lower one; "
+                "leave low_resolutions empty"
+            )
+
+
+def feature_inversion(
+    target: Target,
+    features: Tensor,
+    layer: str,
+    config: FeatureInversionConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    init: Tensor | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> InversionResult:
+    """Optimise one image for each row of ``features`` ``(N, ...)``, the output of ``layer`` that it is to give.
+
+    ``min_x match ||F_layer(x) - f||_2`` with an image prior and, where ``config.feature`` is not 0, the batch-norm
+    penalty over *all* layers of the network (Dong et al., appendix A.1). ``layer`` is a name of
+    ``target.module.named_modules()``; ``""`` stands for the logits. ``init`` ``(N, C, H, W)`` in [0, 1] replaces the
+    grey noise, ``checkpoint`` names a file to resume from. The result has no labels.
+
+    Raises ``ValueError`` for an unknown layer, features of another shape than the layer's or not finite, images that
+    do not fit, and, where there is a penalty, a network without batch-norm statistics.
+    """
+    config, generator = config or FeatureInversionConfig(), generator or default_generator()
+    target.check_frozen()
+    features = _check_features(target, features, layer)
+    images = (
+        initial_images(len(features), target.spec.shape, generator) if init is None else target.spec.check(init, "init")
+    )
+    penalty = BatchNormPenalty(target.module) if config.feature else None
+    # The forward pass ends after the last tap: the penalty needs all of it.
+    with target.tap(*((layer, "") if penalty else (layer,))) as read:
+        objective = Objective(
+            network=lambda x: read(x)[layer],
+            terms=_terms(config),
+            labels=features.to(target.device),
+            penalty=penalty,
+            penalty_weight=config.feature,
+            about=f"{target.fingerprint()} {layer}" if checkpoint else "",
+        )
+        result = optimise_images(
+            objective, images.to(target.device), config, generator=generator, callbacks=callbacks, checkpoint=checkpoint
+        )
+    return replace(result, labels=None)
+
+
+@torch.no_grad()
+def layer_features(target: Target, images: Tensor, layer: str) -> Tensor:
+    """What ``layer`` answers to ``images`` ``(N, C, H, W)``: its output ``(N, ...)``, on the target's device.
+
+    Raises ``ValueError`` for an unknown layer, or one whose output is not a row per image.
+    """
+    with target.tap(layer) as read:
+        found = read(target.spec.check(images).to(target.device))[layer]
+    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(images):
+        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"layer {layer!r} of {target.name} does not give one row of features per image, but {what}")
+    return found
+
+
+def _terms(config: FeatureInversionConfig) -> dict[str, Any]:
+    """The per-image terms of the loss; a weight of zero leaves its term out."""
+    match = (config.match, lambda batch: torch.linalg.vector_norm((batch.outputs - batch.labels).flatten(1), dim=1))
+    return ({"match": match} if config.match else {}) | priors.weighted(config.tv, config.l2)
+
+
+def _check_features(target: Target, features: Tensor, layer: str) -> Tensor:
+    expected = tuple(layer_features(target, target.mean.new_full((1, *target.spec.shape), 0.5), layer).shape[1:])
+    if not (isinstance(features, Tensor) and features.is_floating_point() and features.ndim > 1 and len(features)):
+        raise ValueError(f"features must be a non-empty float tensor (N, {', '.join(map(str, expected))})")
+    if tuple(features.shape[1:]) != expected:
+        raise ValueError(
+            f"the features of an image are {expected} at layer {layer!r} of {target.name}, not "
+            f"{tuple(features.shape[1:])}"
+        )
+    if not features.isfinite().all():
+        raise ValueError("the features given hold values that are not finite")
+    return features.detach()
