@@ -37,3 +37,17 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> 
     """``T^2 KL(teacher || student)`` ``(N,)`` of softened distributions (Hinton et al., 2015)."""
     log_p, log_q = (F.log_softmax(v / temperature, dim=1) for v in (teacher, student))
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """``max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`` ``(N,)`` of scores ``(N,)`` (Miyato et al. 2018, eq. 16).
+
+    >>> hinge_discriminator(torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 0.5])).tolist()
+    [0.0, 2.5]
+    """
+    return F.relu(1 - real) + F.relu(1 + fake)
+
+
+def hinge_generator(fake: Tensor) -> Tensor:
+    """``-D(G(z))`` ``(N,)`` of the scores of generated images (Miyato et al. 2018, eq. 17)."""
+    return -fake

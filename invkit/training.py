@@ -5,16 +5,10 @@ The loop itself, for every method that learns, is :func:`invkit.fitting.fit`; it
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from filelock import BaseFileLock, FileLock
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from invkit.attacks import evaluating, robust_accuracy
@@ -22,11 +16,11 @@ from invkit.classification import ClassifierConfig, ClassifierLearner
 from invkit.data import DataSet, Split, batches
 from invkit.fitting import Callback, FitConfig, FitStep, Learner, fit, lr_factor
 from invkit.images import ImageSpec
-from invkit.loading import load_weights
+from invkit.kept import kept_path, load_or_fit
 from invkit.metrics import accuracy
 from invkit.networks.classifiers import build
 from invkit.results import FitResult
-from invkit.runtime import atomic_path, config_hash, pick_device, plain, seeded, write_json
+from invkit.runtime import pick_device, plain, seeded
 from invkit.target import Target
 
 __all__ = [
@@ -123,10 +117,14 @@ def load_or_train(
     config = config or ClassifierConfig.for_network(network)
     path = weights_path(network, data, config, width=width, seed=seed, folder=folder)
     module = build(network, data.spec, width=width, seed=seed)
-    if not _load(module, path):
-        with _lock(path):
-            if not _load(module, path):  # another process may have trained it in the meantime
-                _train_and_save(network, module, data, config, seed, path, device, callbacks)
+    record = data.spec.to_json() | {"network": network, "data": data.name}
+
+    def train(unfinished: Path) -> FitResult:
+        return train_classifier(
+            module, data, config, seed=seed, device=device, callbacks=callbacks, checkpoint=unfinished
+        )
+
+    load_or_fit(module, path, train, record, f"try a smaller lr than {config.lr}")
     return Target(module, data.spec, f"invkit/{network}")
 
 
@@ -140,67 +138,7 @@ def weights_path(
     folder: str | Path | None = None,
 ) -> Path:
     """Where :func:`load_or_train` keeps these weights; the JSON beside them tells how they came about."""
-    default = Path(os.environ.get("INVKIT_CACHE") or Path.home() / ".cache" / "invkit" / "networks")
-    digest = hashlib.sha256(
-        data.train.pixels.contiguous().numpy().tobytes() + data.train.labels.numpy().tobytes()
-    ).hexdigest()
     settings = plain(config)
     if config.radius == 0:  # then the attack has no part in it: names from before there was one stay good
         settings = {name: value for name, value in settings.items() if name not in ("radius", "attack_steps")}
-    key = {
-        "network": network,
-        "width": width,
-        "spec": data.spec,
-        "train": digest,
-        "config": settings,
-        "seed": seed,
-        "version": 1,
-    }
-    return Path(folder or default).expanduser() / f"{network}-{config_hash(key)}.safetensors"
-
-
-def _lock(path: Path) -> BaseFileLock:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".lock").touch()
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot keep a trained network in {path.parent}: {error.strerror}; "
-            "name another folder by folder= or INVKIT_CACHE",
-        ) from error
-    return FileLock(path.with_suffix(".lock"))
-
-
-def _load(module: nn.Module, path: Path) -> bool:
-    if not (path.is_file() and path.with_suffix(".json").is_file()):
-        return False
-    try:
-        json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        load_weights(module, path)
-    except ValueError as error:
-        warnings.warn(f"the kept network is trained anew: {error}", stacklevel=3)
-        return False
-    return True
-
-
-def _train_and_save(
-    network: str, module: nn.Module, data: DataSet, config: ClassifierConfig, seed: int, path: Path,
-    device: str, callbacks: Sequence[Callback],
-) -> None:  # fmt: skip
-    unfinished = path.with_suffix(".checkpoint")
-    result = train_classifier(
-        module, data, config, seed=seed, device=device, callbacks=callbacks, checkpoint=unfinished
-    )
-    if result.stopped == "interrupted":
-        raise KeyboardInterrupt
-    if result.stopped.startswith("non-finite"):
-        raise ArithmeticError(
-            f"{network} did not train on {data.name}: {result.stopped}; try a smaller lr than {config.lr}"
-        )
-    if result.stopped == "steps":  # a run that a callback cut short is used, not kept
-        record = data.spec.to_json() | {"network": network, "data": data.name, "result": plain(result)}
-        write_json(path.with_suffix(".json"), record)
-        with atomic_path(path) as temporary:
-            save_file({k: v.contiguous() for k, v in module.state_dict().items()}, temporary)
-        unfinished.unlink(missing_ok=True)
+    return kept_path(network, data, {"width": width, "config": settings, "seed": seed}, folder)
