@@ -1,5 +1,6 @@
 """Run trained networks backwards: from labels, logits, features or weights to images."""
 
+from invkit.adversarial import GANConfig, load_or_train_gan, train_gan
 from invkit.attacks import fgsm, pgd, random_perturbation, robust_accuracy
 from invkit.bn_hooks import BatchNormPenalty
 from invkit.data import DataSet, Split, load_data, sample_photo
@@ -10,7 +11,9 @@ from invkit.loading import load_target
 from invkit.methods.dci import DCI, DCIConfig, divide_and_conquer
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
+from invkit.methods.deepsim import DeePSiM, DeePSiMConfig, deepsim
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
+from invkit.methods.feature_inversion import FeatureInversionConfig, feature_inversion, layer_features
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
 from invkit.networks.inverse_chain import Inverse
 from invkit.networks.inverses import inverse_of
@@ -32,11 +35,15 @@ __all__ = [
     "ClassifierConfig",
     "DCIConfig",
     "DataSet",
+    "DeePSiM",
+    "DeePSiMConfig",
     "DeepDreamConfig",
     "DeepInversionConfig",
     "Distillation",
     "DistillationConfig",
+    "FeatureInversionConfig",
     "FitResult",
+    "GANConfig",
     "ImageSpec",
     "Inverse",
     "InversionResult",
@@ -51,13 +58,17 @@ __all__ = [
     "class_inversion",
     "deep_dream",
     "deep_inversion",
+    "deepsim",
     "distil",
     "divide_and_conquer",
+    "feature_inversion",
     "fgsm",
     "grid_search",
     "inverse_of",
+    "layer_features",
     "load_data",
     "load_or_train",
+    "load_or_train_gan",
     "load_target",
     "partition",
     "pgd",
@@ -68,4 +79,5 @@ __all__ = [
     "statistics_penalty",
     "synthesise",
     "train_classifier",
+    "train_gan",
 ]
