@@ -55,7 +55,7 @@ class GANConfig(FitConfig):
     """
 
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
-        "ci": {"steps": 10, "batch_size": 16, "latent": 8, "width": 4, "discriminator_steps": 1, "ema": 0.9},
+        "ci": {"steps": 40, "batch_size": 16, "latent": 8, "width": 4, "discriminator_steps": 1, "ema": 0.9},
         "book": _DIGITS,
         "paper": {},
     }

@@ -167,6 +167,16 @@ def test_a_step_by_hand(digits):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("size", [28, 32])
+def test_a_step_on_colour_images(size):
+    spec = spec_of(size, channels=3)
+    learner = GANLearner(*networks(spec), GANConfig.for_profile("ci", latent=6, shift=1), draws=seeded(0))
+    before = learner.generator.block1.conv1.weight.detach().clone()
+    terms = learner.step((torch.rand(8, 3, size, size, generator=seeded(0)), torch.zeros(8)))
+    assert all(term.isfinite() for term in terms.values())
+    assert not torch.equal(learner.generator.block1.conv1.weight, before)
+
+
 def test_the_discriminator_steps_more_often_each_on_images_of_its_own(digits):
     learner, seen = learner_on(digits, discriminator_steps=4), []
     learner.discriminator.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
