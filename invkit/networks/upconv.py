@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from invkit.images import ImageSpec
 
 
 class UpConvGenerator(nn.Module):
-    """Features ``(N, *shape)`` to images ``(N, C, H, W)`` in [0, 1].
+    """Features ``(N, *shape)`` to images ``(N, C, H, W)``, in eval mode in [0, 1].
 
     Features with a grid, ``shape = (C, h, w)``, pass two 3x3 convolutions; others, say of a fully connected layer,
     two fully connected layers that end in a grid of 4 to 7 pixels. Then 4x4 up-convolutions of stride 2, each followed
@@ -44,11 +43,13 @@ class UpConvGenerator(nn.Module):
         self.last = nn.Conv2d(channels[-1], spec.channels, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Images of the size and channels of the specification."""
+        """Images of the size and channels of the specification, in eval mode clamped to [0, 1]."""
         x = self.up(self.start(self.norm(features)))
         if tuple(x.shape[2:]) != self.size:  # a grid that does not double to the image's size
             x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
-        return torch.sigmoid(self.last(x))
+        images = self.last(x)
+        # A sigmoid would saturate under a large loss and never come back; in training the losses hold the range.
+        return images if self.training else images.clamp(0, 1)
 
 
 def _conv(inner: int, outer: int) -> list[nn.Module]:

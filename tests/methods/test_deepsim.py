@@ -37,9 +37,20 @@ def features_of(target, images, layer="conv2"):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_features_become_images(shape, size, channels):
     network = UpConvGenerator(shape, spec_of(*size, channels=channels), width=2)
-    images = network(torch.randn(3, *shape, generator=seeded(0)))
-    assert images.shape == (3, channels, *size)
-    assert 0 < images.min() <= images.max() < 1
+    features = torch.randn(3, *shape, generator=seeded(0))
+    assert network(features).shape == (3, channels, *size)
+    network.last.bias.data.fill_(-0.1)
+    images = network.eval()(features)
+    assert 0 <= images.min() <= images.max() <= 1
+
+
+def test_a_bad_start_does_not_last(target, images):
+    """Far out of range the gradient must still be there, or a large loss of features would saturate the output."""
+    config = dataclasses.replace(CONFIG, steps=60, lr=1e-2, image=1.0, feature=0.0, adversarial=0.0)
+    learner = DeePSiM(target, "conv2", config, generator=seeded(0))
+    learner.inverse.last.bias.data.fill_(-3.0)
+    losses = [float(learner.step((images, images))["image"]) for _ in range(60)]
+    assert losses[-1] < 0.05 * losses[0]
 
 
 def test_the_scale_of_the_features_plays_no_part():
