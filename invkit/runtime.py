@@ -55,8 +55,14 @@ def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextM
 
 def progress(iterable: Iterable[T], total: int | None = None, desc: str = "", initial: int = 0) -> tqdm[T]:
     """A progress bar in a terminal or in Jupyter; silent in a pipe and where ``INVKIT_QUIET`` is set."""
-    quiet = bool(os.environ.get("INVKIT_QUIET")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    quiet = bool(os.environ.get("INVKIT_QUIET")) or not (sys.stderr.isatty() or _in_a_kernel())
     return tqdm(iterable, total=total, desc=desc, initial=initial, disable=quiet, leave=False)
+
+
+def _in_a_kernel() -> bool:
+    # Imported is not running: papermill and ipywidgets bring the module along.
+    module = sys.modules.get("ipykernel.kernelapp")
+    return module is not None and bool(module.IPKernelApp.initialized())
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ def test_kept_files_of_robust_networks_are_others(digits: DataSet) -> None:
 
 def test_names_from_before_there_was_a_radius_stay_good(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[dict[str, Any]] = []
-    monkeypatch.setattr("invkit.training.config_hash", lambda key: keys.append(key) or config_hash(key))
+    monkeypatch.setattr("invkit.kept.config_hash", lambda key: keys.append(key) or config_hash(key))
     weights_path("bn_cnn", digits, ClassifierConfig())
     fields = set(plain(ClassifierConfig())) - {"radius", "attack_steps"}
     assert set(keys[0]["config"]) == fields
