@@ -51,6 +51,7 @@ SYNTHESIS: dict[str, Any] = {
 BATCH = 128  # synthetic images at a time: their statistics are compared with those in the batch norms
 COPIES = 4  # of each training image, flipped and shifted by up to SHIFT pixels
 SHIFT = 2
+CONTRAST, COLOUR = 0.3, 0.2  # how far copies are recoloured, where they are
 TRAINING: dict[str, Any] = {
     "lr": 3e-3, "fine_tune_lr": 5e-4, "restarts": 0, "batch_size": 16, "checkpoint_every": 10_000,
 }  # fmt: skip
@@ -124,6 +125,11 @@ class Run:
         made = ik.load_data(f"folder:{where}")
         return torch.cat([part.images for part in (made.train, made.test, made.heldout)])
 
+    def training_images(self, source: str) -> Tensor:
+        """The images of a source, flipped and shifted; ``recoloured`` are the synthetic ones in other colours, too."""
+        again = source == "recoloured"
+        return varied(self.images("synthetic" if again else source), seeded(1), recolour=again)
+
     def inverses(self, chain: Chain, name: str, source: str) -> list[Inverse]:
         """Of each depth, as they are at the end of its own stage: later ones change them in favour of theirs."""
         folder = self.work / f"inverse_{name.replace(' ', '_')}_{source}"
@@ -132,22 +138,32 @@ class Run:
         if kept.exists():
             self.earlier[folder.name] = float(json.loads(kept.read_text()))
         else:
-            images = varied(self.images(source), seeded(1))
+            images = self.training_images(source)
             _, result = ik.divide_and_conquer(chain, images, self.training, generator=seeded(0), checkpoint=folder)
             print(f"{name}, {source}: {result.seconds:.0f} s", flush=True)
             kept.write_text(json.dumps(result.seconds))
         return [Inverse.load(stage).to(self.device) for stage in stages]
 
 
-def varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image, and ``COPIES - 1`` copies of it, flipped at random and shifted with reflected borders."""
+def varied(images: Tensor, generator: torch.Generator, *, recolour: bool = False) -> Tensor:
+    """Each image, and ``COPIES - 1`` copies of it, flipped at random and shifted with reflected borders.
+
+    Copies are recoloured by another contrast, ``exp(N(0, CONTRAST))`` times its own, and other means of the channels,
+    ``N(0, COLOUR)`` from its own.
+    """
     made, size = [images], images.shape[-1]
     for _ in range(COPIES - 1):
         wide = F.pad(images, (SHIFT,) * 4, mode="reflect")
         places = torch.randint(2 * SHIFT + 1, (len(images), 2), generator=generator).tolist()
         moved = torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in zip(wide, places, strict=True)])
         flip = torch.rand(len(images), generator=generator) < 0.5
-        made.append(torch.where(flip[:, None, None, None], moved.flip(3), moved))
+        moved = torch.where(flip[:, None, None, None], moved.flip(3), moved)
+        if recolour:
+            contrast = (CONTRAST * torch.randn(len(images), 1, 1, 1, generator=generator)).exp()
+            means = moved.mean((2, 3), keepdim=True)
+            drawn = COLOUR * torch.randn(len(images), images.shape[1], 1, 1, generator=generator)
+            moved = ((moved - means) * contrast + means + drawn).clamp(0, 1)
+        made.append(moved)
     return torch.cat(made)
 
 
@@ -181,9 +197,9 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"{row}: {column}": value for row, found in rows.items() for column, value in found.items()}
 
 
-def first(labels: Tensor) -> list[int]:
-    """Which images are shown: the first of each of some classes."""
-    return [labels.tolist().index(label) for label in SHOWN]
+def first(images: Tensor, labels: Tensor) -> Tensor:
+    """What is shown: the first image of each of some classes, in 32 levels of a colour, for a picture of few bytes."""
+    return images[[labels.tolist().index(label) for label in SHOWN]].mul(31).round().div(31)
 
 
 def told(found: Mapping[str, Any]) -> str:
@@ -206,14 +222,14 @@ def depth(run: Run) -> None:
         "the images": {f"{name} top-1": accuracy(net, images, labels)["top1"] for name, net in judges.items()},
         "their mean colours": scores(flat(images), images, labels, judges),
     }
-    rows, shown = {"test images": images[first(labels)]}, {}
-    for source in ("synthetic", "real", "noise"):
+    rows, shown = {"test images": first(images, labels)}, {}
+    for source in ("synthetic", "recoloured", "real", "noise"):
         for title, inverse in zip(titles(chain), run.inverses(chain, "ResNet-20", source), strict=True):
             made = reconstruct(chain, inverse, images)
             row = found[f"{title}, {source}"] = scores(made, images, labels, judges)
             print(f"{title}, {source}: {told(row)}", flush=True)
             if source == "synthetic":
-                rows[title], shown[title] = made[first(labels)], f"{sum(row['PSNR']) / len(made):.1f} dB"
+                rows[title], shown[title] = first(made, labels), f"{sum(row['PSNR']) / len(made):.1f} dB"
     figure = show.image_rows(
         rows, [target.spec.classes[y] for y in SHOWN], columns=len(SHOWN), scale=1.5,
         numbers=shown, numbers_name="PSNR",
@@ -229,10 +245,10 @@ def depth(run: Run) -> None:
         device=run.device,
         figure=figure,
         note=f"{len(images)} test images, none seen in training; PSNR is mean and standard deviation over them. "
-        f"Inverses learnt from {run.count:,} images that DeepInversion made from the network itself (shown), from as "
-        f"many real training images, or from as many of uniform noise, each image in {COPIES} flips and shifts; one "
-        "seed. Each depth as it was at the end of its own stage. The ResNet-44 has seen neither the inverses nor the "
-        "features. Scores are of images rounded to 8 bits.",
+        f"Inverses learnt from {run.count:,} images that DeepInversion made from the network itself (shown), from the "
+        "same with other colours and contrasts, from as many real training images, or from as many of uniform noise, "
+        f"each image in {COPIES} flips and shifts; one seed. Each depth as it was at the end of its own stage. The "
+        "ResNet-44 has seen neither the inverses nor the features. Scores are of images rounded to 8 bits.",
         overwrite=True,
     )
 
@@ -261,12 +277,12 @@ def methods(run: Run) -> None:
     features = ik.layer_features(target, images, layer)
     made: dict[str, Tensor] = {}
     seconds: dict[str, float] = {}
-    for source in ("synthetic", "real"):
+    for source in ("synthetic", "recoloured", "real"):
         inverse = run.inverses(chain, "ResNet-20", source)[depth - 1]
         name = f"DCI, {source} images"
         made[name], seconds[name] = timed(inverse, features)
         generator, result = ik.deepsim(
-            target, varied(run.images(source), seeded(1)), layer, ik.DeePSiMConfig(**DEEPSIM), generator=seeded(0)
+            target, run.training_images(source), layer, ik.DeePSiMConfig(**DEEPSIM), generator=seeded(0)
         )
         print(f"DeePSiM, {source}: {result.seconds:.0f} s", flush=True)
         name = f"DeePSiM, {source} images"
@@ -290,7 +306,7 @@ def methods(run: Run) -> None:
             found[name]["seconds per image"] = seconds[name] / len(images)
         print(f"{name}: {told(found[name])}", flush=True)
     figure = show.image_rows(
-        {"test images": images[first(labels)]} | {name: made[name][first(labels)] for name in seconds},
+        {"test images": first(images, labels)} | {name: first(made[name], labels) for name in seconds},
         [target.spec.classes[y] for y in SHOWN], columns=len(SHOWN), scale=2.0,
         numbers={name: f"{sum(found[name]['PSNR']) / len(images):.1f} dB" for name in seconds}, numbers_name="PSNR",
     )  # fmt: skip
@@ -306,8 +322,8 @@ def methods(run: Run) -> None:
         figure=figure,
         note=f"{len(images)} test images from the 64 × 8 × 8 features behind the last residual block ({layer}); PSNR "
         "is mean and standard deviation over them, one seed. DCI and DeePSiM learnt from the same images, named in the "
-        "row; DeepInversion and DeepDream change pixels until the features agree, "
-        f"{PIXELS['DeepDream']['steps']} steps for the images together, and their seconds are those of all steps. "
+        "row (recoloured: the synthetic ones with other colours and contrasts too); DeepInversion and DeepDream change pixels until the features agree, "
+        f"{PIXELS['DeepDream']['steps']} steps for all images together, their weights chosen on 20 training images. "
         "Seconds are wall time on a shared machine, of inversion alone, without training. Distance in ResNet-44: mean "
         "squared distance of its features at the ends of three stages, each position of unit length (LPIPS without "
         "learnt weights). Feature error: distance of the features of the result from those given, over their norm.",
@@ -327,7 +343,7 @@ def attacks(run: Run) -> None:
     start, verifier = time.perf_counter(), run.network("ResNet-44")
     images, labels = (part[:COMPARED] for part in run.test)
     found: dict[str, dict[str, Any]] = {}
-    rows = {"test images": images[first(labels)]}
+    rows = {"test images": first(images, labels)}
     for name, depths in DEPTHS.items():
         target = run.network(name)
         chain = partition(target)
@@ -353,7 +369,7 @@ def attacks(run: Run) -> None:
                 }
                 print(f"{name} {names[depth - 1]}, {kind}: {told(row)}", flush=True)
                 if depth == depths[-1] and kind in ("clean", "random 8/255", "PGD 8/255"):
-                    rows[f"{name}, {kind}"] = made[first(labels)]
+                    rows[f"{name}, {kind}"] = first(made, labels)
     labelled = [verifier.spec.classes[y] for y in SHOWN]
     figure = show.image_rows(rows, labelled, columns=len(SHOWN), scale=2.0)
     show.record(
@@ -379,7 +395,14 @@ def attacks(run: Run) -> None:
 
 def amounts(run: Run) -> dict[str, Any]:
     """What the settings do not say."""
-    return {"images": run.count, "synthesis batch": BATCH, "copies": COPIES, "shift": SHIFT}
+    return {
+        "images": run.count,
+        "synthesis batch": BATCH,
+        "copies": COPIES,
+        "shift": SHIFT,
+        "contrast": CONTRAST,
+        "colour": COLOUR,
+    }
 
 
 def options(run: Run) -> str:
