@@ -281,6 +281,8 @@ def methods(run: Run) -> None:
         inverse = run.inverses(chain, "ResNet-20", source)[depth - 1]
         name = f"DCI, {source} images"
         made[name], seconds[name] = timed(inverse, features)
+        if source == "recoloured":
+            continue
         generator, result = ik.deepsim(
             target, run.training_images(source), layer, ik.DeePSiMConfig(**DEEPSIM), generator=seeded(0)
         )
@@ -323,11 +325,11 @@ def methods(run: Run) -> None:
         note=f"{len(images)} test images from the 64 × 8 × 8 features behind the last residual block ({layer}); PSNR "
         "is mean and standard deviation over them, one seed. DCI and DeePSiM learnt from the same images, named in the "
         "row (recoloured: the synthetic ones with other colours and contrasts too); DeepInversion and DeepDream change "
-        f"pixels until the features agree, {PIXELS['DeepDream']['steps']} steps for all images together. Weights of the "
-        "losses of these three were chosen in a few tries on training images. "
-        "Seconds are wall time on a shared machine, of inversion alone, without training. Distance in ResNet-44: mean "
-        "squared distance of its features at the ends of three stages, each position of unit length (LPIPS without "
-        "learnt weights). Feature error: distance of the features of the result from those given, over their norm.",
+        f"pixels until the features agree, {PIXELS['DeepDream']['steps']} steps for all images together. Weights of "
+        "the losses of these three were chosen in a few tries on training images. Seconds are wall time on a shared "
+        "machine, of inversion alone, without training. Distance in ResNet-44: mean squared distance of its features "
+        "at the ends of three stages, each position of unit length (LPIPS without learnt weights). Feature error: "
+        "distance of the features of the result from those given, over their norm.",
         overwrite=True,
     )
 
