@@ -6,6 +6,7 @@ from invkit.bn_hooks import BatchNormPenalty
 from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
 from invkit.judge import Judge, statistics_penalty
+from invkit.leaks import Leakage, leakage
 from invkit.likeness import Likeness
 from invkit.loading import load_target
 from invkit.methods.dci import DCI, DCIConfig, divide_and_conquer
@@ -14,9 +15,25 @@ from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.deepsim import DeePSiM, DeePSiMConfig, deepsim
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
 from invkit.methods.feature_inversion import FeatureInversionConfig, feature_inversion, layer_features
+from invkit.methods.interpret import (
+    FeaturePlane,
+    SparseAutoencoder,
+    SparseAutoencoderConfig,
+    cluster_counts,
+    decision_regions,
+    sparse_autoencoder,
+    tsne,
+)
+from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig, network_inversion
+from invkit.methods.ood import GarbageConfig, GarbageResult, train_with_garbage, with_garbage
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
+from invkit.methods.reconstruction import Reconstruction, ReconstructionConfig, reconstruct
+from invkit.networks.generators import Conditioning
 from invkit.networks.inverse_chain import Inverse
 from invkit.networks.inverses import inverse_of
+from invkit.networks.sampling import TrainedGenerator
+from invkit.ood_scores import compare_scores, confidence_gap
+from invkit.ood_sets import gaussian_noise, photo_patches, shifted
 from invkit.partition import Block, Chain, partition
 from invkit.results import FitResult, InversionResult, Step
 from invkit.search import grid_search
@@ -33,6 +50,7 @@ __all__ = [
     "Block",
     "Chain",
     "ClassifierConfig",
+    "Conditioning",
     "DCIConfig",
     "DataSet",
     "DeePSiM",
@@ -42,20 +60,35 @@ __all__ = [
     "Distillation",
     "DistillationConfig",
     "FeatureInversionConfig",
+    "FeaturePlane",
     "FitResult",
     "GANConfig",
+    "GarbageConfig",
+    "GarbageResult",
     "ImageSpec",
     "Inverse",
     "InversionResult",
     "Judge",
+    "Leakage",
     "Likeness",
+    "NetworkInversion",
+    "NetworkInversionConfig",
     "PlugInConfig",
+    "Reconstruction",
+    "ReconstructionConfig",
+    "SparseAutoencoder",
+    "SparseAutoencoderConfig",
     "Split",
     "StageResult",
     "StagesResult",
     "Step",
     "Target",
+    "TrainedGenerator",
     "class_inversion",
+    "cluster_counts",
+    "compare_scores",
+    "confidence_gap",
+    "decision_regions",
     "deep_dream",
     "deep_inversion",
     "deepsim",
@@ -63,21 +96,31 @@ __all__ = [
     "divide_and_conquer",
     "feature_inversion",
     "fgsm",
+    "gaussian_noise",
     "grid_search",
     "inverse_of",
     "layer_features",
+    "leakage",
     "load_data",
     "load_or_train",
     "load_or_train_gan",
     "load_target",
+    "network_inversion",
     "partition",
     "pgd",
+    "photo_patches",
     "plug_in_inversion",
     "random_perturbation",
+    "reconstruct",
     "robust_accuracy",
     "sample_photo",
+    "shifted",
+    "sparse_autoencoder",
     "statistics_penalty",
     "synthesise",
     "train_classifier",
     "train_gan",
+    "train_with_garbage",
+    "tsne",
+    "with_garbage",
 ]

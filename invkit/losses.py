@@ -1,4 +1,4 @@
-"""Losses on logits: one value per image."""
+"""Losses on logits, one value per image, and on the features of a batch, which compare each image with the others."""
 
 from __future__ import annotations
 
@@ -51,3 +51,48 @@ def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 def hinge_generator(fake: Tensor) -> Tensor:
     """``-D(G(z))`` ``(N,)`` of the scores of generated images (Miyato et al. 2018, eq. 17)."""
     return -fake
+
+
+def kl_divergence(logits: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+    """``D_KL(P || Q) = sum_i P(i) log(P(i) / Q(i))`` ``(N,)`` in nats, from the distribution that was asked for.
+
+    P is ``wanted`` ``(N, K)``, rows that sum to one, and Q is ``softmax(logits / temperature)``, what the classifier
+    answers (Suhail et al., §3.3): P is no softmax of logits and is not softened. A hot P makes it the cross-entropy.
+
+    >>> float(kl_divergence(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]])))
+    0.0
+    """
+    log_q = F.log_softmax(logits / temperature, dim=1)
+    return (torch.xlogy(wanted, wanted) - wanted * log_q).sum(1)
+
+
+def cosine_matrix(features: Tensor) -> Tensor:
+    """Gram matrix ``G_ij = cos(f_i, f_j)`` ``(N, N)`` of features ``(N, D)`` brought to length one: one matrix product.
+
+    Raises ``ValueError`` for fewer than two features, which leave nothing to compare.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"pairwise terms need features (N, D) of at least 2 images, not {tuple(features.shape)}")
+    directions = F.normalize(features)
+    return directions @ directions.T
+
+
+def pairwise_cosine(cosines: Tensor) -> Tensor:
+    """``1 / (N (N - 1)) sum_(i != j) cos(theta_ij)``, in [-1, 1] (Suhail et al., §3.3), of a :func:`cosine_matrix`.
+
+    >>> round(float(pairwise_cosine(cosine_matrix(torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])))), 4)
+    0.3333
+    """
+    count = len(cosines)
+    return (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))
+
+
+def gram_orthogonality(cosines: Tensor) -> Tensor:
+    """``1 / N^2 sum_ij (G_ij - delta_ij)^2``, in [0, 1) (Suhail et al., §3.3), of a :func:`cosine_matrix`.
+
+    The features have length one: otherwise the term would mostly ask the classifier for features of that length.
+
+    >>> float(gram_orthogonality(cosine_matrix(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))))
+    0.0
+    """
+    return (cosines - torch.eye(len(cosines)).to(cosines)).square().mean()

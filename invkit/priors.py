@@ -35,6 +35,24 @@ def l2(images: Tensor) -> Tensor:
     return _norm(images)
 
 
+def squared_variation(images: Tensor) -> Tensor:
+    """``sum_hw (I_(h+1,w) - I_(h,w))^2 + (I_(h,w+1) - I_(h,w))^2`` ``(N,)`` (Suhail et al., §5.3, L_Var).
+
+    >>> squared_variation(torch.tensor([[[[0.0, 1.0], [2.0, 2.0]]]])).tolist()
+    [6.0]
+    """
+    return sum((images.diff(dim=axis).square().flatten(1).sum(1) for axis in (2, 3)), start=images.new_zeros(()))
+
+
+def out_of_range(images: Tensor) -> Tensor:
+    """``sum max(0, -I) + sum max(0, I - 1)`` ``(N,)``, zero for images in [0, 1] (Suhail et al., §5.3, L_Pix).
+
+    >>> out_of_range(torch.tensor([[[[-0.5, 1.25]]]])).tolist()
+    [0.75]
+    """
+    return ((-images).relu() + (images - 1).relu()).flatten(1).sum(1)
+
+
 def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
     """The image prior ``tv R_TV + l2 R_l2`` (§3.1.1) as terms of an objective; a weight of zero leaves its term out."""
     terms: dict[str, tuple[float, Term]] = {

@@ -128,6 +128,21 @@ class Target(nn.Module):
             features = read(images)[self._head]
         return features.flatten(2).mean(2) if features.ndim > 2 else features
 
+    @property
+    def head(self) -> nn.Module:
+        """The last layer with weights, which turns penultimate features into logits."""
+        return self.module.get_submodule(self._head)
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(N, n_classes)`` and penultimate features ``(N, D)``, see :meth:`features`, of one forward pass."""
+        found: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
+        try:
+            logits = self(images)
+        finally:
+            hook.remove()
+        return logits, found[-1].flatten(2).mean(2) if found[-1].ndim > 2 else found[-1]
+
     def accepts(self, size: Sequence[int]) -> bool:
         """Whether the network takes images of this ``(H, W)``, found by trying."""
         try:

@@ -80,6 +80,30 @@ def make_target() -> Callable[..., Target]:
     return _make_target
 
 
+class Quadrants(nn.Module):
+    """Sees which quarter of an image is brightest: the smallest network that every label can be reached in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.head = nn.Linear(4, 4)
+        with torch.no_grad():
+            self.conv.weight.fill_(1 / 9)
+            self.conv.bias.fill_(0.1)
+            self.head.weight.copy_(8 * torch.eye(4))
+            self.head.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.adaptive_avg_pool2d(self.conv(x), 2).flatten(1))
+
+
+@pytest.fixture
+def quadrants() -> Target:
+    """A frozen network on one channel, 12x12 pixels, whose four classes are the quarters of the image."""
+    spec = ImageSpec(channels=1, size=(12, 12), mean=(0.5,), std=(0.25,), classes=("nw", "ne", "sw", "se"))
+    return Target(Quadrants(), spec, "quadrants")
+
+
 @pytest.fixture
 def target() -> Target:
     """A tiny frozen network: 3 channels, 8x8 pixels, 4 classes, two batch norms."""

@@ -138,3 +138,71 @@ def test_distillation_is_nothing_for_equals_and_finite_for_the_sure():
     # and the direction of the divergence is teacher || student
     by_torch = F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction="none").sum(1)
     torch.testing.assert_close(losses.distillation(student, teacher), by_torch)
+
+
+def test_kl_divergence_by_hand():
+    wanted = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    logits = torch.tensor([[0.0, math.log(3), 0.0], [1.0, 2.0, -1.0]], dtype=torch.float64)
+    q = (logits[1] / 2).softmax(0)
+    first = 0.5 * math.log(0.5 / 0.2) + 0.5 * math.log(0.5 / 0.6)  # Q = (1, 3, 1) / 5
+    second = sum(float(p * (p / k).log()) for p, k in zip(wanted[1], q, strict=True))
+    assert float(losses.kl_divergence(logits, wanted)[0]) == pytest.approx(first)
+    assert float(losses.kl_divergence(logits, wanted, temperature=2.0)[1]) == pytest.approx(second)
+    hot = F.one_hot(torch.tensor([2, 0]), 3).double()
+    expected = F.cross_entropy(logits, torch.tensor([2, 0]), reduction="none")
+    torch.testing.assert_close(losses.kl_divergence(logits, hot), expected)
+
+
+def test_pairwise_terms_by_hand():
+    features = torch.tensor([[3.0, 0.0], [1.0, 1.0], [0.0, -2.0]], dtype=torch.float64)
+    root = math.sqrt(0.5)  # cosines of the pairs: root, 0, -root
+    cosines = losses.cosine_matrix(features)
+    assert float(losses.pairwise_cosine(cosines)) == pytest.approx(0, abs=1e-12)
+    assert float(losses.pairwise_cosine(losses.cosine_matrix(features[:2]))) == pytest.approx(root)
+    assert float(losses.gram_orthogonality(cosines)) == pytest.approx(4 * 0.5 / 9)
+
+
+def test_pairwise_terms_over_loops():
+    features = torch.randn(6, 4, dtype=torch.float64)
+    pairs = [(i, j) for i in range(6) for j in range(6)]
+    cos = {(i, j): float(F.cosine_similarity(features[i], features[j], dim=0)) for i, j in pairs}
+    cosines = losses.cosine_matrix(features)
+    mean = sum(cos[i, j] for i, j in pairs if i != j) / 30
+    assert float(losses.pairwise_cosine(cosines)) == pytest.approx(mean)
+    square = sum((cos[i, j] - (i == j)) ** 2 for i, j in pairs) / 36
+    assert float(losses.gram_orthogonality(cosines)) == pytest.approx(square)
+
+
+@pytest.mark.parametrize("term", [losses.pairwise_cosine, losses.gram_orthogonality])
+def test_gradients_of_pairwise_terms(term):
+    features = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: term(losses.cosine_matrix(x)), features)
+
+
+def test_gradient_of_the_kl_divergence():
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    wanted = torch.tensor([[1.0, 0, 0, 0], [0.25] * 4, [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: losses.kl_divergence(x, wanted, 1.5), logits)
+
+
+def test_one_image_has_no_pairs():
+    with pytest.raises(ValueError, match=r"at least 2 images, not \(1, 5\)"):
+        losses.cosine_matrix(torch.ones(1, 5))
+
+
+@pytest.mark.parametrize("prior", [priors.squared_variation, priors.out_of_range])
+def test_priors_of_reconstruction(prior):
+    x = (torch.rand(2, 2, 3, 4, dtype=torch.float64) * 3 - 1).requires_grad_()
+    assert prior(x).shape == (2,)
+    assert torch.autograd.gradcheck(prior, x)
+
+
+def test_priors_of_reconstruction_over_loops():
+    x = torch.rand(2, 3, 4, 5, dtype=torch.float64) * 3 - 1
+    for n in range(2):
+        places = [(c, i, j) for c in range(3) for i in range(4) for j in range(5)]
+        total = sum(float(x[n, c, i + 1, j] - x[n, c, i, j]) ** 2 for c, i, j in places if i < 3)
+        total += sum(float(x[n, c, i, j + 1] - x[n, c, i, j]) ** 2 for c, i, j in places if j < 4)
+        assert float(priors.squared_variation(x)[n]) == pytest.approx(total)
+        outside = sum(max(0, -float(x[n][p])) + max(0, float(x[n][p]) - 1) for p in places)
+        assert float(priors.out_of_range(x)[n]) == pytest.approx(outside)

@@ -1,0 +1,111 @@
+"""Do images resemble what a network was trained on more than what it never saw?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invkit.metrics import in_batches
+from invkit.runtime import seeded
+from invkit.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leakage:
+    """Similarity of each image to its nearest training and its nearest held-out image, and the mean gap between them.
+
+    ``low`` and ``high`` bound the gap by the bootstrap; training data leak where ``low`` is above 0.
+    """
+
+    to_train: Tensor
+    to_heldout: Tensor
+    gap: float
+    low: float
+    high: float
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the images are nearer to the training set than the interval allows for chance."""
+        return self.low > 0
+
+
+def leakage(
+    images: Tensor,
+    train: Tensor,
+    heldout: Tensor,
+    *,
+    verifier: Target | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    repeats: int = 10,
+    generator: torch.Generator | None = None,
+) -> Leakage:
+    """The gap ``mean_i (max_t s(x_i, t) - max_h s(x_i, h))`` between nearest training image t and held-out image h.
+
+    Similarity s is the SSIM or, with a ``verifier``, the cosine of its penultimate features. More images come nearer by
+    chance alone, so the nearest is sought among equal numbers: ``repeats`` random subsets of the larger set, averaged.
+    The interval resamples the images ``draws`` times; it does not cover the choice of the training set, for which
+    training anew is needed.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1], two or more.
+        train: What the network was trained on, ``(T, C, H, W)`` in [0, 1].
+        heldout: Images of the same origin that it never saw, ``(M, C, H, W)``.
+        verifier: A network that was trained on neither ``train`` nor ``heldout``, or on both; else it is biased itself.
+        level: Of the interval, in (0, 1).
+        draws: Bootstrap samples.
+        repeats: Subsets of the larger set.
+        generator: For subsets and bootstrap; a fixed one if None.
+
+    Raises:
+        ValueError: For fewer than two images, an empty set, or sets of other shapes.
+    """
+    if len(images) < 2 or not (len(train) and len(heldout)):
+        raise ValueError(f"2 images and 1 of each set are needed, not {len(images)}, {len(train)} and {len(heldout)}")
+    if not images.shape[1:] == train.shape[1:] == heldout.shape[1:]:
+        shapes = ", ".join(str(tuple(x.shape[1:])) for x in (images, train, heldout))
+        raise ValueError(f"images, training and held-out images must have one shape, not {shapes}")
+    if not 0 < level < 1 or draws < 1 or repeats < 1:
+        raise ValueError(f"level must lie in (0, 1), draws and repeats be >= 1, not {level}, {draws} and {repeats}")
+    generator = generator or seeded(0)
+    count = min(len(train), len(heldout))
+    nearest = [
+        _nearest(similarities(images, others, verifier), count, repeats, generator) for others in (train, heldout)
+    ]
+    gaps = nearest[0] - nearest[1]
+    rows = torch.randint(len(gaps), (draws, len(gaps)), generator=generator)
+    tail = (1 - level) / 2
+    low, high = gaps[rows].mean(1).quantile(torch.tensor([tail, 1 - tail], dtype=gaps.dtype)).tolist()
+    return Leakage(to_train=nearest[0], to_heldout=nearest[1], gap=float(gaps.mean()), low=low, high=high)
+
+
+def _nearest(similar: Tensor, count: int, repeats: int, generator: torch.Generator) -> Tensor:
+    """Largest entry of each row ``(N,)`` among ``count`` columns; their choice is averaged over."""
+    if count == similar.shape[1]:
+        return similar.amax(1)
+    chosen = [torch.randperm(similar.shape[1], generator=generator)[:count] for _ in range(repeats)]
+    return torch.stack([similar[:, columns].amax(1) for columns in chosen]).mean(0)
+
+
+def similarities(images: Tensor, others: Tensor, verifier: Target | None = None) -> Tensor:
+    """Similarity ``(N, M)`` of each image ``(N, C, H, W)`` to each of ``others`` ``(M, C, H, W)``, at most 1: the SSIM,
+    or the cosine of the verifier's penultimate features.
+    """
+    if verifier is not None:
+        one, two = (
+            torch.nn.functional.normalize(in_batches(verifier.features, x, device=verifier.device).double())
+            for x in (images, others)
+        )
+        return one @ two.T
+    if min(images.shape[-2:]) < 11:
+        raise ValueError(f"SSIM's window is 11 pixels wide; the images are {tuple(images.shape[-2:])}")
+    return torch.stack([_ssim_to_all(image, others) for image in images]).double()
+
+
+def _ssim_to_all(image: Tensor, others: Tensor) -> Tensor:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    value = structural_similarity_index_measure(image.expand_as(others), others, data_range=1.0, reduction="none")
+    return value[0] if isinstance(value, tuple) else value

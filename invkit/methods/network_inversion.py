@@ -1,0 +1,233 @@
+"""Network inversion (Suhail et al., 2024): one conditioned generator that learns the input space of a classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from invkit import losses
+from invkit.fitting import Callback, fit
+from invkit.metrics import accuracy
+from invkit.networks.generators import Conditioning, Conditions, Generator, Kind
+from invkit.networks.sampling import TrainedGenerator
+from invkit.results import FitResult
+from invkit.runtime import default_generator, spawn
+from invkit.schedule import FitConfig
+from invkit.target import Target
+
+_PASS = 20  # batches between two looks at the random state that a checkpoint goes back to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkInversionConfig(FitConfig):
+    """Weights of ``L_Inv = α L_KL + β L_CE + γ L_Cosine + δ L_Ortho`` (§3.3), the generator and its training.
+
+    The paper names the terms and leaves their weights, the optimiser and the number of steps open; the defaults are
+    what reaches its working point, an inversion accuracy of over 95 % (§5.1).
+    """
+
+    steps: int = 2000
+    """Not given in the paper."""
+    batch_size: int = 64
+    """Not given; the pairwise terms compare all images of a batch."""
+    lr: float = 2e-3
+    """Of Adam; not given."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Of Adam; not given, usual for generators."""
+    conditioning: Kind = "vector-matrix"
+    """How the class is told (§3.2.4, used in §4)."""
+    latent: int = 64
+    """Dimensions of the noise; not given."""
+    width: int = 32
+    """Channels of the generator's last hidden layer; not given."""
+    dropout: float = 0.5
+    """"Heavy" (§1, §3.2), in training and in sampling."""
+    generators: int = 1
+    """Networks that are trained side by side, independent but for the conditions; several in Fig. 2 and 5."""
+    kl: float = 1.0
+    """α (§3.3.2); not given."""
+    cross_entropy: float = 1.0
+    """β (§3.3.1); not given."""
+    cosine: float = 1.0
+    """γ (§3.3.3); not given, "high" for diversity (§4)."""
+    orthogonality: float = 1.0
+    """δ (§3.3.4); not given."""
+    temperature: float = 1.0
+    """Divides the classifier's logits in the KL divergence; 1 in §3.3."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": {"steps": 30, "width": 8, "batch_size": 32},
+        "book": {"steps": 300, "width": 16, "lr": 5e-3, "dropout": 0.4, "kl": 0.3},
+        "paper": {"width": 64, "batch_size": 128, "steps": 20_000},
+    }
+
+    def __post_init__(self) -> None:
+        FitConfig.__post_init__(self)
+        checks = {
+            "batch_size must be at least 2, since the pairwise terms compare images": self.batch_size >= 2,
+            "lr must be positive": 0 < self.lr < math.inf,
+            "width must be at least 1": self.width >= 1,
+            "dropout must lie in [0, 1)": 0 <= self.dropout < 1,
+            "generators must be at least 1": self.generators >= 1,
+            "temperature must be positive": 0 < self.temperature < math.inf,
+        } | {f"{w} must be >= 0 and finite": 0 <= getattr(self, w) < math.inf for w in self.weights()}
+        if not any(self.weights().values()):
+            raise ValueError(f"{type(self).__name__}: at least one weight of the loss must be above 0")
+        for sentence, good in checks.items():
+            if not good:
+                raise ValueError(f"{type(self).__name__}: {sentence}, not {getattr(self, sentence.split()[0])!r}")
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each term of the loss."""
+        return {name: getattr(self, name) for name in ("kl", "cross_entropy", "cosine", "orthogonality")}
+
+
+class NetworkInversion:
+    """The generators' training: images for drawn conditions, the frozen classifier's answer, ``L_Inv`` (§3.3)."""
+
+    def __init__(self, target: Target, networks: Sequence[Generator], config: NetworkInversionConfig) -> None:
+        target.check_frozen()
+        self.target, self.config, self.device = target, config, target.device
+        self.networks = torch.nn.ModuleList(n.to(self.device).train().requires_grad_(True) for n in networks)
+        self.optimizers = (torch.optim.Adam(self.networks.parameters(), lr=config.lr, betas=config.betas),)
+
+    def step(self, batch: Conditions) -> dict[str, Tensor]:
+        """One step on ``batch``; returns the weighted terms, their ``total`` and the batch's inversion ``accuracy``."""
+        batch = batch.to(self.device)
+        found = [self.terms(network(batch), batch) for network in self.networks]
+        terms = {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
+        reached = terms.pop("accuracy")
+        total = torch.stack(list(terms.values())).sum()
+        (optimizer,) = self.optimizers
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+        return {k: v.detach() for k, v in terms.items()} | {"total": total.detach(), "accuracy": reached}
+
+    def terms(self, images: Tensor, asked: Conditions) -> dict[str, Tensor]:
+        """Weighted terms of the loss for images ``(n, C, H, W)`` made for the conditions ``asked``, and the share
+        ``accuracy`` of them that the classifier puts where they belong.
+        """
+        logits, features = self.target.with_features(images)
+        weights, found = self.config.weights(), {}
+        if weights["kl"]:
+            found["kl"] = losses.kl_divergence(logits, asked.vectors, self.config.temperature).mean()
+        if weights["cross_entropy"]:
+            found["cross_entropy"] = losses.cross_entropy(logits, asked.labels).mean()
+        if weights["cosine"] or weights["orthogonality"]:
+            cosines = losses.cosine_matrix(features)
+            found["cosine"] = losses.pairwise_cosine(cosines)
+            found["orthogonality"] = losses.gram_orthogonality(cosines)
+        found = {name: weights[name] * term for name, term in found.items() if weights[name]}
+        return found | {"accuracy": (logits.argmax(1) == asked.labels).float().mean()}
+
+    def trained(self) -> TrainedGenerator:
+        """The generators as they now are, ready for sampling, on the CPU."""
+        return TrainedGenerator([network.cpu() for network in self.networks])  # type: ignore[misc]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generators and optimiser."""
+        return {"networks": self.networks.state_dict(), "optimizer": self.optimizers[0].state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.networks.load_state_dict(state["networks"])
+        self.optimizers[0].load_state_dict(state["optimizer"])
+
+
+def network_inversion(
+    target: Target,
+    config: NetworkInversionConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    only: Sequence[int] | None = None,
+    init: TrainedGenerator | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> tuple[TrainedGenerator, FitResult]:
+    """Train generators whose images the target classifies as they were conditioned (§3.3, Fig. 1).
+
+    ``only`` names the classes to be conditioned on, None all. ``init`` is a generator to go on from: its networks are
+    trained further in place, conditioned as they are. The metric ``inversion_accuracy`` is the share in [0, 1] of 500
+    fresh images classified as conditioned (§5.1). Raises and stops as :func:`invkit.fitting.fit`; ``ValueError`` for a
+    size that the generator cannot reach or an ``init`` for other images or classes.
+    """
+    config, generator = config or NetworkInversionConfig(), generator or default_generator()
+    networks = make_generators(target, config, generator, only) if init is None else _fitting(init, target)
+    learner = NetworkInversion(target, networks, config)
+    return run(learner, generator, callbacks, checkpoint)
+
+
+def run(
+    learner: NetworkInversion, generator: torch.Generator, callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> tuple[TrainedGenerator, FitResult]:  # fmt: skip
+    """Train a learner by the fit loop; see :func:`network_inversion`."""
+    networks: list[Generator] = list(learner.networks)  # type: ignore[arg-type]
+    judge = spawn(generator).get_state()
+
+    def evaluate() -> dict[str, float]:
+        try:
+            fresh = torch.Generator()
+            fresh.set_state(judge)
+            images, labels = TrainedGenerator(networks).sample(500, generator=fresh)
+            return {"inversion_accuracy": accuracy(learner.target, images, labels)["top1"]}
+        finally:
+            learner.networks.train().requires_grad_(True)
+
+    feed = partial(_conditions, networks[0].conditioning, learner.config.batch_size)
+    result = fit(
+        learner, feed, learner.config, generator=generator, callbacks=callbacks, checkpoint=checkpoint,
+        evaluate=evaluate, desc="inverting the network",
+    )  # fmt: skip
+    return learner.trained(), result
+
+
+def make_generators(
+    target: Target, config: NetworkInversionConfig, generator: torch.Generator, only: Sequence[int] | None = None, *,
+    hot: bool = False, bounded: bool = True,
+) -> list[Generator]:  # fmt: skip
+    """Fresh generators for the target's images and classes; the weights follow from ``generator`` alone."""
+    chosen = None if only is None else tuple(target.spec.check_labels(only).tolist())
+    conditioning = Conditioning(
+        kind=config.conditioning, classes=target.spec.n_classes, latent=config.latent, hot=hot, only=chosen
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        return [
+            Generator(target.spec, conditioning, width=config.width, dropout=config.dropout, bounded=bounded)
+            for _ in range(config.generators)
+        ]
+
+
+def steps_to(result: FitResult, share: float = 0.95, window: int = 10) -> int | None:
+    """The first step after which ``window`` batches in a row had a mean inversion accuracy of ``share`` or more."""
+    values = torch.tensor(result.history["accuracy"])
+    if len(values) < window:
+        return None
+    reached = values.unfold(0, window, 1).mean(1) >= share
+    return int(reached.float().argmax()) + window if bool(reached.any()) else None
+
+
+def _fitting(init: TrainedGenerator, target: Target) -> list[Generator]:
+    if init.conditioning.classes != target.spec.n_classes:
+        raise ValueError(
+            f"the generator is conditioned on {init.conditioning.classes} classes, the classifier knows "
+            f"{target.spec.n_classes}"
+        )
+    if init.spec.shape != target.spec.shape:
+        raise ValueError(
+            f"the generator makes images of shape {init.spec.shape}, the classifier takes {target.spec.shape}"
+        )
+    return list(init.networks)
+
+
+def _conditions(conditioning: Conditioning, size: int, generator: torch.Generator) -> Iterator[Conditions]:
+    return (conditioning.draw(size, generator) for _ in range(_PASS))

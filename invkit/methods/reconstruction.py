@@ -1,0 +1,143 @@
+"""Training-like data from a classifier's weights by network inversion (Suhail et al., §5.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from invkit import fitting, losses, priors
+from invkit.methods.network_inversion import (
+    NetworkInversion,
+    NetworkInversionConfig,
+    make_generators,
+    run,
+)
+from invkit.networks.generators import Conditions
+from invkit.networks.sampling import TrainedGenerator
+from invkit.results import FitResult
+from invkit.runtime import default_generator
+from invkit.target import Target
+
+# Found on digits of 16 pixels. A sigmoid, in place of the pixel term, gives images nearer to real ones.
+_DIGITS: dict[str, Any] = {
+    "steps": 200, "width": 16, "lr": 5e-3, "dropout": 0.3, "kl": 0.3, "cosine": 0.3, "orthogonality": 0.3,
+    "radius": 0.3, "variation": 0.05, "pixel": 0.0, "gradient": 0.01,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconstructionConfig(NetworkInversionConfig):
+    """Weights of ``L_Recon = L_Inv + α' L_KL^pert + β' L_CE^pert + η1 L_Var + η2 L_Pix + η3 L_Grad`` (§5.3).
+
+    The paper gives no values; the defaults were found on digits. A weight of zero leaves its term out.
+    """
+
+    kl_perturbed: float = 1.0
+    """α' (§5.3)."""
+    cross_entropy_perturbed: float = 1.0
+    """β' (§5.3)."""
+    radius: float = 0.1
+    """Of the L∞ perturbation, uniform in ±radius per pixel (§5.3; its size and kind are not given)."""
+    variation: float = 0.01
+    """η1, of the squared differences of neighbours (§5.3, L_Var)."""
+    pixel: float = 0.1
+    """η2, of values outside [0, 1] (§5.3, L_Pix); the generator's output is unbounded for it."""
+    gradient: float = 0.01
+    """η3, of the norm of an image's gradient with respect to the classifier's weights (§5.3, L_Grad)."""
+    gradient_images: int = 8
+    """Images of a batch whose gradient is taken: it costs the most of all terms."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": _DIGITS | {"steps": 20, "width": 8, "batch_size": 16, "gradient_images": 4},
+        "book": _DIGITS,
+        "paper": {"width": 64, "batch_size": 128, "steps": 20_000},
+    }
+
+    def __post_init__(self) -> None:
+        NetworkInversionConfig.__post_init__(self)
+        if not 0 <= self.radius < 1:
+            raise ValueError(f"ReconstructionConfig: radius must lie in [0, 1), not {self.radius}")
+        if not 1 <= self.gradient_images <= self.batch_size:
+            raise ValueError(
+                f"ReconstructionConfig: gradient_images must lie in 1..batch_size ({self.batch_size}), "
+                f"not {self.gradient_images}"
+            )
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each term of the loss."""
+        added = ("kl_perturbed", "cross_entropy_perturbed", "variation", "pixel", "gradient")
+        return NetworkInversionConfig.weights(self) | {name: getattr(self, name) for name in added}
+
+
+class Reconstruction(NetworkInversion):
+    """The generators' training by ``L_Recon`` (§5.3): ``L_Inv`` and what sets training images apart."""
+
+    config: ReconstructionConfig
+
+    def terms(self, images: Tensor, asked: Conditions) -> dict[str, Tensor]:
+        """As in network inversion, with the terms that steer towards training-like images."""
+        found, weights = super().terms(images, asked), self.config.weights()
+        more: dict[str, Callable[[], Tensor]] = {
+            "variation": lambda: priors.squared_variation(images).mean(),
+            "pixel": lambda: priors.out_of_range(images).mean(),
+            "gradient": lambda: self._gradient(images, asked.labels),
+        }
+        found |= self._perturbed(images, asked)
+        return found | {name: weights[name] * term() for name, term in more.items() if weights[name]}
+
+    def _perturbed(self, images: Tensor, asked: Conditions) -> dict[str, Tensor]:
+        alpha, beta = self.config.kl_perturbed, self.config.cross_entropy_perturbed
+        if not (alpha or beta):
+            return {}
+        # From the global numbers that the fit loop seeds, as dropout's are.
+        noise = torch.empty_like(images).uniform_(-self.config.radius, self.config.radius)
+        logits = self.target(images + noise)
+        kl = losses.kl_divergence(logits, asked.vectors, self.config.temperature).mean()
+        entropy = losses.cross_entropy(logits, asked.labels).mean()
+        both = {"kl_perturbed": (alpha, kl), "cross_entropy_perturbed": (beta, entropy)}
+        return {name: weight * term for name, (weight, term) in both.items() if weight}
+
+    def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
+        some = self.config.gradient_images
+        return gradient_norm(self.target, images[:some], labels[:some]).mean()
+
+
+def gradient_norm(target: Target, images: Tensor, labels: Tensor) -> Tensor:
+    """``||∇_θ CE(f_θ(I), y)||_2`` ``(N,)`` of each image, over all weights θ of the classifier (§5.3, L_Grad).
+
+    It can be differentiated once more, with respect to the images ``(N, C, H, W)``.
+    """
+    weights = {name: p.detach() for name, p in target.module.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(target.module, weights, (target.spec.normalise(image[None]),))
+        return F.cross_entropy(logits, label[None])
+
+    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(weights, images, labels)
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0)
+    # The root's slope at zero is infinite, and the images of a sure network come near it.
+    return (squares + torch.finfo(squares.dtype).eps ** 2).sqrt()
+
+
+def reconstruct(
+    target: Target,
+    config: ReconstructionConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    callbacks: Sequence[fitting.Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> tuple[TrainedGenerator, FitResult]:
+    """Train generators, conditioned on hot vectors, whose images share properties of training images (§5.3, Fig. 4).
+
+    Returns, raises and stops as :func:`invkit.methods.network_inversion.network_inversion`.
+    """
+    config, generator = config or ReconstructionConfig(), generator or default_generator()
+    networks = make_generators(target, config, generator, hot=True, bounded=not config.pixel)
+    return run(Reconstruction(target, networks, config), generator, callbacks, checkpoint)
