@@ -37,6 +37,7 @@ def leakage(
     heldout: Tensor,
     *,
     verifier: Target | None = None,
+    count: int | None = None,
     level: float = 0.95,
     draws: int = 2000,
     repeats: int = 10,
@@ -45,7 +46,7 @@ def leakage(
     """The gap ``mean_i (max_t s(x_i, t) - max_h s(x_i, h))`` between nearest training image t and held-out image h.
 
     Similarity s is the SSIM or, with a ``verifier``, the cosine of its penultimate features. More images come nearer by
-    chance alone, so the nearest is sought among equal numbers: ``repeats`` random subsets of the larger set, averaged.
+    chance alone, so the nearest is sought among equal numbers: ``repeats`` random subsets of a larger set, averaged.
     The interval resamples the images ``draws`` times; it does not cover the choice of the training set, for which
     training anew is needed.
 
@@ -54,31 +55,40 @@ def leakage(
         train: What the network was trained on, ``(T, C, H, W)`` in [0, 1].
         heldout: Images of the same origin that it never saw, ``(M, C, H, W)``.
         verifier: A network that was trained on neither ``train`` nor ``heldout``, or on both; else it is biased itself.
+        count: How many images of each set to compare with, the smaller set's number if None; for training sets of
+            several sizes take one number, since the nearest similarity grows with it.
         level: Of the interval, in (0, 1).
         draws: Bootstrap samples.
-        repeats: Subsets of the larger set.
+        repeats: Subsets of a set that holds more than ``count``.
         generator: For subsets and bootstrap; a fixed one if None.
 
     Raises:
         ValueError: For fewer than two images, an empty set, or sets of other shapes.
     """
-    if len(images) < 2 or not (len(train) and len(heldout)):
-        raise ValueError(f"2 images and 1 of each set are needed, not {len(images)}, {len(train)} and {len(heldout)}")
-    if not images.shape[1:] == train.shape[1:] == heldout.shape[1:]:
-        shapes = ", ".join(str(tuple(x.shape[1:])) for x in (images, train, heldout))
-        raise ValueError(f"images, training and held-out images must have one shape, not {shapes}")
+    _check_sets(images, train, heldout)
     if not 0 < level < 1 or draws < 1 or repeats < 1:
         raise ValueError(f"level must lie in (0, 1), draws and repeats be >= 1, not {level}, {draws} and {repeats}")
     generator = generator or seeded(0)
-    count = min(len(train), len(heldout))
+    most = min(len(train), len(heldout))
+    if count is not None and not 1 <= count <= most:
+        raise ValueError(f"count must lie in 1..{most}, the size of the smaller set, not {count}")
     nearest = [
-        _nearest(similarities(images, others, verifier), count, repeats, generator) for others in (train, heldout)
+        _nearest(similarities(images, others, verifier), count or most, repeats, generator)
+        for others in (train, heldout)
     ]
     gaps = nearest[0] - nearest[1]
     rows = torch.randint(len(gaps), (draws, len(gaps)), generator=generator)
     tail = (1 - level) / 2
     low, high = gaps[rows].mean(1).quantile(torch.tensor([tail, 1 - tail], dtype=gaps.dtype)).tolist()
     return Leakage(to_train=nearest[0], to_heldout=nearest[1], gap=float(gaps.mean()), low=low, high=high)
+
+
+def _check_sets(images: Tensor, train: Tensor, heldout: Tensor) -> None:
+    if len(images) < 2 or not (len(train) and len(heldout)):
+        raise ValueError(f"2 images and 1 of each set are needed, not {len(images)}, {len(train)} and {len(heldout)}")
+    if not images.shape[1:] == train.shape[1:] == heldout.shape[1:]:
+        shapes = ", ".join(str(tuple(x.shape[1:])) for x in (images, train, heldout))
+        raise ValueError(f"images, training and held-out images must have one shape, not {shapes}")
 
 
 def _nearest(similar: Tensor, count: int, repeats: int, generator: torch.Generator) -> Tensor:

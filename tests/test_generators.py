@@ -76,6 +76,12 @@ def test_hot_vectors_and_chosen_classes():
     assert drawn.vectors.unique().tolist() == [0, 1]
 
 
+def test_a_larger_spread_gives_sharper_vectors():
+    flat, sharp = (Conditioning(classes=5, spread=s).draw(100, seeded(0)) for s in (1.0, 4.0))
+    assert torch.equal(flat.labels, sharp.labels)
+    assert sharp.vectors.amax(1).mean() > flat.vectors.amax(1).mean() + 0.3
+
+
 def test_the_condition_reaches_the_images():
     for kind in KINDS:
         network = make(kind, dropout=0.0).eval()
@@ -108,6 +114,7 @@ def test_what_is_refused():
         ({"kind": "matrices", "classes": 3}, "label, vector, matrix, vector-matrix"),
         ({"classes": 1}, "at least 2 classes"),
         ({"classes": 3, "latent": 0}, "latent"),
+        ({"classes": 3, "spread": 0.0}, "spread"),
         ({"classes": 3, "only": (3,)}, r"0\.\.2"),
     ):
         with pytest.raises(ValueError, match=says):

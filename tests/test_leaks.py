@@ -34,6 +34,8 @@ def test_more_training_images_are_no_leak():
     assert float(plain.mean()) > 0.03  # what chance alone gives the larger set
     found = leakage(fresh, train, heldout, repeats=40)
     assert abs(found.gap) < 0.02
+    few = leakage(fresh, train, heldout, count=10)
+    assert few.to_train.mean() < found.to_train.mean()
 
 
 def test_similarities_over_loops(make_target):
@@ -65,6 +67,8 @@ def test_what_is_refused():
         leakage(some, some, smooth(3, 0, 14))
     with pytest.raises(ValueError, match="11 pixels"):
         leakage(smooth(3, 0, 8), smooth(3, 0, 8), smooth(3, 0, 8))
+    with pytest.raises(ValueError, match=r"count must lie in 1\.\.3.*not 4"):
+        leakage(some, some, some, count=4)
     for bad in ({"level": 1.0}, {"draws": 0}, {"repeats": 0}):
         with pytest.raises(ValueError, match=r"level.*draws.*repeats"):
             leakage(some, some, some, **bad)

@@ -43,6 +43,8 @@ class NetworkInversionConfig(FitConfig):
     """Of Adam; not given, usual for generators."""
     conditioning: Kind = "vector-matrix"
     """How the class is told (§3.2.4, used in §4)."""
+    spread: float = 1.0
+    """Standard deviation of the normal draw behind a vector (§3.2.2, where it is not given)."""
     latent: int = 64
     """Dimensions of the noise; not given."""
     width: int = 32
@@ -76,6 +78,7 @@ class NetworkInversionConfig(FitConfig):
             "width must be at least 1": self.width >= 1,
             "dropout must lie in [0, 1)": 0 <= self.dropout < 1,
             "generators must be at least 1": self.generators >= 1,
+            "spread must be positive": 0 < self.spread < math.inf,
             "temperature must be positive": 0 < self.temperature < math.inf,
         } | {f"{w} must be >= 0 and finite": 0 <= getattr(self, w) < math.inf for w in self.weights()}
         if not any(self.weights().values()):
@@ -197,7 +200,12 @@ def make_generators(
     """Fresh generators for the target's images and classes; the weights follow from ``generator`` alone."""
     chosen = None if only is None else tuple(target.spec.check_labels(only).tolist())
     conditioning = Conditioning(
-        kind=config.conditioning, classes=target.spec.n_classes, latent=config.latent, hot=hot, only=chosen
+        kind=config.conditioning,
+        classes=target.spec.n_classes,
+        latent=config.latent,
+        spread=config.spread,
+        hot=hot,
+        only=chosen,
     )
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))

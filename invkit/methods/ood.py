@@ -126,7 +126,9 @@ class GarbageLearner(ClassifierLearner):
         self.inverter.target = self._frozen()
         for group in self.inverter.optimizers[0].param_groups:
             group["lr"] = self.inversion.lr  # the schedule of the epoch before has taken it down
-        made, _ = run(self.inverter, spawn(self.generator))
+        made, how = run(self.inverter, spawn(self.generator))
+        if how.stopped == "interrupted":  # the inner loop has caught what was meant for both
+            raise KeyboardInterrupt
         images, _ = made.sample(torch.arange(inside).repeat_interleave(self.config.per_class), generator=self.generator)
         self.inverter.networks.to(self.device).train().requires_grad_(True)
         return images

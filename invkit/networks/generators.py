@@ -49,7 +49,9 @@ class Conditioning:
     """Draws conditions of one ``kind`` for a classifier of ``classes`` classes.
 
     ``label`` and ``matrix`` encode the label alone, so their distribution is the hot vector; with ``hot`` it is for the
-    vectors as well, as reconstruction wants it (§5.3). ``only`` names the classes to be drawn, None all of them.
+    vectors as well, as reconstruction wants it (§5.3). ``spread`` is the standard deviation of the normal draw: with a
+    larger one the vectors are sharper and their argmax is easier to read. ``only`` names the classes to be drawn, None
+    all of them.
 
     >>> drawn = Conditioning(kind="vector", classes=4).draw(3, torch.Generator().manual_seed(0))
     >>> bool((drawn.vectors.argmax(1) == drawn.labels).all())
@@ -59,6 +61,7 @@ class Conditioning:
     kind: Kind = "vector-matrix"
     classes: int
     latent: int = 64
+    spread: float = 1.0
     hot: bool = False
     only: tuple[int, ...] | None = None
 
@@ -69,6 +72,8 @@ class Conditioning:
             raise ValueError(f"a condition chooses among at least 2 classes, not {self.classes}")
         if self.latent < 1:
             raise ValueError(f"the latent vector needs at least 1 dimension, not {self.latent}")
+        if not 0 < self.spread < math.inf:
+            raise ValueError(f"the spread of the normal draw must be positive and finite, not {self.spread}")
         if self.only is not None and not (self.only and set(self.only) <= set(range(self.classes))):
             raise ValueError(f"the classes to draw must lie in 0..{self.classes - 1}, not {self.only}")
 
@@ -78,11 +83,11 @@ class Conditioning:
         A vector for a given label is a draw whose largest entry has changed places with the label's: entries are
         exchangeable, so it is distributed as a draw whose argmax happened to be the label.
         """
-        scores = torch.randn(count, self.classes, generator=generator)
+        scores = self.spread * torch.randn(count, self.classes, generator=generator)
         latent = torch.randn(count, self.latent, generator=generator)
         wanted = scores.argmax(1) if labels is None else torch.as_tensor(labels).long()
         if labels is None and self.only is not None:
-            wanted = torch.tensor(self.only)[wanted * 0 + torch.randint(len(self.only), (count,), generator=generator)]
+            wanted = torch.tensor(self.only)[torch.randint(len(self.only), (count,), generator=generator)]
         if wanted.shape != (count,) or (count and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.classes):
             raise ValueError(f"{count} labels in 0..{self.classes - 1} are needed, not {wanted.tolist()}")
         if self.hot or self.kind in ("label", "matrix"):

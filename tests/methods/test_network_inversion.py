@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from invkit import losses
 from invkit.methods.network_inversion import (
     NetworkInversion,
     NetworkInversionConfig,
@@ -147,7 +146,14 @@ def test_what_is_refused(target, make_target):
         config(**dict.fromkeys(config().weights(), 0.0))
     with pytest.raises(ValueError, match="outside"):
         network_inversion(target, config(), only=[4])
-    for change in ({"lr": 0.0}, {"dropout": 1.0}, {"generators": 0}, {"kl": -1.0}, {"cosine": float("nan")}):
+    for change in (
+        {"lr": 0.0},
+        {"spread": 0.0},
+        {"dropout": 1.0},
+        {"generators": 0},
+        {"kl": -1.0},
+        {"cosine": float("nan")},
+    ):
         with pytest.raises(ValueError, match=next(iter(change))):
             config(**change)
     target.module.bn1.train()
@@ -164,4 +170,3 @@ def test_profiles_and_a_generator_that_goes_on(target):
     assert isinstance(again, TrainedGenerator)
     assert again.networks[0] is made.networks[0]
     assert not torch.equal(before, again.networks[0].state_dict()["late.0.weight"])
-    assert losses.cosine_matrix(torch.eye(2)).shape == (2, 2)

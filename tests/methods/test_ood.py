@@ -7,7 +7,7 @@ from torch import nn
 
 from invkit.data import DataSet, Split
 from invkit.images import ImageSpec
-from invkit.methods.network_inversion import NetworkInversionConfig
+from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig
 from invkit.methods.ood import GarbageConfig, GarbageLearner, train_with_garbage, with_garbage
 from invkit.runtime import seeded
 
@@ -111,6 +111,16 @@ def test_the_global_numbers_are_left_alone():
     state = torch.get_rng_state()
     train_with_garbage(network(), DATA, config(steps=8), INVERSION, generator=seeded(0), device="cpu")
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_an_interruption_of_the_inversion_ends_the_training(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NetworkInversion, "step", interrupt)
+    result = train_with_garbage(network(), DATA, config(), INVERSION, generator=seeded(0), device="cpu")
+    assert result.fit.stopped == "interrupted"
+    assert len(result.garbage) == 20
 
 
 def test_what_is_refused():
