@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -75,6 +76,19 @@ class ImageSpec:
         if tuple(images.shape[2:]) != self.size:
             raise ValueError(f"{what} are {tuple(images.shape[2:])} pixels; the network takes {self.size}")
         return images
+
+    def check_range(self, images: Tensor) -> Tensor:
+        """``images`` if they lie in [0, 1]; else ``ValueError``."""
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise ValueError(f"images must lie in [0, 1], not {low:.3g}..{high:.3g}; the target normalises them itself")
+        return images
+
+    def probe(self, generator: torch.Generator) -> Tensor:
+        """Two images that deep layers tell apart: fine noise and coarse noise."""
+        fine = torch.rand(1, *self.shape, generator=generator)
+        coarse = F.interpolate(torch.rand(1, self.channels, 3, 3, generator=generator), self.size, mode="bilinear")
+        return torch.cat((fine, coarse))
 
     def check_labels(self, labels: Tensor | Sequence[int]) -> Tensor:
         """Labels as an int64 tensor ``(N,)`` in ``range(n_classes)``; else ``ValueError``."""

@@ -7,11 +7,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.target import Frozen
 from invkit.units import Unit, decides, find_units
 
 
@@ -32,7 +31,7 @@ class Block:
     signed: bool = True
     """Whether the output takes values below zero."""
     signed_inputs: bool = True
-    """Whether the input does, or is an image."""
+    """Whether the input does, or is an image or a code."""
 
 
 class _Stop(Exception):
@@ -42,7 +41,7 @@ class _Stop(Exception):
 class Chain:
     """A target and the places where it is cut; made by :func:`partition`."""
 
-    def __init__(self, target: Target, names: Sequence[str]) -> None:
+    def __init__(self, target: Frozen, names: Sequence[str]) -> None:
         modules = dict(target.module.named_modules())
         _check_names(target, names, modules)
         self.target, self.names = target, tuple(names)
@@ -54,7 +53,8 @@ class Chain:
         return len(self.names)
 
     def read(self, images: Tensor, depth: int | None = None) -> list[Tensor]:
-        """``[F_1(x), F_1:2(x), ..., F_1:depth(x)]`` for images ``(N, C, H, W)`` in [0, 1]; the pass ends there.
+        """``[F_1(x), F_1:2(x), ..., F_1:depth(x)]`` for images ``(N, C, H, W)`` in [0, 1], or codes ``(N, D)``; the
+        pass ends there.
 
         Gradients flow to ``images`` where they ask for them. Raises ``ValueError`` for images of another shape.
         """
@@ -114,7 +114,7 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version  # counts changes in place; not kept in inference mode
 
 
-def partition(target: Target, cut: Sequence[str] | None = None) -> Chain:
+def partition(target: Frozen, cut: Sequence[str] | None = None) -> Chain:
     """Cut ``target`` into blocks, at the modules named in ``cut`` or, by default, one block for each layer.
 
     The default follows Dong et al., §3 and §4.4: a block is one layer with weights, or one residual unit, with the
@@ -122,26 +122,20 @@ def partition(target: Target, cut: Sequence[str] | None = None) -> Chain:
     it. It is found by trying (:func:`invkit.units.find_units`) and so works for networks of any make. A name in
     ``cut`` stands for a module's output, ``name:input`` for what goes into it.
 
-    Two images of noise are sent through: raises ``ValueError`` where the blocks, one after another, do not give the
+    A :class:`invkit.target.GeneratorTarget` is cut in the same way; its inputs are codes, its last features images.
+
+    Two images (or codes) of noise are sent through: raises ``ValueError`` where the blocks, one after another, do not give the
     target's features (a shortcut passes by a cut, the names are out of order), where a module is unknown, reached
     twice or never, or where a shape is not the same for each image.
     """
     target.check_frozen()
-    probe = _probe(target)
+    probe = target.spec.probe(seeded(0)).to(target.device)
     with torch.no_grad():
-        units = find_units(target.module, (probe - target.mean) / target.std)
+        units = find_units(target.module, target.spec.normalise(probe))
         chain = Chain(target, propose(units) if cut is None else cut)
         features = _verified(chain, probe)
     chain.blocks = _describe(chain, units, [probe, *features])
     return chain
-
-
-def _probe(target: Target) -> Tensor:
-    """Two images that deep layers tell apart: fine noise and coarse noise."""
-    generator, (channels, *size) = seeded(0), target.spec.shape
-    fine = torch.rand(1, channels, *size, generator=generator)
-    coarse = F.interpolate(torch.rand(1, channels, 3, 3, generator=generator), size, mode="bilinear")
-    return torch.cat((fine, coarse)).to(target.device)
 
 
 def propose(units: Sequence[Unit]) -> list[str]:
@@ -182,7 +176,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)
 
 
-def _check_names(target: Target, names: Sequence[str], modules: dict[str, torch.nn.Module]) -> None:
+def _check_names(target: Frozen, names: Sequence[str], modules: dict[str, torch.nn.Module]) -> None:
     unknown = [n for n in names if n.removesuffix(":input") not in modules or not n]
     if unknown or not names:
         raise ValueError(f"{target.name} has no layer to cut at named {unknown}; it has {[n for n in modules if n]}")

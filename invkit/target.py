@@ -1,4 +1,4 @@
-"""A trained network to be inverted: frozen, in eval mode, with what its images look like."""
+"""A trained network to be inverted: frozen, in eval mode, with what its images or codes look like."""
 
 from __future__ import annotations
 
@@ -6,53 +6,43 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from invkit.images import ImageSpec
+from invkit.latents import LatentSpec
 
 
 class _Stop(Exception):
     """Ends a forward pass once every tapped layer has answered."""
 
 
-class Target(nn.Module):
-    """A frozen classifier together with the specification of its images.
+class Frozen(nn.Module):
+    """A network in eval mode whose parameters ask for no gradients, with what goes into it.
 
-    ``target(images)`` takes ``(N, C, H, W)`` in [0, 1], normalises, and returns logits ``(N, n_classes)``. The module
-    is put into eval mode and its parameters stop asking for gradients, so that no weight gradient is ever computed; the
-    module itself is kept, not copied.
-
-    Raises ``ValueError`` if the module does not turn such images into one logit per class.
+    The module itself is kept, not copied. See :class:`Target` and :class:`GeneratorTarget`.
     """
 
-    mean: Tensor
-    std: Tensor
+    spec: ImageSpec | LatentSpec
 
-    def __init__(self, module: nn.Module, spec: ImageSpec, name: str = "") -> None:
+    def __init__(self, module: nn.Module, spec: ImageSpec | LatentSpec, name: str = "") -> None:
         super().__init__()
         self.spec = spec
         self.name = name or type(module).__name__
         self.module = module.eval().requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
-        self.to(self.device).eval()
-        self._head = self._probe()
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.module((images - self.mean) / self.std)
-
-    def train(self, mode: bool = True) -> Target:
+    def train(self, mode: bool = True) -> Self:
         """Refused: a target is frozen. Train its ``module`` and wrap it again."""
         if mode:
             raise ValueError(
-                f"target {self.name} is frozen in eval mode; train target.module itself and wrap it in a new Target"
+                f"target {self.name} is frozen in eval mode; train target.module itself and wrap it in a new target"
             )
         return super().train(False)
 
@@ -63,6 +53,39 @@ class Target(nn.Module):
                 raise ValueError(
                     f"{name or 'the network'} of target {self.name} is in train mode; call module.eval() first"
                 )
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any weight, buffer or part of the specification."""
+        digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+
+class Target(Frozen):
+    """A frozen classifier together with the specification of its images.
+
+    ``target(images)`` takes ``(N, C, H, W)`` in [0, 1], normalises, and returns logits ``(N, n_classes)``. The module
+    is put into eval mode and its parameters stop asking for gradients, so that no weight gradient is ever computed; the
+    module itself is kept, not copied.
+
+    Raises ``ValueError`` if the module does not turn such images into one logit per class.
+    """
+
+    spec: ImageSpec
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, spec: ImageSpec, name: str = "") -> None:
+        super().__init__(module, spec, name)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
+        self.to(self.device).eval()
+        self._head = self._probe()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module((images - self.mean) / self.std)
 
     def _probe(self) -> str:
         """One black image through the network: the logits must fit, and the last layer with weights is the head."""
@@ -162,10 +185,29 @@ class Target(nn.Module):
                     "use fewer octaves or low resolutions, or larger images"
                 )
 
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with any weight, buffer or part of the specification."""
-        digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:12]
+
+class GeneratorTarget(Frozen):
+    """A frozen generator: ``target(codes)`` takes ``(N, spec.size)`` and returns images ``(N, C, H, W)`` in [0, 1].
+
+    ``spec`` may be left out where the module names its ``latent``. Raises ``ValueError`` if the module does not turn
+    such codes into images.
+    """
+
+    spec: LatentSpec
+
+    def __init__(self, module: nn.Module, spec: LatentSpec | None = None, name: str = "") -> None:
+        size = getattr(module, "latent", None)
+        if spec is None and not isinstance(size, int):
+            raise ValueError(f"{name or type(module).__name__} does not name its latent; pass LatentSpec(size)")
+        super().__init__(module, spec or LatentSpec(cast(int, size)), name)
+        try:
+            with torch.no_grad():
+                images = self(torch.zeros(1, self.spec.size, device=self.device))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(f"{self.name} does not take codes of {self.spec.size} entries: {error}") from error
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"{self.name} answers a code with {shape}, not with an image (1, C, H, W)")
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.module(codes)

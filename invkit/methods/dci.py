@@ -20,7 +20,7 @@ from invkit.partition import Chain, partition
 from invkit.runtime import config_hash, default_generator, plain
 from invkit.schedule import FitConfig
 from invkit.staged import StageFolder, StagesResult
-from invkit.target import Target
+from invkit.target import Frozen
 
 Phase = Literal["train", "fine_tune"]
 
@@ -208,7 +208,7 @@ Evaluate = Callable[[Inverse, int], Mapping[str, float]]
 
 
 def divide_and_conquer(
-    target: Target | Chain,
+    target: Frozen | Chain,
     images: Any,
     config: DCIConfig | None = None,
     *,

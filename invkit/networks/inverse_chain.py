@@ -47,7 +47,8 @@ class Inverse(nn.Module):
         return len(self.blocks)
 
     def forward(self, features: Tensor, depth: int | None = None) -> Tensor:
-        """Images ``(N, C, H, W)`` in [0, 1] from features ``(N, ...)`` at ``depth`` (by default the last).
+        """Images ``(N, C, H, W)`` in [0, 1], or a generator's codes ``(N, D)``, from features ``(N, ...)`` at ``depth``
+        (by default the last).
 
         Raises ``ValueError`` for a depth that there is not, or features of another shape.
         """
@@ -60,7 +61,8 @@ class Inverse(nn.Module):
                 f"features at depth {depth} ({part.name!r}) have the shape {part.outputs}, "
                 f"not {tuple(features.shape[1:])}"
             )
-        return self.walk(features, depth)[-1].clamp(0, 1)
+        found = self.walk(features, depth)[-1]
+        return found.clamp(0, 1) if len(self.parts[0].inputs) == 3 else found
 
     def walk(self, features: Tensor, depth: int) -> list[Tensor]:
         """What each inverse gives on the way from ``depth`` down; the last are the images, not yet cut to [0, 1]."""

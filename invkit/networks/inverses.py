@@ -20,13 +20,16 @@ def inverse_of(block: Block) -> nn.Module:
     weights.
 
     Feature maps to feature maps: :class:`ConvInverse`, or :class:`ResidualInverse` for residual blocks; vectors:
-    :class:`LinearInverse`. Raises ``ValueError`` for shapes that are neither.
+    :class:`LinearInverse`; a feature map to a code, at the start of a generator: :class:`CodeInverse`. Raises
+    ``ValueError`` for other shapes.
     """
     dims = len(block.outputs), len(block.inputs)
     if dims == (3, 3):
         return ResidualInverse(block) if block.residual else ConvInverse(block)
     if dims in ((1, 1), (1, 3)):
         return LinearInverse(block)
+    if dims == (3, 1):
+        return CodeInverse(block)
     raise ValueError(
         f"there is no inverse for the block that ends at {block.name!r}, from {block.inputs} to {block.outputs}: "
         "only feature maps (C, H, W) and vectors (D,) are undone"
@@ -97,13 +100,15 @@ class ConvInverse(BlockInverse):
     """Undoes a convolution with its batch norm, activation and pooling: one layer, and one with hidden layers.
 
     ``net(y) = grow(A y' + B(y'))``, ``y'`` = :class:`Signs` of y. Strides and pools are undone at once by sub-pixel
-    convolutions: a stride of s gives s^2 values per channel, which ``grow`` lays out as s x s pixels.
+    convolutions: a stride of s gives s^2 values per channel, which ``grow`` lays out as s x s pixels. Enlarging, as in
+    a generator, is undone by the reverse (:func:`shrink`), in front of all layers.
     """
 
     def __init__(self, block: Block) -> None:
         super().__init__(block)
         self.grow = Grow(block.outputs, block.inputs)
         self.open, channels = _opened(block)
+        self.shrink, channels = shrink(block, channels)
         outer = block.inputs[0] * self.grow.factor**2
         hidden = max(16, min(block.outputs[0], 2 * block.inputs[0]))
         inner: list[nn.Module] = []
@@ -113,7 +118,7 @@ class ConvInverse(BlockInverse):
 
     def net(self, y: Tensor) -> Tensor:
         """``(N, *block.outputs)`` to ``(N, *block.inputs)``."""
-        y = self.open(y)
+        y = self.shrink(self.open(y))
         return self.grow(self.direct(y) + self.detour(y))
 
 
@@ -131,6 +136,7 @@ class ResidualInverse(BlockInverse):
         if block.inputs != block.outputs:
             grow = Grow(block.outputs, block.inputs)
             outer = block.inputs[0] * grow.factor**2
+            self.shrink, channels = shrink(block, channels)
             self.exit = nn.Sequential(_conv(channels, outer, 3 if block.width is None else 1), grow)
 
     def measure(self, outputs: Tensor, inputs: Tensor) -> None:
@@ -150,7 +156,7 @@ class ResidualInverse(BlockInverse):
     def net(self, y: Tensor) -> Tensor:
         """The residual branches, then the change of shape."""
         assert self.exit is not None
-        return self.exit(self._along(y))
+        return self.exit(self.shrink(self._along(y)))
 
     def _along(self, y: Tensor) -> Tensor:
         for branch in self.branches:
@@ -194,10 +200,40 @@ class LinearInverse(BlockInverse):
         return self.last(maps)
 
 
+class CodeInverse(BlockInverse):
+    """Undoes the first layer of a generator: from a feature map, as one vector, to a code. One layer is enough for a
+    linear one; the hidden layer beside it sees to what else the block holds.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__(block)
+        self.open, channels = _opened(block)
+        width, code = channels * math.prod(block.outputs[1:]), block.inputs[0]
+        hidden = min(max(32, 4 * code), 512)
+        self.direct = nn.Linear(width, code)
+        self.detour = nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, code))
+
+    def net(self, y: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, D)``."""
+        y = self.open(y).flatten(1)
+        return self.direct(y) + self.detour(y)
+
+
+def shrink(block: Block, channels: int) -> tuple[nn.Module, int]:
+    """What brings maps of ``channels`` from the size after a block that enlarges by a whole factor to that before it,
+    and how many channels it gives: s x s pixels become s^2 channels, so that nothing is lost.
+    """
+    (height, width), size = block.outputs[1:], block.inputs[1:]
+    s = height // size[0]
+    if s < 2 or (height, width) != (s * size[0], s * size[1]):
+        return nn.Identity(), channels
+    return nn.PixelUnshuffle(s), channels * s**2
+
+
 class Grow(nn.Module):
     """Sub-pixel rearrangement ``(N, C s^2, h, w)`` to ``(N, C, H, W)``: s x s pixels from the channels, cut to size.
 
-    ``s`` is the smallest whole factor that covers ``(H, W)``; a block that enlarges is averaged back.
+    ``s`` is the smallest whole factor that covers ``(H, W)``; maps that are larger are averaged back.
     """
 
     def __init__(self, small: Sequence[int], large: Sequence[int]) -> None:
