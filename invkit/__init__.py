@@ -6,6 +6,7 @@ from invkit.bn_hooks import BatchNormPenalty
 from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
 from invkit.judge import Judge, statistics_penalty
+from invkit.latents import LatentSpec
 from invkit.leaks import Leakage, leakage
 from invkit.likeness import Likeness
 from invkit.loading import load_target
@@ -39,7 +40,7 @@ from invkit.results import FitResult, InversionResult, Step
 from invkit.search import grid_search
 from invkit.staged import StageResult, StagesResult
 from invkit.synthesis import synthesise
-from invkit.target import Target
+from invkit.target import GeneratorTarget, Target
 from invkit.training import ClassifierConfig, load_or_train, train_classifier
 
 __version__ = "0.1.0"
@@ -65,10 +66,12 @@ __all__ = [
     "GANConfig",
     "GarbageConfig",
     "GarbageResult",
+    "GeneratorTarget",
     "ImageSpec",
     "Inverse",
     "InversionResult",
     "Judge",
+    "LatentSpec",
     "Leakage",
     "Likeness",
     "NetworkInversion",
