@@ -124,9 +124,9 @@ def partition(target: Frozen, cut: Sequence[str] | None = None) -> Chain:
 
     A :class:`invkit.target.GeneratorTarget` is cut in the same way; its inputs are codes, its last features images.
 
-    Two images (or codes) of noise are sent through: raises ``ValueError`` where the blocks, one after another, do not give the
-    target's features (a shortcut passes by a cut, the names are out of order), where a module is unknown, reached
-    twice or never, or where a shape is not the same for each image.
+    Two images of noise (or codes) are sent through: raises ``ValueError`` where the blocks, one after another, do not
+    give the target's features (a shortcut passes by a cut, the names are out of order), where a module is unknown,
+    reached twice or never, or where a shape is not the same for each image.
     """
     target.check_frozen()
     probe = target.spec.probe(seeded(0)).to(target.device)
