@@ -50,17 +50,34 @@ def visible_directions(target: GeneratorTarget, codes: Tensor) -> tuple[Tensor, 
         image: Tensor = target(code[None])
         return image.flatten()
 
-    jacobians = torch.func.vmap(torch.func.jacrev(one))(codes.to(target.device))
+    jacobians = torch.func.vmap(torch.func.jacfwd(one))(codes.to(target.device))
     _, values, directions = torch.linalg.svd(jacobians, full_matrices=False)
     return values.cpu(), directions.cpu()
 
 
 def error_along(codes: Tensor, found: Tensor, directions: Tensor) -> Tensor:
-    """The part of :func:`code_error` that lies along each of ``directions`` ``(N, K, D)``: the mean of
-    ``(v_k . (z - z'))^2`` over that of ``(v_k . z)^2``, ``(K,)``.
+    """:func:`code_error` split along ``directions`` ``(N, K, D)``: ``sum_n (v_k . (z - z'))^2 / sum |z|^2``, ``(K,)``.
+
+    The parts of a whole set of orthonormal directions add up to the error.
     """
-    gap, size = (torch.einsum("nkd,nd->nk", directions, t) for t in (codes - found, codes))
-    return gap.square().sum(0) / size.square().sum(0)
+    gap = torch.einsum("nkd,nd->nk", directions, codes - found)
+    return gap.square().sum(0) / codes.square().sum()
+
+
+def refine(target: GeneratorTarget, codes: Tensor, images: Tensor, steps: int = 200, lr: float = 0.02) -> Tensor:
+    """Codes ``(N, D)`` after ``steps`` of Adam, from ``codes``, on ``|G(z) - x|^2`` of each image ``(N, C, H, W)`` alone.
+
+    A code that a network predicts is a good start of such a search (Zhu et al. 2016, §3.2).
+    """
+    if len(codes) != len(images):
+        raise ValueError(f"there are {len(codes)} codes for {len(images)} images")
+    leaf, aim = codes.detach().to(target.device, copy=True).requires_grad_(), images.to(target.device)
+    optimizer = torch.optim.Adam([leaf], lr)
+    for _ in range(steps):
+        loss = (target(leaf) - aim).square().sum()
+        (leaf.grad,) = torch.autograd.grad(loss, leaf)
+        optimizer.step()
+    return leaf.detach().cpu()
 
 
 def between(first: Tensor, last: Tensor, steps: int) -> Tensor:

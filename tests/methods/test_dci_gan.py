@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from invkit.codes import between, code_error, error_along, path_lengths, reproject, visible_directions
+from invkit.codes import between, code_error, error_along, path_lengths, refine, reproject, visible_directions
 from invkit.features import FeatureStore
 from invkit.images import ImageSpec
 from invkit.latents import LatentSpec
@@ -193,7 +193,10 @@ def test_visible_directions_by_hand():
     torch.testing.assert_close(values, torch.tensor([[3.0, 0.5]] * 2))
     torch.testing.assert_close(directions.abs(), torch.eye(2).expand(2, 2, 2))
     found = codes * torch.tensor([1.0, 0.5])
-    torch.testing.assert_close(error_along(codes, found, directions), torch.tensor([0.0, 0.25]))
+    torch.testing.assert_close(error_along(codes, found, directions), torch.tensor([0.0, 1.25 / 6]))
+    assert code_error(codes, found) == pytest.approx(1.25 / 6)
+    again = refine(target, found, target(codes), steps=200)
+    assert code_error(codes, again) < 1e-4
 
 
 def test_ways_between_codes_by_hand():
@@ -227,6 +230,8 @@ def test_errors_in_one_sentence(chain, codes):
         chain.target.train()
     with pytest.raises(ValueError, match="one shape are needed"):
         code_error(codes, codes[:2])
+    with pytest.raises(ValueError, match="there are 48 codes for 2 images"):
+        refine(chain.target, codes, torch.zeros(2, 1, 16, 16))
     with pytest.raises(ValueError, match="two steps and equal shapes"):
         between(codes, codes, 1)
 
