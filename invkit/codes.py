@@ -65,9 +65,9 @@ def error_along(codes: Tensor, found: Tensor, directions: Tensor) -> Tensor:
 
 
 def refine(target: GeneratorTarget, codes: Tensor, images: Tensor, steps: int = 200, lr: float = 0.02) -> Tensor:
-    """Codes ``(N, D)`` after ``steps`` of Adam, from ``codes``, on ``|G(z) - x|^2`` of each image ``(N, C, H, W)`` alone.
+    """Codes ``(N, D)`` after ``steps`` of Adam, from ``codes``, on ``|G(z) - x|^2`` for each image ``(N, C, H, W)``.
 
-    A code that a network predicts is a good start of such a search (Zhu et al. 2016, §3.2).
+    A code that a network predicts is a good start of such a search (Zhu et al. 2016).
     """
     if len(codes) != len(images):
         raise ValueError(f"there are {len(codes)} codes for {len(images)} images")

@@ -1,6 +1,5 @@
 """Generators taken apart and run backwards: shapes, a linear one undone, training, resuming, refusals."""
 
-import dataclasses
 import functools
 
 import pytest
