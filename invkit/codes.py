@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -50,7 +51,9 @@ def visible_directions(target: GeneratorTarget, codes: Tensor) -> tuple[Tensor, 
         image: Tensor = target(code[None])
         return image.flatten()
 
-    jacobians = torch.func.vmap(torch.func.jacfwd(one))(codes.to(target.device))
+    with warnings.catch_warnings():  # torch warns of its own code on the first use of forward mode
+        warnings.simplefilter("ignore", FutureWarning)
+        jacobians = torch.func.vmap(torch.func.jacfwd(one))(codes.to(target.device))
     _, values, directions = torch.linalg.svd(jacobians, full_matrices=False)
     return values.cpu(), directions.cpu()
 
