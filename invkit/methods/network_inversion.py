@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -222,6 +223,19 @@ def steps_to(result: FitResult, share: float = 0.95, window: int = 10) -> int | 
         return None
     reached = values.unfold(0, window, 1).mean(1) >= share
     return int(reached.float().argmax()) + window if bool(reached.any()) else None
+
+
+def until(share: float = 0.95, window: int = 10) -> Callback:
+    """A callback that ends a run once the last ``window`` batches had a mean inversion accuracy of ``share`` or more,
+    so that generators can be compared at equal accuracy. Take a new one for each run.
+    """
+    recent: deque[float] = deque(maxlen=window)
+
+    def reached(step: Any) -> bool:
+        recent.append(step.losses()["accuracy"])
+        return len(recent) == window and sum(recent) / window >= share
+
+    return reached
 
 
 def _fitting(init: TrainedGenerator, target: Target) -> list[Generator]:

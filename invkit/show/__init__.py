@@ -4,6 +4,7 @@ from invkit.show.claims import Claims, load_claims
 from invkit.show.figures import heat_map, loss_curves, plot, style
 from invkit.show.grids import image_grid, image_rows
 from invkit.show.picture import Canvas, Described, described
+from invkit.show.planes import feature_planes
 from invkit.show.recorded import load_recorded, record, show_recorded
 from invkit.show.spread import bar_with_spread, curve_with_spread
 from invkit.show.tables import table
@@ -18,6 +19,7 @@ __all__ = [
     "curve_with_spread",
     "described",
     "explore",
+    "feature_planes",
     "heat_map",
     "image_grid",
     "image_rows",

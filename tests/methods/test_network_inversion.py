@@ -12,6 +12,7 @@ from invkit.methods.network_inversion import (
     make_generators,
     network_inversion,
     steps_to,
+    until,
 )
 from invkit.networks.generators import KINDS
 from invkit.networks.sampling import TrainedGenerator
@@ -118,6 +119,13 @@ def test_steps_to_an_accuracy():
     assert steps_to(result, 0.95, window=4) == 9
     assert steps_to(result, 0.95, window=11) is None
     assert steps_to(result, 0.95, window=16) is None
+
+
+def test_a_run_ends_once_it_is_accurate(quadrants):
+    how = config(steps=200, batch_size=32, dropout=0.0, lr=0.01, conditioning="label", kl=0.1, cosine=0.1)
+    _, result = network_inversion(quadrants, how, generator=seeded(0), callbacks=[until(0.6, window=4)])
+    assert result.stopped == "callback"
+    assert result.steps == steps_to(result, 0.6, window=4) == len(result.history["accuracy"])
 
 
 def test_features_and_logits_come_from_one_pass(target):

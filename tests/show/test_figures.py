@@ -9,10 +9,12 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from invkit.methods.interpret import Regions
 from invkit.show import (
     bar_with_spread,
     curve_with_spread,
     described,
+    feature_planes,
     heat_map,
     image_grid,
     image_rows,
@@ -141,3 +143,34 @@ def test_described_closes_a_pyplot_figure_and_wants_words():
     assert "<figcaption>Nothing &lt; here</figcaption>" in shown._repr_html_()
     with pytest.raises(ValueError, match="alt is empty"):
         described(figure, " ")
+
+
+def test_feature_planes_draw_each_point_over_the_regions():
+    places = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 2.0]])
+    labels = torch.tensor([0, 1, 1])
+    grid = torch.linspace(0, 3, 4)
+    halves = (torch.arange(4) > 1).long().expand(4, 4)  # class 1 on the right
+    regions = Regions(xs=grid, ys=grid, labels=halves, confidence=torch.ones(4, 4))
+    figure = feature_planes({"made": (places, labels), "real": (places[:2], labels[:2])}, regions=regions)
+    left, right = figure.axes
+    assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("made", "real")
+    np.testing.assert_allclose(left.collections[0].get_offsets(), places)
+    numbers = {text.get_text(): text.get_position() for text in left.texts}
+    assert numbers == {"0": (0.0, 0.0), "1": (2.0, 2.0)}
+    shade = left.images[0].get_array()
+    assert (shade[:, 0] == shade[0, 0]).all()
+    assert (shade[0, 0] != shade[0, 3]).any()
+    assert "over decision regions of 2 classes: made, 3 points of 2 classes; real, 2 points" in figure.alt
+    assert "regions" not in feature_planes({"made": (places, labels)}).alt
+
+
+def test_feature_planes_refuse_what_is_no_plane():
+    places, labels = torch.zeros(3, 2), torch.zeros(3)
+    with pytest.raises(ValueError, match="no panels"):
+        feature_planes({})
+    with pytest.raises(ValueError, match=r"'a' needs places \(N, 2\).*\(3, 3\)"):
+        feature_planes({"a": (torch.zeros(3, 3), labels)})
+    with pytest.raises(ValueError, match="'a' needs places"):
+        feature_planes({"a": (places, labels[:2])})
+    with pytest.raises(ValueError, match="'a' holds places that are not finite"):
+        feature_planes({"a": (places / 0, labels)})
