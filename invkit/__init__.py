@@ -34,7 +34,7 @@ from invkit.networks.inverse_chain import Inverse
 from invkit.networks.inverses import inverse_of
 from invkit.networks.sampling import TrainedGenerator
 from invkit.ood_scores import compare_scores, confidence_gap
-from invkit.ood_sets import gaussian_noise, photo_patches, shifted
+from invkit.ood_sets import gaussian_noise, other_images, photo_patches, shifted
 from invkit.partition import Block, Chain, partition
 from invkit.results import FitResult, InversionResult, Step
 from invkit.search import grid_search
@@ -109,6 +109,7 @@ __all__ = [
     "load_or_train_gan",
     "load_target",
     "network_inversion",
+    "other_images",
     "partition",
     "pgd",
     "photo_patches",

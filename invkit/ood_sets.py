@@ -1,4 +1,4 @@
-"""Images that are none of the training set's: noise, patches of photographs, and its own images out of place."""
+"""Images that are none of the training set's: noise, patches of photographs, other data, its own out of place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invkit.data import sample_photo
+from invkit.data import load_data, sample_photo
 from invkit.images import ImageSpec
 
 
@@ -33,6 +33,21 @@ def photo_patches(count: int, spec: ImageSpec, generator: torch.Generator, *, si
     cut = [photos[k % 2][:, y : y + side, x : x + side] for k, (y, x) in enumerate(corners)]
     patches = torch.stack(cut) if cut else torch.zeros(0, spec.channels, side, side)
     return F.interpolate(patches, spec.size, mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def other_images(name: str, count: int, spec: ImageSpec, *, download: bool = False) -> Tensor:
+    """At most ``count`` test images of the data set ``name``, its classes balanced, ``(N, C, H, W)`` in [0, 1] in the
+    size and channels of ``spec``: grey is the mean of the three channels, colour is grey three times over.
+
+    Raises as :func:`invkit.data.load_data`; ``ValueError``, naming the data set, for other changes of channels.
+    """
+    data = load_data(name, size=spec.size, limit=count, download=download)
+    images = data.test.images
+    if data.spec.channels == spec.channels:
+        return images
+    if {data.spec.channels, spec.channels} != {1, 3}:
+        raise ValueError(f"{name} has images of {data.spec.channels} channels; the network takes {spec.channels}")
+    return images.mean(1, keepdim=True) if spec.channels == 1 else images.expand(-1, 3, -1, -1)
 
 
 def shifted(images: Tensor, share: float = 0.5) -> Tensor:

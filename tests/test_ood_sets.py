@@ -1,10 +1,11 @@
 """Images that are none of the training set's."""
 
+import numpy as np
 import pytest
 import torch
 
 from invkit.images import ImageSpec
-from invkit.ood_sets import gaussian_noise, photo_patches, shifted
+from invkit.ood_sets import gaussian_noise, other_images, photo_patches, shifted
 from invkit.runtime import seeded
 
 
@@ -42,6 +43,20 @@ def test_shifts_by_hand():
     assert down[:, 0].tolist() == [0, 1, 5, 9]
     assert torch.equal(shifted(images, 0.0), images)
     assert float(shifted(images, 1.0).abs().max()) == 0
+
+
+def test_another_data_set_in_size_and_channels(tmp_path):
+    grey = other_images("digits", 20, spec())
+    assert grey.shape == (20, 1, 16, 16)
+    colour = other_images("digits", 20, spec(3))
+    assert torch.equal(colour, grey.expand(-1, 3, -1, -1))
+    pixels = np.zeros((12, 8, 8, 3), np.uint8) + np.uint8([0, 51, 102])
+    np.savez(tmp_path / "x.npz", train_images=pixels, train_labels=np.arange(12) % 2)
+    mean = other_images(f"npz:{tmp_path / 'x.npz'}", 5, spec())
+    torch.testing.assert_close(mean, torch.full_like(mean, 0.2))
+    assert mean.shape[1:] == (1, 16, 16)
+    with pytest.raises(ValueError, match="digits has images of 1 channels; the network takes 2"):
+        other_images("digits", 5, spec(2))
 
 
 def test_what_is_refused():

@@ -6,7 +6,7 @@ from invkit.show.grids import image_grid, image_rows
 from invkit.show.picture import Canvas, Described, described
 from invkit.show.planes import feature_planes
 from invkit.show.recorded import load_recorded, record, show_recorded
-from invkit.show.spread import bar_with_spread, curve_with_spread
+from invkit.show.spread import bar_with_spread, curve_with_spread, histogram
 from invkit.show.tables import table
 from invkit.show.widgets import Frames, explore
 
@@ -21,6 +21,7 @@ __all__ = [
     "explore",
     "feature_planes",
     "heat_map",
+    "histogram",
     "image_grid",
     "image_rows",
     "load_claims",

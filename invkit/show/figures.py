@@ -97,11 +97,13 @@ def heat_map(
     *,
     best: Literal["max", "min"] | None = "max",
     decimals: int = 2,
+    limits: tuple[float | None, float | None] = (None, None),
     title: str | None = None,
 ) -> Canvas:
     """``value`` over the grid of ``x`` and ``y``, one row of ``table`` per cell; the best cell is framed.
 
-    Cells that were not measured stay grey. Raises ``ValueError`` on a missing column, on two values for one
+    Cells that were not measured stay grey. ``limits`` are the ends of the colour scale (None: those of the values), so
+    that several maps can share one. Raises ``ValueError`` on a missing column, on two values for one
     cell or if no value is finite.
     """
     frame = pd.DataFrame(table)
@@ -113,6 +115,7 @@ def heat_map(
     with styled():
         figure, axes = plot(max(3.2, 1.6 + 0.72 * grid.shape[1]), max(2.2, 1.0 + 0.45 * grid.shape[0]))
         options = {"annot": True, "fmt": f".{decimals}f", "linewidths": 0.5, "annot_kws": {"size": 9}}
+        options |= {"vmin": limits[0], "vmax": limits[1]}
         sns.heatmap(grid, cmap=COLOUR_MAP, ax=axes, cbar_kws={"label": value}, **options)
         axes.set(facecolor="#cccccc", title=title, xlabel=x, ylabel=y)
         axes.set_xticks(axes.get_xticks(), [_short(v) for v in grid.columns], rotation=0)

@@ -1,6 +1,6 @@
-"""Plots of quantities with their spread over seeds: curves and bars.
+"""Plots of quantities with their spread: curves and bars over seeds, histograms over images.
 
-Both return a :class:`~invkit.show.picture.Canvas` with an alt text that tells the means.
+All return a :class:`~invkit.show.picture.Canvas` with an alt text that tells the means.
 """
 
 from __future__ import annotations
@@ -85,6 +85,46 @@ def bar_with_spread(values: Mapping[str, Any], *, ylabel: str, title: str | None
         axes.set(xlabel=ylabel, title=title)
     told = "; ".join(f"{name} {v.mean():.3g} ± {_sd(v):.2g}" for name, v in bars.items())
     figure.alt = f"Bars of {ylabel}: {told} (mean ± standard deviation over {_count(bars)})."
+    return figure
+
+
+def histogram(
+    values: Mapping[str, Any],
+    *,
+    xlabel: str,
+    bins: int = 20,
+    limits: tuple[float, float] | None = None,
+    marks: Mapping[str, float] | None = None,
+    title: str | None = None,
+) -> Canvas:
+    """How each set of values (n,) is spread: the share of its values in each of ``bins`` equal bins.
+
+    ``limits`` are the ends of the axis, those of all values if absent; ``marks`` are values to draw a vertical line at.
+    Raises ``ValueError`` if there is nothing to draw, and for values that are not finite or outside the limits.
+    """
+    sets = {name: line(v, f"histogram: {name!r}") for name, v in values.items()}
+    if not sets:
+        raise ValueError("histogram was given no values")
+    together = np.concatenate(list(sets.values()))
+    low, high = limits or (float(together.min()), float(together.max()))
+    if together.min() < low or together.max() > high:
+        raise ValueError(f"histogram: values run from {together.min():g} to {together.max():g}, outside the limits")
+    edges = np.histogram_bin_edges(together, bins, (low, high))
+    with styled() as palette:
+        figure, axes = plot()
+        for i, (name, found) in enumerate(sets.items()):
+            share = np.histogram(found, edges)[0] / len(found)
+            look: dict[str, Any] = {"color": palette[i % len(palette)], "linestyle": DASHES[i % len(DASHES)]}
+            axes.stairs(share, edges, linewidth=1.8, label=name, **look)
+            axes.stairs(share, edges, fill=True, alpha=0.12, color=look["color"])
+        for i, (name, value) in enumerate((marks or {}).items()):
+            axes.axvline(value, color="black", linestyle=DASHES[i % len(DASHES)], linewidth=1, label=name)
+        axes.set(xlabel=xlabel, ylabel="share", title=title, xlim=(low, high) if low < high else None)
+        legend(axes, len(sets) + len(marks or {}))
+    told = "; ".join(f"{name} {np.median(v):.3g} ({v.min():.3g} to {v.max():.3g})" for name, v in sets.items())
+    figure.alt = f"Histogram of {xlabel}: median (and range) of {told}."
+    if marks:
+        figure.alt += f" Lines at {', '.join(f'{value:.3g} ({name})' for name, value in marks.items())}."
     return figure
 
 

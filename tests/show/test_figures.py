@@ -16,6 +16,7 @@ from invkit.show import (
     described,
     feature_planes,
     heat_map,
+    histogram,
     image_grid,
     image_rows,
     loss_curves,
@@ -124,6 +125,27 @@ def test_spread_is_the_standard_deviation_over_seeds():
         curve_with_spread([1, 2], {"a": [1.0, 2.0, 3.0]}, xlabel="n", ylabel="y")
     assert "a 1 ± 1.4 (mean" not in bar_with_spread({"a": 1.0}, ylabel="y").alt
     assert "a 1 ± 1.4 (mean" in bar_with_spread({"a": [0.0, 2.0]}, ylabel="y").alt
+
+
+def test_maps_can_share_a_colour_scale():
+    table = [{"x": 1, "y": 1, "v": 0.2}, {"x": 2, "y": 1, "v": 0.4}]
+    (mesh, *_) = heat_map(table, "x", "y", "v", limits=(0, 1)).axes[0].collections
+    assert mesh.get_clim() == (0, 1)
+    (mesh, *_) = heat_map(table, "x", "y", "v").axes[0].collections
+    assert mesh.get_clim() == (0.2, 0.4)
+
+
+def test_a_histogram_shows_shares_and_says_the_medians():
+    figure = histogram({"a": [0.1, 0.2, 0.9, 1.0], "b": torch.tensor([0.0])}, xlabel="p", bins=2, marks={"low": 0.3})
+    outlines = [p for p in figure.axes[0].patches if not p.get_fill()]
+    assert [p.get_data().values.tolist() for p in outlines] == [[0.5, 0.5], [1.0, 0.0]]
+    assert outlines[0].get_data().edges.tolist() == [0, 0.5, 1]
+    assert "a 0.55 (0.1 to 1); b 0 (0 to 0)" in figure.alt
+    assert "Lines at 0.3 (low)" in figure.alt
+    assert "Lines" not in histogram({"a": [2.0, 2.0]}, xlabel="p").alt
+    for bad, message in (({}, "no values"), ({"a": [float("nan")]}, "'a' is not finite"), ({"a": [1.5]}, "outside")):
+        with pytest.raises(ValueError, match=message):
+            histogram(bad, xlabel="p", limits=(0, 1))
 
 
 def test_a_figure_is_shown_with_its_alt_text_and_only_once():
