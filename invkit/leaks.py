@@ -76,11 +76,48 @@ def leakage(
         _nearest(similarities(images, others, verifier), count or most, repeats, generator)
         for others in (train, heldout)
     ]
-    gaps = nearest[0] - nearest[1]
-    rows = torch.randint(len(gaps), (draws, len(gaps)), generator=generator)
-    tail = (1 - level) / 2
-    low, high = gaps[rows].mean(1).quantile(torch.tensor([tail, 1 - tail], dtype=gaps.dtype)).tolist()
-    return Leakage(to_train=nearest[0], to_heldout=nearest[1], gap=float(gaps.mean()), low=low, high=high)
+    return _summary([nearest[0]], [nearest[1]], level, draws, generator)
+
+
+def crossed_leakage(
+    images: tuple[Tensor, Tensor],
+    sets: tuple[Tensor, Tensor],
+    *,
+    verifier: Target | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    generator: torch.Generator | None = None,
+) -> Leakage:
+    """:func:`leakage` of two networks, each trained on one of two ``sets``: what one saw is held out from the other.
+
+    One set may be nearer to any image than the other, by chance or by the classes in it. That adds to one network's gap
+    what it takes from the other's, so the mean of both gaps is free of it. ``images[k]`` come from the network that was
+    trained on ``sets[k]``; the other arguments are those of :func:`leakage`, and the bootstrap keeps to each half.
+
+    Raises ``ValueError`` as :func:`leakage`, and for sets of different sizes.
+    """
+    if len(sets[0]) != len(sets[1]):
+        raise ValueError(f"the two sets must be equally large, not {len(sets[0])} and {len(sets[1])}")
+    generator = generator or seeded(0)
+    how = {"verifier": verifier, "level": level, "draws": draws}
+    halves = [leakage(images[k], sets[k], sets[1 - k], generator=generator, **how) for k in (0, 1)]  # type: ignore[arg-type]
+    return _summary([h.to_train for h in halves], [h.to_heldout for h in halves], level, draws, generator)
+
+
+def _summary(
+    train: list[Tensor], heldout: list[Tensor], level: float, draws: int, generator: torch.Generator
+) -> Leakage:
+    """The mean over the parts' mean gaps, with its bootstrap interval; each part is resampled by itself."""
+    means, drawn = [], []
+    for one, other in zip(train, heldout, strict=True):
+        gaps = one - other
+        rows = torch.randint(len(gaps), (draws, len(gaps)), generator=generator)
+        means.append(gaps.mean())
+        drawn.append(gaps[rows].mean(1))
+    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means[0].dtype)
+    low, high = torch.stack(drawn).mean(0).quantile(tail).tolist()
+    gap = float(torch.stack(means).mean())
+    return Leakage(to_train=torch.cat(train), to_heldout=torch.cat(heldout), gap=gap, low=low, high=high)
 
 
 def _check_sets(images: Tensor, train: Tensor, heldout: Tensor) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from invkit.leaks import leakage, similarities
+from invkit.leaks import crossed_leakage, leakage, similarities
 from invkit.runtime import seeded
 
 
@@ -36,6 +36,20 @@ def test_more_training_images_are_no_leak():
     assert abs(found.gap) < 0.02
     few = leakage(fresh, train, heldout, count=10)
     assert few.to_train.mean() < found.to_train.mean()
+
+
+def test_crossing_takes_out_what_one_set_has_over_the_other():
+    near, far, fresh = smooth(40, 0), smooth(40, 1) ** 3, (smooth(30, 2), smooth(30, 3))
+    assert leakage(fresh[0], near, far).low > 0.02  # nothing leaks: one set lies nearer to any image
+    found = crossed_leakage(fresh, (near, far))
+    assert found.low < 0 < found.high
+    halves = leakage(fresh[0], near, far).gap, leakage(fresh[1], far, near).gap
+    assert found.gap == pytest.approx(sum(halves) / 2)
+    assert len(found.to_train) == 60
+    noisy = [(x[:30] + 0.02 * torch.randn(30, 1, 12, 12, generator=seeded(3))).clamp(0, 1) for x in (near, far)]
+    assert crossed_leakage((noisy[0], noisy[1]), (near, far)).leaks
+    with pytest.raises(ValueError, match="equally large, not 40 and 30"):
+        crossed_leakage(fresh, (near, far[:30]))
 
 
 def test_similarities_over_loops(make_target):
