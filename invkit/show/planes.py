@@ -72,7 +72,7 @@ def _fill(axes: Axes, regions: Regions, colours: NDArray[np.float64]) -> None:
 
 
 def _dots(axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64], colours: NDArray[np.float64]) -> None:
-    axes.scatter(*points.T, s=9, color=colours[labels], edgecolors="white", linewidths=0.3)
+    axes.scatter(points[:, 0], points[:, 1], s=9, color=colours[labels], edgecolors="white", linewidths=0.3)
     outline = [withStroke(linewidth=2.5, foreground="white")]
     for label in np.unique(labels):
         x, y = np.median(points[labels == label], axis=0)
