@@ -51,7 +51,8 @@ def test_another_data_set_in_size_and_channels(tmp_path):
     colour = other_images("digits", 20, spec(3))
     assert torch.equal(colour, grey.expand(-1, 3, -1, -1))
     pixels = np.zeros((12, 8, 8, 3), np.uint8) + np.uint8([0, 51, 102])
-    np.savez(tmp_path / "x.npz", train_images=pixels, train_labels=np.arange(12) % 2)
+    part = {"images": pixels, "labels": np.arange(12) % 2}
+    np.savez(tmp_path / "x.npz", **{f"{split}_{k}": v for split in ("train", "test") for k, v in part.items()})
     mean = other_images(f"npz:{tmp_path / 'x.npz'}", 5, spec())
     torch.testing.assert_close(mean, torch.full_like(mean, 0.2))
     assert mean.shape[1:] == (1, 16, 16)
