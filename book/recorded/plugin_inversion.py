@@ -131,14 +131,7 @@ def imagenet(name: str, folder: Path, device: str) -> None:
         print(row, found[row], flush=True)
     real, truth = photos(folder, target.spec.classes)
     found[f"{len(real)} photographs"] = scores(real, truth, target, verifier)
-    figure = show.image_rows(
-        {row: small(batch[:SHOWN]) for row, batch in images.items()},
-        CLASSES[:SHOWN],
-        columns=SHOWN,
-        scale=1.0,
-        numbers={row: f"{found[row]['verifier top-1']:.0%}" for row in images},
-        numbers_name="verifier",
-    )
+    figure = picture(images, found, "verifier")
     show.record(
         f"plugin_inversion_{name}",
         title=f"Plug-In Inversion of {NAMES[name][0]} for ImageNet at 224 pixels, judged by {NAMES[other][0]}",
@@ -157,6 +150,18 @@ def imagenet(name: str, folder: Path, device: str) -> None:
     )
 
 
+def picture(images: Mapping[str, Tensor], found: Mapping[str, Mapping[str, float]], name: str) -> Any:
+    """The first images of each row, reduced, and what the verifier ``name`` recognises."""
+    return show.image_rows(
+        {row: small(batch[:SHOWN]) for row, batch in images.items()},
+        CLASSES[:SHOWN],
+        columns=SHOWN,
+        scale=1.0,
+        numbers={row: f"{found[row]['verifier top-1']:.0%}" for row in images},
+        numbers_name=name,
+    )
+
+
 def deepinversion(folder: Path, device: str) -> None:
     """DeepInversion from where Plug-In Inversion ended, and from noise, on the network with batch norms."""
     target, verifier = load("tinydarknet", folder, device), load("squeezenet", folder, device)
@@ -171,14 +176,7 @@ def deepinversion(folder: Path, device: str) -> None:
     found = {row: judged(target, verifier, batch, labels) for row, batch in images.items()}
     found[f"{len(sample)} photographs"] = judged(target, verifier, real[sample], truth[sample])
     found[f"{len(real)} photographs"] = judged(target, verifier, real, truth)
-    figure = show.image_rows(
-        {row: small(batch[:SHOWN]) for row, batch in images.items()},
-        CLASSES[:SHOWN],
-        columns=SHOWN,
-        scale=1.0,
-        numbers={row: f"{found[row]['verifier top-1']:.0%}" for row in images},
-        numbers_name="SqueezeNet",
-    )
+    figure = picture(images, found, "SqueezeNet")
     show.record(
         "plugin_inversion_deepinversion",
         title="DeepInversion of TinyDarknet at 224 pixels, from noise and from where Plug-In Inversion ended",

@@ -7,36 +7,19 @@ else the machine does meets all. Nothing is asserted about time.
 
 from __future__ import annotations
 
-import os
-import statistics
-import time
 from collections.abc import Callable
 
 import pytest
 import torch
+from alternating import CIFAR, DIGITS, THREADS, alternate
 
 from invkit.features import FeatureStore
-from invkit.images import ImageSpec
 from invkit.methods.dci import DCI, DCIConfig
 from invkit.networks.classifiers import build
 from invkit.networks.inverse_chain import Inverse
 from invkit.partition import Chain, partition
 from invkit.runtime import seeded
 from invkit.target import Target
-
-THREADS = int(os.environ.get("INVKIT_BENCH_THREADS", "2"))
-DIGITS = ImageSpec(channels=1, size=(16, 16), mean=(0.3,), std=(0.4,), classes=tuple("abcdefghij"))
-CIFAR = ImageSpec(
-    channels=3, size=(32, 32), mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26), classes=tuple("abcdefghij")
-)
-
-
-@pytest.fixture(autouse=True)
-def _two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
 
 
 def chain_of(name: str) -> Chain:
@@ -75,18 +58,6 @@ def target_of(chain: Chain, batch: int) -> Callable[[], object]:
     return lambda: torch.autograd.grad(network(leaf).sum(), leaf)
 
 
-def alternate(parts: dict[str, Callable[[], object]], rounds: int = 11, warm_up: int = 2) -> dict[str, float]:
-    """Median seconds of each part, all of them run in turn, round after round."""
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for k in range(warm_up + rounds):
-        for name, part in parts.items():
-            start = time.perf_counter()
-            part()
-            if k >= warm_up:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 @pytest.mark.parametrize("phase", ["train", "fine_tune"])
 @pytest.mark.parametrize(("name", "batch", "depths"), [("bn_cnn", 16, (2, 5, 8)), ("resnet20", 32, (2, 5, 10))])
 def test_step(benchmark, name, batch, depths, phase):
@@ -97,7 +68,7 @@ def test_step(benchmark, name, batch, depths, phase):
             "step": step_of(chain, depth, phase, batch), "inverse": inverse_of(chain, depth, phase, batch),
             "target": target_of(chain, batch),
         }  # fmt: skip
-        seconds = alternate(parts)
+        seconds = alternate(parts, rounds=11, warm_up=2)
         ratio = seconds["step"] / (seconds["inverse"] + seconds["target"])
         shown = "  ".join(f"{part} {1e3 * value:7.1f} ms" for part, value in seconds.items())
         print(f"  depth {depth:2d}: {shown}   step / parts {ratio:.2f}")

@@ -194,6 +194,7 @@ def test_centering_keeps_the_patch_in_the_middle_of_noise():
     whole[..., 2:6, 2:6] = math.nan
     border = whole[~whole.isnan()]
     assert border.min() >= 0
+    assert border.std() > 0.2  # uniform noise, not grey
     assert border.max() <= 1
     assert border.unique().numel() > 250  # of 288 pixels
     with pytest.raises(ValueError, match="does not fit"):

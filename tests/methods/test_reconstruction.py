@@ -87,4 +87,4 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match=rf"ReconstructionConfig: {next(iter(change))} must"):
             config(**change)
     for profile in ("ci", "book", "paper"):
-        assert ReconstructionConfig.for_profile(profile).weights()["gradient"] >= 0
+        assert ReconstructionConfig.for_profile(profile).weights()["gradient"] > 0
