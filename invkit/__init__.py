@@ -16,6 +16,7 @@ from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.deepsim import DeePSiM, DeePSiMConfig, deepsim
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
 from invkit.methods.feature_inversion import FeatureInversionConfig, feature_inversion, layer_features
+from invkit.methods.feedforward import FeedforwardConfig, FeedforwardInversion, LogitInverse, feedforward_inversion
 from invkit.methods.interpret import (
     FeaturePlane,
     SparseAutoencoder,
@@ -62,6 +63,8 @@ __all__ = [
     "DistillationConfig",
     "FeatureInversionConfig",
     "FeaturePlane",
+    "FeedforwardConfig",
+    "FeedforwardInversion",
     "FitResult",
     "GANConfig",
     "GarbageConfig",
@@ -74,6 +77,7 @@ __all__ = [
     "LatentSpec",
     "Leakage",
     "Likeness",
+    "LogitInverse",
     "NetworkInversion",
     "NetworkInversionConfig",
     "PlugInConfig",
@@ -98,6 +102,7 @@ __all__ = [
     "distil",
     "divide_and_conquer",
     "feature_inversion",
+    "feedforward_inversion",
     "fgsm",
     "gaussian_noise",
     "grid_search",

@@ -102,27 +102,36 @@ class GANLearner:
         """``discriminator_steps`` steps of the one, each on its share of the batch's images ``(N, C, H, W)`` in
         [0, 1], and one of the other; the labels play no part. Returns both losses, the discriminator's last one.
         """
-        images = batch[0].to(self.device, non_blocking=True)
+        return self.alternate(batch[0], None)
+
+    def alternate(self, images: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+        """The steps of :meth:`step`, with each image's vector ``(N, D)`` for conditional networks."""
+        images = images.to(self.device, non_blocking=True)
         parts = images.chunk(self.config.discriminator_steps)
-        losses = [self.discriminate(part) for part in parts]
-        terms = {"discriminator": losses[-1], "generator": self.generate(len(parts[0]))}
+        given: Sequence[Tensor | None] = [None] * len(parts)
+        if condition is not None:
+            given = condition.to(self.device, non_blocking=True).split([len(part) for part in parts])
+        losses = [self.discriminate(part, c) for part, c in zip(parts, given, strict=True)]
+        terms = {"discriminator": losses[-1], "generator": self.generate(len(parts[0]), given[0])}
         self.updates += 1
         self._average()
         return terms
 
-    def discriminate(self, real: Tensor) -> Tensor:
+    def discriminate(self, real: Tensor, condition: Tensor | None = None) -> Tensor:
         """One step of the discriminator on these images and as many generated ones; returns its loss."""
         with torch.no_grad():
-            fake = self.generator(self.latents(len(real)))
+            fake = self.generator(self.latents(len(real)), condition)
         both = torch.cat((self.augment(real), self.augment(fake)))
-        loss = hinge_discriminator(*self.discriminator(both).split(len(real))).mean()
+        twice = None if condition is None else torch.cat((condition, condition))
+        loss = hinge_discriminator(*self.discriminator(both, twice).split(len(real))).mean()
         self._minimise(loss, self.optimizers[1])
         return loss.detach()
 
-    def generate(self, count: int) -> Tensor:
+    def generate(self, count: int, condition: Tensor | None = None) -> Tensor:
         """One step of the generator on ``count`` latent codes; returns its loss."""
         self.discriminator.requires_grad_(False)
-        scores = self.discriminator(self.augment(self.generator(self.latents(count))))
+        fake = self.generator(self.latents(count), condition)
+        scores = self.discriminator(self.augment(fake), condition)
         self.discriminator.requires_grad_(True)
         loss = hinge_generator(scores).mean()
         self._minimise(loss, self.optimizers[0])

@@ -27,9 +27,10 @@ class Learner(Protocol[B]):
     """What :func:`fit` drives: one optimisation step on a batch, and a state that can be saved.
 
     ``step`` returns the step's terms, unreduced to the host where possible. A learner may have
-    ``optimizers``, whose learning rates then follow the schedule, and ``device``. ``state_dict`` must hold
-    all that the next step depends on (networks, optimisers, generators of its own) as tensors and plain
-    values.
+    ``optimizers``, whose learning rates then follow the schedule, and ``device``; and ``problem(terms)``, asked about
+    each step once its terms are read: None for a good state, ``""`` for one not to go back to, or what to stop for.
+    ``state_dict`` must hold all that the next step depends on (networks, optimisers, generators of its own) as tensors
+    and plain values.
     """
 
     def step(self, batch: B, /) -> Mapping[str, float | Tensor]: ...
@@ -72,7 +73,8 @@ def fit(
     every ``checkpoint_every`` steps and at the end.
 
     ``stopped`` of the result is ``steps``, ``callback``, ``interrupted`` (Ctrl-C; what there is, is
-    returned), or names the non-finite term and its step, with the learner put back to its last good state.
+    returned), or names the non-finite term, or the learner's problem, and its step, with the learner put back to its
+    last good state; then ``diverged`` is true, and the checkpoint is one from before.
     Raises ``ValueError`` where the checkpoint belongs to another config or there are no batches, ``OSError``
     where the checkpoint cannot be written.
     """
@@ -132,7 +134,7 @@ class _Run:
                 return problem
             if self.evaluate and (end or (config.evaluate_every and self.step % config.evaluate_every == 0)):
                 self._evaluate()
-            if save:
+            if save and (end or self.good[0] == self.step):  # no file of a state in doubt
                 self._save()
             if stop:
                 return "callback"
@@ -140,20 +142,28 @@ class _Run:
 
     def look(self) -> str:
         """Read the pending terms; a non-finite one takes the learner back and is named, else ''."""
-        first = self.step - len(self.pending)
+        first, problem = self.step - len(self.pending), None
         for index, values in enumerate(self.pending, start=first):
             read = {term: float(value) for term, value in values.items()}
-            bad = [term for term, value in read.items() if not math.isfinite(value)]
-            if bad:
+            if problem := self._problem(read):
                 self.step, state = self.good
                 self.learner.load_state_dict(state)
                 self.pending = []
-                return f"non-finite {', '.join(bad)} at step {index}; the state after {self.step} steps was kept"
+                return f"{problem} at step {index}; the state after {self.step} steps was kept"
             for term, value in read.items():
                 self.history.setdefault(term, []).append(value)
         self.pending = []
-        self.good = (self.step, copy.deepcopy(self.learner.state_dict()))
+        if problem is None:
+            self.good = (self.step, copy.deepcopy(self.learner.state_dict()))
         return ""
+
+    def _problem(self, terms: Mapping[str, float]) -> str | None:
+        """What a step's terms say: the learner's word, once they are finite."""
+        bad = [term for term, value in terms.items() if not math.isfinite(value)]
+        if bad:
+            return f"non-finite {', '.join(bad)}"
+        asked = getattr(self.learner, "problem", None)
+        return None if asked is None else asked(terms)
 
     def _set_rates(self, factor: float) -> None:
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):

@@ -81,7 +81,7 @@ def _train_and_save(
     result = train(unfinished)
     if result.stopped == "interrupted":
         raise KeyboardInterrupt
-    if result.stopped.startswith("non-finite"):
+    if result.diverged:
         raise ArithmeticError(f"{record['network']} did not train on {record['data']}: {result.stopped}; {advice}")
     if result.stopped == "steps":  # a run that a callback cut short is used, not kept
         write_json(path.with_suffix(".json"), {**record, "result": plain(result)})

@@ -95,6 +95,11 @@ class FitResult:
     config: dict[str, Any]
     seed: int | None = None
 
+    @property
+    def diverged(self) -> bool:
+        """Whether it stopped for what ``stopped`` says, and not as planned."""
+        return self.stopped not in ("steps", "callback", "interrupted")
+
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file, on the CPU; ``FileNotFoundError`` or ``ValueError`` naming the file."""

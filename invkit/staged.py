@@ -90,7 +90,7 @@ class StageFolder:
             )  # fmt: skip
             weights = dict(getattr(learner, "weights", {}))
             stopped = fits[phase].stopped
-            if stopped.startswith("non-finite"):
+            if fits[phase].diverged:
                 raise ArithmeticError(f"stage {depth} ({name!r}, {phase}) did not train: {stopped}")
             if stopped != "steps":
                 break

@@ -84,15 +84,19 @@ class DeePSiMConfig(FitConfig):
 class DeePSiM:
     """``L_img = ||x - x'||^2``, ``L_feat = ||C(x) - C(x')||^2``, ``L_adv = -log D(x')`` with ``x' = G(F(x))``.
 
-    ``F`` is the target up to ``layer``, and so is the comparator ``C``. Against the generator, the discriminator
-    minimises ``-log D(x) - log(1 - D(x'))`` (Dosovitskiy & Brox, section 2). It is the residual one of
-    :mod:`invkit.networks.gans`, spectrally normalised, which the authors' is not.
+    ``F`` is the target up to ``layer``; the comparator ``C`` is the target up to a layer of its own. Against the
+    generator, the discriminator minimises ``-log D(x) - log(1 - D(x'))`` (Dosovitskiy & Brox, section 2). It is the
+    residual one of :mod:`invkit.networks.gans`, spectrally normalised, which the authors' is not.
     """
 
-    def __init__(self, target: Target, layer: str, config: DeePSiMConfig, *, generator: torch.Generator) -> None:
+    def __init__(
+        self, target: Target, layer: str, config: DeePSiMConfig,
+        *, generator: torch.Generator, comparator: str | None = None,
+    ) -> None:  # fmt: skip
         target.check_frozen()
-        self.target, self.layer, self.config, self.device = target, layer, config, target.device
-        shape = self.features(target.mean.new_zeros(1, *target.spec.shape)).shape[1:]
+        self.target, self.layer, self.comparator = target, layer, comparator or layer
+        self.config, self.device = config, target.device
+        shape = self.features(target.mean.new_zeros(1, *target.spec.shape))[0].shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             self.inverse = UpConvGenerator(shape, target.spec, width=config.width).to(self.device)
@@ -101,10 +105,11 @@ class DeePSiM:
         networks = [net for net in (self.inverse, self.discriminator) if net is not None]
         self.optimizers = [torch.optim.Adam(net.parameters(), lr=config.lr, betas=config.betas) for net in networks]
 
-    def features(self, images: Tensor) -> Tensor:
-        """What the layer answers to ``images``, with a gradient to them."""
-        with self.target.tap(self.layer) as read:
-            return read(images)[self.layer]
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the layer and the comparator answer to ``images``, with a gradient to them."""
+        with self.target.tap(self.layer, self.comparator) as read:
+            found = read(images)
+        return found[self.layer], found[self.comparator]
 
     def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """One step of the generator, and of the discriminator unless it pauses, on images ``(N, C, H, W)`` in [0, 1].
@@ -113,8 +118,8 @@ class DeePSiM:
         """
         images = batch[0].to(self.device, non_blocking=True)
         with torch.no_grad():
-            wanted = self.features(images)
-        found = self.inverse(wanted)
+            given, wanted = self.features(images)
+        found = self.inverse(given)
         terms = self.losses(images, wanted, found)
         self._minimise(torch.stack(list(terms.values())).sum(), 0)
         values = {name: term.detach() for name, term in terms.items()}
@@ -128,12 +133,16 @@ class DeePSiM:
         if config.image:
             terms["image"] = config.image * (images - found).square().flatten(1).sum(1).mean()
         if config.feature:
-            terms["feature"] = config.feature * (wanted - self.features(found)).square().flatten(1).sum(1).mean()
+            terms["feature"] = config.feature * (wanted - self._compared(found)).square().flatten(1).sum(1).mean()
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
             terms["adversarial"] = config.adversarial * F.softplus(-self.discriminator(found)).mean()
             self.discriminator.requires_grad_(True)
         return terms
+
+    def _compared(self, images: Tensor) -> Tensor:
+        with self.target.tap(self.comparator) as read:  # the pass ends there
+            return read(images)[self.comparator]
 
     def discriminate(self, real: Tensor, fake: Tensor, adversarial: Tensor) -> Tensor:
         """One step of the discriminator, unless it is already too good for the generator; returns its loss."""
@@ -173,11 +182,13 @@ def deepsim(
     generator: torch.Generator | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
+    comparator: str | None = None,
 ) -> tuple[UpConvGenerator, FitResult]:
     """Train a generator from the features of ``layer`` back to ``images`` ``(N, C, H, W)`` in [0, 1], say synthesised
     ones; return it frozen, in eval mode, and how it went.
 
-    It maps features ``(N, ...)`` to images in one pass. ``checkpoint`` names a file to resume from.
+    It maps features ``(N, ...)`` to images in one pass. ``checkpoint`` names a file to resume from, ``comparator`` the
+    layer whose features the images are compared in: by default the inverted one, while logits want an earlier one.
 
     Raises ``ValueError`` for an unknown layer, images that are not the target's, or fewer than two of them, and
     ``ArithmeticError`` where the training became non-finite.
@@ -185,10 +196,10 @@ def deepsim(
     config, generator = config or DeePSiMConfig(), generator or default_generator()
     if len(target.spec.check(images)) < 2:
         raise ValueError("two images or more are needed to learn an inverse from")
-    learner = DeePSiM(target, layer, config, generator=generator)
+    learner = DeePSiM(target, layer, config, generator=generator, comparator=comparator)
     feed = partial(_passes, images, min(config.batch_size, len(images)))
     result = fit(learner, feed, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint, desc="DeePSiM")
-    if result.stopped.startswith("non-finite"):
+    if result.diverged:
         raise ArithmeticError(f"the inverse of layer {layer!r} did not train: {result.stopped}; try a smaller lr")
     return learner.inverse.eval().requires_grad_(False), result
 

@@ -79,7 +79,7 @@ def distil(
     learner = Distillation(teacher, student, config, generator=generator)
     feed = partial(_passes, images, teacher.spec.check_labels(labels), config.batch_size)
     result = fit(learner, feed, config, generator=generator, desc="distilling")
-    if result.stopped.startswith("non-finite"):
+    if result.diverged:
         raise ArithmeticError(f"the student did not train: {result.stopped}")
     return Target(student, teacher.spec, type(student).__name__), result
 

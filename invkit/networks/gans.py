@@ -27,25 +27,29 @@ M = TypeVar("M", nn.Conv2d, nn.Linear)
 
 
 class ConditionalBatchNorm2d(nn.Module):
-    """Batch norm whose scale and shift depend on a vector: ``(1 + A c) * (x - mean) / std + B c``.
+    """Batch norm whose scale and shift depend on a vector: ``(x - mean) / std * gamma(c) + beta(c)``.
 
-    ``x`` is ``(N, C, H, W)``, the condition ``c`` ``(N, D)``. Both maps start at zero, so that training begins at
-    plain batch norm. (Teterwak et al. 2021, section 3.1; de Vries et al. 2017.)
+    ``x`` is ``(N, C, H, W)``, the condition ``c`` ``(N, D)``; gamma and beta are MLPs of two layers, with ``hidden``
+    units between them. The second layers start at zero, and gamma's answer counts from one, so that training begins at
+    plain batch norm. (Teterwak et al. 2021, eq. 3; de Vries et al. 2017.)
     """
 
-    def __init__(self, channels: int, condition: int):
+    def __init__(self, channels: int, condition: int, hidden: int = 64):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
-        self.scale = nn.Linear(condition, channels)
-        self.shift = nn.Linear(condition, channels)
-        for layer in (self.scale, self.shift):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.gamma, self.beta = _mlp(condition, hidden, channels), _mlp(condition, hidden, channels)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Normalise, then scale and shift each image's channels."""
-        scale, shift = (layer(condition)[:, :, None, None] for layer in (self.scale, self.shift))
-        return torch.addcmul(shift, self.norm(x), 1 + scale)
+        gamma, beta = (mlp(condition)[:, :, None, None] for mlp in (self.gamma, self.beta))
+        return torch.addcmul(beta, self.norm(x), 1 + gamma)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
 
 
 class GeneratorBlock(nn.Module):
@@ -172,7 +176,8 @@ def _grid(size: tuple[int, int]) -> tuple[tuple[int, int], int]:
         height, width, blocks = height // 2, width // 2, blocks + 1
     if blocks == 0 or min(height, width) > 7:
         raise ValueError(
-            f"images of {size[0]}x{size[1]} pixels do not come from doubling a grid of 4 to 7; take 16, 32, 64 or 128"
+            f"images of {size[0]}x{size[1]} pixels do not come from doubling a grid of 4 to 7; "
+            "take 8, 16, 32, 64 or 128"
         )
     return (height, width), blocks
 

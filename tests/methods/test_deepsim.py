@@ -85,6 +85,18 @@ def test_the_losses_by_hand(target, images):
     torch.testing.assert_close(loss, -real.log().mean() - (1 - fake).log().mean(), rtol=1e-4, atol=1e-5)
 
 
+def test_the_comparator_may_be_another_layer(target, images):
+    learner = DeePSiM(target, "conv2", CONFIG, generator=seeded(0), comparator="conv1")
+    found = images.flip(0)
+    gap = features_of(target, images, "conv1") - features_of(target, found, "conv1")
+    terms = learner.losses(images, features_of(target, images, "conv1"), found)
+    torch.testing.assert_close(terms["feature"], 0.1 * gap.square().sum() / 48)
+    assert learner.features(images)[0].shape != learner.features(images)[1].shape
+    assert set(learner.step((images, images))) == {"image", "feature", "adversarial", "discriminator"}
+    with pytest.raises(ValueError, match="no layer named"):
+        deepsim(target, images, "conv2", CONFIG, comparator="conv9")
+
+
 def test_a_weight_of_zero_leaves_its_term_out(target, images):
     wanted = features_of(target, images)
     for name in ("image", "feature", "adversarial"):

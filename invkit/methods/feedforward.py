@@ -1,0 +1,185 @@
+"""Feed-forward inversion of logits (Teterwak et al. 2021): a GAN conditioned on what a classifier answers to an image.
+
+The generator draws an image from a logit vector and noise in one pass; the discriminator sees the logits too, and so
+asks for an image that they could be of. One adversarial loss is all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from invkit.adversarial import GANConfig, GANLearner
+from invkit.data import batches
+from invkit.fitting import Callback, fit
+from invkit.images import ImageSpec
+from invkit.metrics import in_batches
+from invkit.networks.gans import ConditionalBatchNorm2d, Discriminator, Generator
+from invkit.results import FitResult
+from invkit.runtime import default_generator
+from invkit.target import Target
+
+# Found on digits of 16 pixels, judged by a network that took no part.
+_DIGITS: dict[str, Any] = {
+    "steps": 800, "schedule": "cosine", "batch_size": 32, "latent": 16, "width": 16, "hidden": 64,
+    "discriminator_steps": 1, "lr_generator": 2e-3, "lr_discriminator": 2e-3, "ema": 0.99, "shift": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedforwardConfig(GANConfig):
+    """How to train an inverse of logits. Teterwak et al. build on BigGAN (Brock et al. 2019): its defaults, in the
+    one-GPU form, but for the noise.
+    """
+
+    steps: int = 100_000
+    batch_size: int = 256
+    latent: int = 120
+    """Entries of the noise, from a standard normal distribution (Teterwak et al., section 3)."""
+    width: int = 96
+    hidden: int = 256
+    """Units of the MLPs that turn logits into scales and shifts of the batch norms; the paper names no number."""
+    discriminator_steps: int = 2
+    lr_generator: float = 5e-5
+    betas: tuple[float, float] = (0.0, 0.999)
+    ema: float = 0.9999
+    silent: int = 200
+    """Stop after so many steps with a discriminator loss of 0: it has won, and no gradient comes from it."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": _DIGITS | {"steps": 20, "batch_size": 16, "width": 4, "hidden": 8, "ema": 0.9},
+        "book": _DIGITS,
+        "paper": {},
+    }
+
+    def __post_init__(self) -> None:
+        GANConfig.__post_init__(self)
+        for name in ("hidden", "silent"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"FeedforwardConfig: {name} must be at least 1, not {getattr(self, name)!r}")
+
+
+class LogitInverse(nn.Module):
+    """``x = G(z, noise)``: logits ``(N, K)`` to images ``(N, C, H, W)`` in [0, 1], in one pass.
+
+    The logits are standardised by the statistics of the training images' first, ``mean`` and ``std`` ``(K,)``: a map
+    with an inverse, which loses nothing and lets logits of any scale in.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ImageSpec, mean: Tensor, std: Tensor, config: FeedforwardConfig) -> None:
+        super().__init__()
+        norm = partial(ConditionalBatchNorm2d, condition=len(mean), hidden=config.hidden)
+        self.generator = Generator.build(spec, latent=config.latent, width=config.width, norm=norm)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std.clamp(min=1e-6))
+
+    def standardise(self, logits: Tensor) -> Tensor:
+        """What the networks are given. Raises ``ValueError`` for logits of another width."""
+        if logits.ndim != 2 or logits.shape[1] != len(self.mean):
+            raise ValueError(
+                f"this inverse was made for logits (N, {len(self.mean)}), not {tuple(logits.shape)}; "
+                "logits of another classifier need an inverse of their own"
+            )
+        return (logits - self.mean) / self.std
+
+    def forward(self, logits: Tensor, noise: Tensor | None = None) -> Tensor:
+        """One image for each logit vector; without ``noise`` ``(N, latent)``, noise of zero, the most usual one."""
+        if noise is None:
+            noise = logits.new_zeros(len(logits), self.generator.latent)
+        return self.generator(noise, self.standardise(logits))
+
+    @torch.no_grad()
+    def draws(self, logits: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """``count`` images of each logit vector, ``(count, N, C, H, W)``: the same logits, other noise.
+
+        What differs between them is what the classifier does not tell, as far as the inverse knows (section 3).
+        """
+        if count < 1:
+            raise ValueError(f"count must be at least 1, not {count}")
+        generator = generator or default_generator()
+        noise = torch.randn(count, len(logits), self.generator.latent, generator=generator).to(logits.device)
+        return torch.stack([self(logits, n) for n in noise])
+
+
+class FeedforwardInversion(GANLearner):
+    """``min_D E max(0, 1 - D(x; z)) + max(0, 1 + D(G(z, e); z))``, ``min_G -E D(G(z, e); z)`` with ``z`` the logits.
+
+    ``D(x; z) = (w_1 + W_2 z)^T phi(x)`` (Teterwak et al., eq. 2; the losses follow it). The networks' draws, blocks and
+    average are those of every GAN here. Raises ``ValueError`` for logits that are not of two classes or more.
+    """
+
+    def __init__(
+        self, spec: ImageSpec, logits: Tensor, config: FeedforwardConfig,
+        *, draws: torch.Generator, device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        if logits.ndim != 2 or min(logits.shape) < 2:
+            raise ValueError(f"need logits (N, K) of two classes or more, of two images or more: {tuple(logits.shape)}")
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=draws)))
+            inverse = LogitInverse(spec, logits.mean(0), logits.std(0), config)
+            discriminator = Discriminator(spec, width=config.width, condition=logits.shape[1])
+        super().__init__(inverse.generator, discriminator, config, draws=draws, device=device)
+        self.inverse, self.limit, self.silence = inverse.to(self.device), config.silent, 0
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Steps of both networks on images ``(N, C, H, W)`` in [0, 1] and their logits ``(N, K)``; returns losses."""
+        images, logits = (part.to(self.device, non_blocking=True) for part in batch)
+        return self.alternate(images, self.inverse.standardise(logits))
+
+    def problem(self, terms: dict[str, float]) -> str | None:
+        """Says so when the discriminator's loss has been 0 for ``config.silent`` steps."""
+        self.silence = self.silence + 1 if terms["discriminator"] == 0 else 0
+        if self.silence >= self.limit:
+            return f"discriminator loss at 0 for {self.silence} steps"
+        return "" if self.silence else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """As for every GAN, and for how long the discriminator has been silent."""
+        return super().state_dict() | {"silence": self.silence}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        super().load_state_dict(state)
+        self.silence = state["silence"]
+
+
+def feedforward_inversion(
+    target: Target,
+    images: Tensor,
+    config: FeedforwardConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> tuple[LogitInverse, FitResult]:
+    """Train an inverse of the target's logits on ``images`` ``(N, C, H, W)``, uint8 or float in [0, 1]; return it
+    frozen, in eval mode on the target's device, and how it went.
+
+    The logits of the images are computed once. The inverse holds the average of the generator's weights over
+    training, the last good one where the result says that the training diverged. Same seed, same bits on the CPU.
+    ``checkpoint`` names a file to resume from.
+
+    Raises ``ValueError`` for images that are not the target's, fewer than two of them or than two classes.
+    """
+    config, generator = config or FeedforwardConfig(), generator or default_generator()
+    target.check_frozen()
+    with torch.no_grad():
+        logits = in_batches(target, images)
+    learner = FeedforwardInversion(target.spec, logits, config, draws=generator, device=target.device)
+    feed = partial(_passes, images, logits, min(config.batch_size * config.discriminator_steps, len(images)))
+    result = fit(learner, feed, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint, desc="inverse")
+    learner.inverse.generator.load_state_dict(learner.average.state_dict())
+    return learner.inverse.eval().requires_grad_(False), result
+
+
+def _passes(images: Tensor, logits: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    return batches(images, logits, size, generator, drop_last=True)
