@@ -45,6 +45,8 @@ class FeedforwardConfig(GANConfig):
     width: int = 96
     hidden: int = 256
     """Units of the MLPs that turn logits into scales and shifts of the batch norms; the paper names no number."""
+    projection: bool = True
+    """Whether the discriminator sees the logits; without ``W_2`` (eq. 2) nothing asks for images that fit them."""
     discriminator_steps: int = 2
     lr_generator: float = 5e-5
     betas: tuple[float, float] = (0.0, 0.999)
@@ -126,7 +128,8 @@ class FeedforwardInversion(GANLearner):
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=draws)))
             inverse = LogitInverse(spec, logits.mean(0), logits.std(0), config)
-            discriminator = Discriminator(spec, width=config.width, condition=logits.shape[1])
+            seen = logits.shape[1] if config.projection else None
+            discriminator = Discriminator(spec, width=config.width, condition=seen)
         super().__init__(inverse.generator, discriminator, config, draws=draws, device=device)
         self.inverse, self.limit, self.silence = inverse.to(self.device), config.silent, 0
 

@@ -220,3 +220,11 @@ def test_profiles():
     assert paper == FeedforwardConfig()
     assert paper.latent == 120
     assert ci.steps < book.steps < paper.steps
+
+
+def test_without_projection_the_discriminator_does_not_see_the_logits(corners, blobs):
+    learner, logits = learner_on(corners, blobs, projection=False)
+    assert learner.discriminator.project is None
+    learner.step((blobs[:8], logits[:8]))
+    seen = learner_on(corners, blobs)[0].discriminator
+    assert not torch.equal(seen(blobs[:2], logits[:2]), seen(blobs[:2], logits[:2].flip(0)))
