@@ -46,6 +46,26 @@ def mix(first: Tensor, second: Tensor, share: float) -> Tensor:
     return torch.lerp(_checked(first), second, share)
 
 
+def moves(logits: Tensor, amount: float, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """Four ways to move logits ``(N, K)`` equally far, so that what an inverse makes of them can be compared.
+
+    ``amount`` is the length of the way in units of the mean distance between two of the logits: for every vector where
+    they are ``shifted`` or ``perturbed``, on average where they are ``scaled`` up, and nearly so on average where they
+    are ``interpolated`` with the next vector of the batch, of which an amount of 1 takes all.
+
+    Raises ``ValueError`` for fewer than two logits or a negative amount.
+    """
+    if len(_checked(logits)) < 2 or amount < 0:
+        raise ValueError(f"two logits or more and an amount >= 0 are needed, not {len(logits)} and {amount}")
+    length = amount * float(torch.pdist(logits).mean())
+    return {
+        "shifted": shift(logits, length / logits.shape[1] ** 0.5),
+        "scaled": scale(logits, 1 + length / float(logits.norm(dim=1).mean())),
+        "perturbed": perturb(logits, length, generator=generator),
+        "interpolated": mix(logits, logits.roll(-1, 0), amount),
+    }
+
+
 def nearest(logits: Tensor, known: Tensor) -> Tensor:
     """For each of the logits ``(N, K)``, the index of the nearest of the ``known`` ones ``(M, K)``: ``(N,)``.
 

@@ -56,3 +56,14 @@ def test_relative_change_by_hand():
 def test_what_makes_no_sense_is_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_moves_are_equally_long():
+    z = torch.randn(300, 10, generator=seeded(1)) * 3 + 1
+    moved = lo.moves(z, 0.5, generator=seeded(2))
+    assert list(moved) == ["shifted", "scaled", "perturbed", "interpolated"]
+    for name, after in moved.items():
+        assert lo.relative_change(z, after) == pytest.approx(0.5, rel=0.03 if name == "interpolated" else 1e-5), name
+    assert lo.moves(z, 1.0)["interpolated"].equal(z.roll(-1, 0))
+    with pytest.raises(ValueError, match="two logits"):
+        lo.moves(z[:1], 0.5)
