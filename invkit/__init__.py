@@ -37,6 +37,7 @@ from invkit.networks.sampling import TrainedGenerator
 from invkit.ood_scores import compare_scores, confidence_gap
 from invkit.ood_sets import gaussian_noise, other_images, photo_patches, shifted
 from invkit.partition import Block, Chain, partition
+from invkit.probe import LogitProbe
 from invkit.results import FitResult, InversionResult, Step
 from invkit.search import grid_search
 from invkit.staged import StageResult, StagesResult
@@ -78,6 +79,7 @@ __all__ = [
     "Leakage",
     "Likeness",
     "LogitInverse",
+    "LogitProbe",
     "NetworkInversion",
     "NetworkInversionConfig",
     "PlugInConfig",
