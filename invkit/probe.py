@@ -155,7 +155,7 @@ class LogitProbe:
         for name, part in (("right", ~self.wrong()), ("wrong", self.wrong())):
             if part.any():
                 moved[name] = {
-                    "images": float(part.sum()),
+                    "images": int(part.sum()),
                     "psnr": float(self.like.each(self.made)[part].mean()),
                     "distance": relative_change(real[part], made[part], real),
                     "true class": float((read == self.labels)[part].double().mean()),
