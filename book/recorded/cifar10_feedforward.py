@@ -4,8 +4,7 @@
 
 ``FOLDER`` holds ``cifar10_4600.npz``, ``cifar10_jpeg_train.zip`` (training images, a folder for each class),
 ``mnist.npz``, ``imagenet_photos/``, ``weights/`` with the networks, and ``networks.py`` with the source of the one that
-is not in the package. ``INVKIT_WORK`` names a folder in which what was trained is kept, for the next try. What is
-measured is defined in ``digits_feedforward.py`` beside this file.
+is not in the package. ``INVKIT_WORK`` names a folder in which what was trained is kept, for the next try.
 """
 
 from __future__ import annotations
@@ -13,17 +12,18 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import json
 import os
 import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from digits_feedforward import Inverse, elsewhere, inverted, judged, naive
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,10 +31,10 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import invkit as ik
 from invkit import show
-from invkit.attacks import evaluating, robust_accuracy
+from invkit.attacks import robust_accuracy
 from invkit.data import Split, to_float
 from invkit.images import load_image
-from invkit.metrics import accuracy, in_batches
+from invkit.probe import LogitProbe
 from invkit.runtime import seeded
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/cifar10_feedforward.py"
@@ -53,13 +53,14 @@ OURS: dict[str, Any] = {
     "schedule": "cosine", "batch_size": 32, "latent": 32, "width": 16, "hidden": 128, "discriminator_steps": 1,
     "lr_generator": 1e-3, "lr_discriminator": 1e-3, "ema": 0.995,
 }  # fmt: skip
-BASELINE: dict[str, Any] = {"schedule": "cosine", "steps": 800, "batch_size": 32, "lr": 2e-3, "width": 16, "image": 1.0}
+BASELINE: dict[str, Any] = {"schedule": "cosine", "steps": 600, "batch_size": 32, "lr": 2e-3, "width": 16, "image": 1.0}
 BASELINES = {  # weights of the feature and the adversarial loss beside 1 for the image
     "Dosovitskiy & Brox": {"feature": 0.01, "adversarial": 10.0},
     "regression": {"feature": 0.0, "adversarial": 0.0},
 }
 RADIUS = 8 / 255
 JUDGED = 300
+Inverse = Callable[[Tensor], Tensor]
 
 
 def training_images(archive: Path, classes: tuple[str, ...], each: int) -> Split:
@@ -80,57 +81,70 @@ def network(name: str, folder: Path, work: Path, data: ik.DataSet) -> ik.Target:
     target = ik.load_target(where, weights=folder / "weights" / f"{weights}.safetensors", device="cpu")
     if name != ROBUST:
         return target
-    kept, module = work / "resnet20_robust.safetensors", copy.deepcopy(target.module).requires_grad_(True)
+    kept = work / "resnet20_robust.safetensors"
     if not kept.exists():
-        config = ik.ClassifierConfig(**HARDENING)
-        ik.train_classifier(module, replace(data, spec=target.spec), config, device="cpu")
+        module = copy.deepcopy(target.module).requires_grad_(True)
+        ik.train_classifier(module, replace(data, spec=target.spec), ik.ClassifierConfig(**HARDENING), device="cpu")
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, kept)
     return ik.load_target(where, weights=kept, spec=folder / "weights" / f"{weights}.json", device="cpu")
 
 
-def inverses(target: ik.Target, name: str, images: Tensor, work: Path, steps: int) -> dict[str, Inverse]:
-    """The feed-forward inverse and the baselines, all learnt from the same images and their logits."""
-    folder = work / name.replace(" ", "_").replace(",", "")
+def inverses(target: ik.Target, name: str, images: Tensor, work: Path, steps: int) -> tuple[dict[str, Inverse], float]:
+    """The feed-forward inverse and the baselines, all learnt from the same images and their logits, and the seconds."""
+    _, _, layer, comparator = NETWORKS[name]
+    folder, settings = work / name.replace(" ", "_").replace(",", ""), ik.FeedforwardConfig(steps=steps, **OURS)
     folder.mkdir(parents=True, exist_ok=True)
-    ours, result = ik.feedforward_inversion(
-        target, images, ik.FeedforwardConfig(steps=steps, **OURS), generator=seeded(0), checkpoint=folder / "ours.pt"
-    )
-    print(f"{name}, ours: {result.seconds:.0f} s, stopped by {result.stopped}", flush=True)
-    found: dict[str, Inverse] = {"ours": ours}
-    for label, weights in BASELINES.items():
-        config = ik.DeePSiMConfig(**BASELINE, **weights)
-        found[label], result = ik.deepsim(
-            target, to_float(images), NETWORKS[name][2], config, generator=seeded(0), comparator=NETWORKS[name][3],
-            checkpoint=folder / f"{label}.pt",
-        )  # fmt: skip
-        print(f"{name}, {label}: {result.seconds:.0f} s", flush=True)
-    return found
+
+    def learn(label: str) -> tuple[Inverse, Any]:
+        kept = folder / f"{label}.pt"
+        if label == "ours":
+            return ik.feedforward_inversion(target, images, settings, generator=seeded(0), checkpoint=kept)
+        config = ik.DeePSiMConfig(**BASELINE, **BASELINES[label])
+        return ik.deepsim(
+            target, to_float(images), layer, config, generator=seeded(0), comparator=comparator, checkpoint=kept
+        )
+
+    found: dict[str, Inverse] = {}
+    spent = folder / "seconds.json"  # a run that finds its checkpoint takes no time
+    seconds: dict[str, float] = json.loads(spent.read_text()) if spent.exists() else {}
+    for label in ("ours", *BASELINES):
+        found[label], result = learn(label)
+        seconds.setdefault(label, result.seconds)
+        spent.write_text(json.dumps(seconds))
+        print(f"{name}, {label}: {seconds[label]:.0f} s, stopped by {result.stopped}", flush=True)
+    return found, sum(seconds.values())
 
 
-def attacked(target: ik.Target, inverse: Inverse, like: ik.Likeness) -> dict[str, dict[str, float]]:
-    """Images made from the logits of test images under attack, and under a random change of the same size."""
-    with evaluating(target.module):
-        changed = {
-            "attacked": ik.pgd(target, like.real, like.labels, radius=RADIUS, steps=20, generator=seeded(0)),
-            "changed at random": ik.random_perturbation(like.real, RADIUS, generator=seeded(0)),
-        }
-    rows = {}
-    with torch.no_grad():
-        clean = inverse(in_batches(target, like.real))
-        for kind, images in changed.items():
-            answers = in_batches(target, images)
-            made = inverse(answers)
-            rows[kind] = judged(target, like, made, answers) | {
-                "accuracy of the target": float((answers.argmax(1) == like.labels).double().mean()),
-                "PSNR to the clean one": float(replace(like, real=clean).each(made).mean()),
-            }
+def probed(target: ik.Target, found: dict[str, Inverse], test: Split, eye: ik.Target, pool: Split) -> dict[str, Any]:
+    """Scores of every method on the test images, and of guesses that need no inverse."""
+    probe = LogitProbe(target, found["ours"], test, eye)
+    rows = {label: LogitProbe(target, inverse, test, eye).scores() for label, inverse in found.items()}
+    rows["ours, drawn"] = probe.scores(probe.draws(1, seeded(0))[0])
+    rows["ours, images of other logits"] = probe.scores(probe.draw(probe.logits.roll(1, 0)))
+    rows |= {label: probe.scores(made) for label, made in probe.naive(pool).items()}
+    rows["the network"] = {
+        "accuracy": float((~probe.wrong()).double().mean()),
+        "accuracy under attack": robust_accuracy(target, probe.real, probe.labels, radius=HARDENING["radius"]),
+    }
+    return rows
+
+
+def used(probe: LogitProbe, sets: dict[str, Tensor]) -> dict[str, Any]:
+    """What our inverse does with other logits: of attacked and wrongly classified images, of other data, moved ones."""
+    attack = ik.pgd(probe.target, probe.real, probe.labels, radius=RADIUS, steps=20, generator=seeded(0))
+    rows: dict[str, Any] = {"attacked": probe.after(attack)}
+    rows["changed at random"] = probe.after(ik.random_perturbation(probe.real, RADIUS, generator=seeded(0)))
+    rows |= {f"{name} classified": found for name, found in probe.by_answer().items()}
+    rows |= {name: probe.elsewhere(images) for name, images in sets.items()}
+    rows["other noise"] = probe.under_noise(seeded(0))
+    rows["image change per logit change"] = probe.gains(0.25, seeded(0))
     return rows
 
 
 def main() -> None:
     """Train what is not there yet, measure, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000, help="training steps of our inverses")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps of our inverses")
     parser.add_argument("--each", type=int, default=2000, help="training images of each class")
     given = parser.parse_args()
     folder, start = Path(os.environ["INVKIT_DATA"]), time.perf_counter()
@@ -140,9 +154,7 @@ def main() -> None:
     data = ik.load_data(f"npz:{folder / 'cifar10_4600.npz'}")
     eye = network("ResNet-44", folder, work, data)
     pool = training_images(folder / "cifar10_jpeg_train.zip", eye.spec.classes, given.each)
-    learnt = replace(data, spec=eye.spec, train=pool)
     test = data.test.per_class(JUDGED // 10)
-    like = ik.Likeness(real=test.images, labels=test.labels, verifiers={"verifier": eye})
     photos = sorted((folder / "imagenet_photos").glob("*.jpg"))
     sets = {
         "MNIST": ik.other_images("mnist", JUDGED, eye.spec),
@@ -150,26 +162,16 @@ def main() -> None:
     }
     shown = torch.arange(0, len(test), JUDGED // 10)
     measured: dict[str, float] = {}
-    pictures = {"test images": like.real[shown]}
+    pictures, trained = {"test images": test.images[shown]}, 0.0
     for name in (STANDARD, ROBUST, PUBLISHED):
         target = network(name, folder, work, data)
-        answers = in_batches(target, like.real)
-        made = inverses(target, name, pool.pixels, work, given.steps)
-        drawn = made["ours"].draws(answers, 1, generator=seeded(0))[0]  # type: ignore[attr-defined]
-        rows = inverted(target, made, like, drawn, answers)
-        rows |= {k: judged(target, like, v, answers) for k, v in naive(target, learnt, answers).items()}
-        right, each = answers.argmax(1) == like.labels, like.each(made["ours"](answers))
-        rows["ours"] |= {
-            "accuracy of the target": accuracy(target, like.real, like.labels)["top1"],
-            "accuracy under attack": robust_accuracy(target, like.real, like.labels, radius=4 / 255),
-            "PSNR, rightly classified": float(each[right].mean()),
-            "PSNR, wrongly classified": float(each[~right].mean()),
-        }
-        rows |= attacked(target, made["ours"], like) | elsewhere(target, made["ours"], sets)
-        measured |= {f"{name} / {row}: {column}": v for row, found in rows.items() for column, v in found.items()}
-        with torch.no_grad():
-            pictures |= {f"{name}: {label}": inverse(answers)[shown] for label, inverse in made.items()}
-        print(f"{name}: {rows['ours']}", flush=True)
+        found, spent = inverses(target, name, pool.pixels, work, given.steps)
+        probe, trained = LogitProbe(target, found["ours"], test, eye), trained + spent
+        rows = probed(target, found, test, eye, pool) | used(probe, sets)
+        measured |= {f"{name} / {row}: {column}": v for row, values in rows.items() for column, v in values.items()}
+        pictures |= {f"{name}: {label}": LogitProbe(target, v, test[shown], eye).made for label, v in found.items()}
+        pictures[f"{name}: ours, drawn"] = probe.draws(1, seeded(0), shown)[0]
+        print(f"{name}: {rows}", flush=True)
     show.record(
         "cifar10_feedforward",
         title="Test images of CIFAR-10 from the ten logits of standard and robust networks",
@@ -181,7 +183,7 @@ def main() -> None:
         measured=measured,
         command=f"{COMMAND} --steps {given.steps} --each {given.each}",
         seed=0,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - start + trained,
         device="cpu, one thread",
         figure=show.image_rows(
             {k: v.mul(31).round().div(31) for k, v in pictures.items()}, list(eye.spec.classes), columns=10, scale=1.5
