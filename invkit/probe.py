@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from invkit.attacks import pgd
 from invkit.data import Split
 from invkit.images import quantise
 from invkit.likeness import Likeness
@@ -111,10 +112,23 @@ class LogitProbe:
             "logits, borrowed": relative_change(start, self.answers(borrowed), self.logits),
         }
 
+    def moved(self, amount: float, generator: torch.Generator, rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+        """Images of logits that were moved by ``amount``, for each of :func:`~invkit.logits.moves`."""
+        return {how: self.draw(z) for how, z in moves(self.logits[rows], amount, generator=generator).items()}
+
     def gains(self, amount: float, generator: torch.Generator) -> dict[str, float]:
         """Change of the image per change of the logits, for each of :func:`~invkit.logits.moves` by ``amount`` > 0."""
-        ways = moves(self.logits, amount, generator=generator)
-        return {how: relative_change(self.made, self.draw(z), self.real) / amount for how, z in ways.items()}
+        made = self.moved(amount, generator)
+        return {how: relative_change(self.made, images, self.real) / amount for how, images in made.items()}
+
+    def attacked(self, radius: float, generator: torch.Generator) -> Tensor:
+        """The images after PGD against the target within ``radius`` (L∞), see :func:`invkit.attacks.pgd`."""
+        images = self.real.to(self.target.device)
+        return pgd(self.target, images, self.labels, radius=radius, generator=generator).cpu()
+
+    def on(self, split: Split) -> LogitProbe:
+        """The same inverse, asked about other images."""
+        return LogitProbe(self.target, self.inverse, split, self.verifier)
 
     def after(self, changed: Tensor) -> dict[str, float]:
         """What becomes of the images drawn, when the target is shown ``changed`` ones in the place of the real ones.

@@ -96,6 +96,13 @@ def test_images_answer_as_their_logits_do(probe):
     assert set(gains) == {"shifted", "scaled", "perturbed", "interpolated"}
 
 
+def test_attacks_stay_in_their_ball_and_other_images_can_be_asked_about(probe, split):
+    attacked = probe.attacked(0.1, seeded(0))
+    assert (attacked - probe.real).abs().max() <= 0.1 + 1e-6
+    assert probe.after(attacked)["distance"] > 0
+    assert len(probe.on(split[:2]).made) == 2
+
+
 def test_changed_images_come_back_changed(probe):
     still, other = probe.after(probe.real), probe.after(probe.real.flip(3))
     assert still["distance"] == pytest.approx(0, abs=1e-5)

@@ -6,6 +6,7 @@ from invkit.show.grids import image_grid, image_rows
 from invkit.show.picture import Canvas, Described, described
 from invkit.show.planes import feature_planes
 from invkit.show.recorded import load_recorded, record, show_recorded
+from invkit.show.seeds import SeedRows
 from invkit.show.spread import bar_with_spread, curve_with_spread, histogram
 from invkit.show.tables import table
 from invkit.show.widgets import Frames, explore
@@ -15,6 +16,7 @@ __all__ = [
     "Claims",
     "Described",
     "Frames",
+    "SeedRows",
     "bar_with_spread",
     "curve_with_spread",
     "described",

@@ -62,6 +62,14 @@ class Recorded:
             bundle["image/png"] = base64.b64encode(self.picture).decode()
         return bundle
 
+    def means(self) -> dict[str, dict[str, float]]:
+        """The means of what was measured under names ``row: column``, by row and column."""
+        found: dict[str, dict[str, float]] = {}
+        for name, summary in self.measured.items():
+            row, _, column = name.partition(": ")
+            found.setdefault(row, {})[column] = summary["mean"]
+        return found
+
     @property
     def origin(self) -> str:
         """Where and when it ran, in a line."""
