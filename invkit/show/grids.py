@@ -112,7 +112,7 @@ def image_rows(
     _text(axes, MARGIN + left + across + right / 2, first + LINE / 2, numbers_name, ha="center")
     for row, (name, batch) in enumerate(pixels.items()):
         y = top + row * pitch
-        _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 19), ha="right", size=10)
+        _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 18), ha="right", size=10)
         for i, image in enumerate(batch[:columns]):
             _tile(axes, image, MARGIN + left + i * (width + GAP), y, width, height, pixelated)
         _text(axes, MARGIN + left + across + right / 2, y + height / 2, told[name], ha="center", size=10)

@@ -102,6 +102,7 @@ def test_names_of_rows_and_columns_make_a_table(tmp_path):
         device="cpu",
         folder=tmp_path,
     )
+    assert show_recorded("matrix", tmp_path).means() == {"first": {"a": 1, "b": 2}, "second": {"b": 3}}
     page = show_recorded("matrix", tmp_path)._repr_html_()
     assert '<th scope="col">a</th><th scope="col">b</th>' in page
     assert '<th scope="row">second</th><td></td><td>3</td>' in page
