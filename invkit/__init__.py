@@ -3,6 +3,7 @@
 from invkit.adversarial import GANConfig, load_or_train_gan, train_gan
 from invkit.attacks import fgsm, pgd, random_perturbation, robust_accuracy
 from invkit.bn_hooks import BatchNormPenalty
+from invkit.calibration import calibrate
 from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
 from invkit.judge import Judge, statistics_penalty
@@ -10,6 +11,7 @@ from invkit.latents import LatentSpec
 from invkit.leaks import Leakage, leakage
 from invkit.likeness import Likeness
 from invkit.loading import load_target
+from invkit.masks import apply_masks, load_masks, masks_of, save_masks
 from invkit.methods.dci import DCI, DCIConfig, divide_and_conquer
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
@@ -17,6 +19,7 @@ from invkit.methods.deepsim import DeePSiM, DeePSiMConfig, deepsim
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
 from invkit.methods.feature_inversion import FeatureInversionConfig, feature_inversion, layer_features
 from invkit.methods.feedforward import FeedforwardConfig, FeedforwardInversion, LogitInverse, feedforward_inversion
+from invkit.methods.hidden import EdgePopup, HiddenConfig, load_or_train_hidden, train_hidden
 from invkit.methods.interpret import (
     FeaturePlane,
     SparseAutoencoder,
@@ -62,6 +65,7 @@ __all__ = [
     "DeepInversionConfig",
     "Distillation",
     "DistillationConfig",
+    "EdgePopup",
     "FeatureInversionConfig",
     "FeaturePlane",
     "FeedforwardConfig",
@@ -71,6 +75,7 @@ __all__ = [
     "GarbageConfig",
     "GarbageResult",
     "GeneratorTarget",
+    "HiddenConfig",
     "ImageSpec",
     "Inverse",
     "InversionResult",
@@ -93,6 +98,8 @@ __all__ = [
     "Step",
     "Target",
     "TrainedGenerator",
+    "apply_masks",
+    "calibrate",
     "class_inversion",
     "cluster_counts",
     "compare_scores",
@@ -112,9 +119,12 @@ __all__ = [
     "layer_features",
     "leakage",
     "load_data",
+    "load_masks",
     "load_or_train",
     "load_or_train_gan",
+    "load_or_train_hidden",
     "load_target",
+    "masks_of",
     "network_inversion",
     "other_images",
     "partition",
@@ -125,12 +135,14 @@ __all__ = [
     "reconstruct",
     "robust_accuracy",
     "sample_photo",
+    "save_masks",
     "shifted",
     "sparse_autoencoder",
     "statistics_penalty",
     "synthesise",
     "train_classifier",
     "train_gan",
+    "train_hidden",
     "train_with_garbage",
     "tsne",
     "with_garbage",

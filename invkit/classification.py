@@ -108,7 +108,7 @@ class ClassifierLearner:
         self.module = module.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
         self.spec, self.config, self.device = spec, config, device
         self.generator = spawn(generator)
-        self.optimizers = (_optimizer(self.module, config),)
+        self.optimizers: tuple[torch.optim.Optimizer] = (_optimizer(self.module, config),)
 
     def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """One step on images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``; returns the loss and the batch's

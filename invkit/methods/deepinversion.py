@@ -50,6 +50,8 @@ class DeepInversionConfig(LoopConfig):
     """§4.1.2."""
     cross_entropy: float = 1.0
     """Classification loss (eq. 1)."""
+    class_logit: float = 0.0
+    """Weight of minus the class's logit, to be raised in the place of cross-entropy (§5.4); it has no lower bound."""
     temperature: float = 1.0
     """Divides the logits in the cross-entropy (§4.1.2)."""
     tv: float = 8e-3
@@ -67,7 +69,7 @@ class DeepInversionConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        for name in ("cross_entropy", "tv", "l2", "feature", "competition"):
+        for name in ("cross_entropy", "class_logit", "tv", "l2", "feature", "competition"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"DeepInversionConfig: the weight {name} must be >= 0 and finite, not {getattr(self, name)}"
@@ -131,6 +133,7 @@ def _terms(config: DeepInversionConfig, student: Target | None) -> dict[str, tup
             config.cross_entropy,
             lambda b: losses.cross_entropy(b.outputs, b.labels, config.temperature),
         ),
+        "class_logit": (config.class_logit, lambda b: losses.class_logit(b.outputs, b.labels)),
     } | priors.weighted(config.tv, config.l2)
     if student is not None:
         student.check_frozen()

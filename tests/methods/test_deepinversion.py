@@ -69,6 +69,17 @@ def test_without_total_variation_images_are_rougher(target):
     assert priors.total_variation(rough.images).mean() > 1.3 * priors.total_variation(smooth.images).mean()
 
 
+def test_the_logit_in_the_place_of_the_cross_entropy(target):
+    result = deep_inversion(target, LABELS, config(cross_entropy=0, class_logit=0.5))
+    assert list(result.history) == ["class_logit", "tv", "l2", "feature", "total"]
+    images = initial_images(6, (3, 8, 8), seeded(0))
+    first = -0.5 * float(target(images)[range(6), LABELS].mean())
+    assert result.history["class_logit"][0] == pytest.approx(first, rel=1e-5)
+    strong = deep_inversion(target, LABELS, config(steps=150, cross_entropy=0, class_logit=10, feature=0))
+    raised = (target(strong.images) - target(images))[range(6), LABELS]
+    assert (raised > 0.1).all()
+
+
 def test_statistics_alone(target):
     result = deep_inversion(target, LABELS, config(cross_entropy=0, tv=0, l2=0))
     assert list(result.history) == ["feature", "total"]

@@ -1,0 +1,195 @@
+"""Edge-popup (Ramanujan et al., 2020): find a network hidden among random weights, none of which ever changes.
+
+Botach & Cohen, §3.2: each weight gets a score; a layer uses those weights whose scores are in its top k %, and the
+scores are learnt by SGD:
+
+1. ``I_v = sum_u w_uv Z_u h(s_uv)``, h(s) being 1 for the top k % of the layer and 0 for the others;
+2. ``s_uv <- s_uv - alpha · dL/dI_v · Z_u · w_uv``, the gradient straight through h.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from invkit.classification import ClassifierConfig, ClassifierLearner
+from invkit.data import DataSet, batches
+from invkit.fitting import Callback, fit
+from invkit.images import ImageSpec
+from invkit.kept import kept_path, load_or_fit
+from invkit.masks import ScoredWeight, maskable, masks_of, score_weights, untrained
+from invkit.metrics import accuracy
+from invkit.networks.classifiers import build
+from invkit.results import FitResult
+from invkit.runtime import pick_device, plain, seeded, spawn
+from invkit.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenConfig(ClassifierConfig):
+    """What is drawn, what is kept, and how scores are learnt; schedule and augmentation are those of a classifier."""
+
+    k: float = 30.0
+    """Percent of each layer's weights that are kept, in (0, 100] (§2.3: 30)."""
+    weights: Literal["signed_constant", "kaiming_normal"] = "signed_constant"
+    """The draw: ± sqrt(2 / fan_in), or normal with that standard deviation (Ramanujan et al., §4.3)."""
+    scaled: bool = False
+    """Divide the variance of the draw by the share that is kept (Ramanujan et al., §4.3): without batch norm, signals
+    die out otherwise.
+    """
+    absolute: bool = False
+    """Rank by \\|s\\|, as the code published with the paper does; its equations rank by s."""
+    statistics: bool = True
+    """Whether batch norms track running statistics. Botach & Cohen (§5.4) say that hidden networks have none; the
+    configurations published with edge-popup track them.
+    """
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    """§3.2; without Nesterov's form."""
+    lr: float = 0.1
+    """Ramanujan et al., §4.1."""
+    weight_decay: float = 1e-4
+    """Of the scores (Ramanujan et al., §4.1)."""
+    momentum: float = 0.9
+    """Ramanujan et al., §4.1."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": {"steps": 60, "warmup": 10, "lr": 1.0},
+        # Small networks on small images learn in few steps, which must then be large.
+        "book": {"lr": 1.0},
+        "paper": {
+            "steps": 39_000, "warmup": 0, "batch_size": 128, "label_smoothing": 0.0, "shift": 4, "flip": True,
+            "clip_norm": None, "checkpoint_every": 4000,
+        },
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        ClassifierConfig.__post_init__(self)
+        if not 0 < self.k <= 100:
+            raise ValueError(f"HiddenConfig: k is a percentage in (0, 100], not {self.k}")
+        if self.weights not in ("signed_constant", "kaiming_normal"):
+            raise ValueError(f"HiddenConfig: weights must be signed_constant or kaiming_normal, not {self.weights!r}")
+
+    def draw(self, module: nn.Module, generator: torch.Generator) -> nn.Module:
+        """The untrained network that ``generator`` gives: a copy of ``module``, see :func:`invkit.masks.untrained`."""
+        share = self.k / 100 if self.scaled else 1.0
+        return untrained(
+            module, weights=self.weights, share=share, statistics=self.statistics, generator=spawn(generator)
+        )
+
+
+class EdgePopup(ClassifierLearner):
+    """Learns scores alone: ``min_s CE(network(x; w h(s)), y)``, w staying as it was drawn, bit for bit.
+
+    ``module`` is any network of linear and convolutional layers, such as takes normalised images; it is copied, and
+    only its shape counts. Where it has other parameters, these stay as they are in it (see
+    :func:`invkit.masks.untrained`). Raises ``ValueError`` if it has no layer to mask.
+    """
+
+    config: HiddenConfig
+
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: ImageSpec,
+        config: HiddenConfig,
+        *,
+        generator: torch.Generator,
+        device: torch.device | None = None,
+    ) -> None:
+        drawn = config.draw(module, generator)
+        self.drawn = copy.deepcopy(drawn).eval()
+        """The network as it was drawn, before any mask, on the CPU."""
+        score_weights(drawn, config.k, spawn(generator), absolute=config.absolute)
+        super().__init__(drawn, spec, config, generator=generator, device=device or torch.device("cpu"))
+        self.module.requires_grad_(False)
+        self.scores = [m.scores.requires_grad_() for m in self.module.modules() if isinstance(m, ScoredWeight)]
+        lr, decay = config.lr, config.weight_decay
+        self.optimizers: tuple[torch.optim.Optimizer] = (
+            torch.optim.SGD(self.scores, lr=lr, momentum=config.momentum, weight_decay=decay)
+            if config.optimizer == "sgd"
+            else torch.optim.AdamW(self.scores, lr=lr, weight_decay=decay),
+        )
+
+    def masks(self) -> dict[str, Tensor]:
+        """Which weights are used now: bool, by the layer's name."""
+        return masks_of(self.module)
+
+    def network(self) -> nn.Module:
+        """The hidden network as it now stands: an ordinary module on the CPU in eval mode, without scores."""
+        state = {name: value for name, value in self.module.state_dict().items() if "parametrizations." not in name}
+        used = {f"{name}.weight".lstrip("."): layer.weight.detach() for name, layer in maskable(self.module).items()}
+        found = copy.deepcopy(self.drawn)
+        found.load_state_dict(state | used)
+        return found
+
+
+def train_hidden(
+    module: nn.Module,
+    data: DataSet,
+    config: HiddenConfig | None = None,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> tuple[Target, FitResult]:
+    """Find a network hidden in a random one of ``module``'s shape, by its masks on ``data.train``; metrics are
+    ``test_top1`` and ``test_top5`` on ``data.test``.
+
+    The module itself stays as it is. The target's weights are those drawn, or zero:
+    ``invkit.masks.masks_of(target.module)`` gives the masks. Same seed, same masks on the CPU. Without tracked
+    statistics (``config.statistics``) its outputs depend on the batch. Raises and stops as :func:`invkit.fitting.fit`.
+    """
+    config, generator = config or HiddenConfig(), seeded(seed)
+    learner = EdgePopup(module, data.spec, config, generator=generator, device=pick_device(device))
+
+    def sampler(order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:
+        return batches(data.train.pixels, data.train.labels, config.batch_size, order, drop_last=True)
+
+    def evaluate() -> dict[str, float]:
+        found = accuracy(Target(learner.network(), data.spec), data.test.pixels, data.test.labels)
+        return {f"test_{name}": value for name, value in found.items()}
+
+    result = fit(
+        learner, sampler, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint,
+        evaluate=evaluate if len(data.test) else None, desc=f"mask {type(module).__name__}",
+    )  # fmt: skip
+    return Target(learner.network(), data.spec, f"hidden {type(module).__name__}"), result
+
+
+def load_or_train_hidden(
+    network: str,
+    data: DataSet,
+    config: HiddenConfig | None = None,
+    *,
+    width: int | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    device: str = "auto",
+    callbacks: Sequence[Callback] = (),
+) -> Target:
+    """The network hidden in an untrained ``network`` (a name of :func:`invkit.networks.classifiers.build`), kept and
+    found again as :func:`invkit.training.load_or_train` does with trained ones; raises as it does.
+    """
+    config = config or HiddenConfig()
+    settings = {"width": width, "config": plain(config), "seed": seed, "learnt": "masks"}
+    path = kept_path(network, data, settings, folder)
+    shape = build(network, data.spec, width=width, seed=seed)
+    module = config.draw(shape, seeded(seed)).eval()
+
+    def train(unfinished: Path) -> FitResult:
+        found, result = train_hidden(
+            shape, data, config, seed=seed, device=device, callbacks=callbacks, checkpoint=unfinished
+        )
+        module.load_state_dict(found.module.state_dict())
+        return result
+
+    record = data.spec.to_json() | {"network": f"hidden {network}", "data": data.name}
+    load_or_fit(module, path, train, record, f"try a smaller lr than {config.lr}")
+    return Target(module, data.spec, f"hidden/{network}")

@@ -1,0 +1,63 @@
+"""Batch-norm statistics gathered anew: by hand, in batches, and for networks that kept none."""
+
+import pytest
+import torch
+from torch import nn
+
+from invkit.calibration import calibrate
+from invkit.judge import statistics_penalty
+from invkit.masks import untrained
+from invkit.runtime import seeded
+from invkit.target import Target
+
+
+def test_the_statistics_are_those_of_the_images(target):
+    images = torch.rand(40, 3, 8, 8, generator=seeded(0))
+    before = target.fingerprint()
+    found = calibrate(target, images)
+    first = target.module.conv1(target.spec.normalise(images))
+    torch.testing.assert_close(found.module.bn1.running_mean, first.mean((0, 2, 3)))
+    torch.testing.assert_close(found.module.bn1.running_var, first.var((0, 2, 3)))
+    # The second batch norm meets what the first gives with the statistics of these images.
+    second = found.module.conv2(torch.tanh(found.module.bn1(first)))
+    torch.testing.assert_close(found.module.bn2.running_mean, second.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    assert statistics_penalty(found, images) < 0.01 * statistics_penalty(target, images)
+    assert target.fingerprint() == before
+    assert found.module.bn1.momentum == target.module.bn1.momentum
+    found.check_frozen()
+
+
+def test_batches_are_averaged_and_a_rest_is_left_out(target):
+    images = torch.rand(25, 3, 8, 8, generator=seeded(0))
+    found = calibrate(target, images, batch_size=10)
+    parts = [target.module.conv1(target.spec.normalise(part)) for part in images[:20].split(10)]
+    by_hand = torch.stack([part.var((0, 2, 3)) for part in parts]).mean(0)
+    torch.testing.assert_close(found.module.bn1.running_var, by_hand)
+
+
+def test_batch_norms_that_kept_none_do_so_from_then_on(target):
+    bare = Target(untrained(target.module, statistics=False, generator=seeded(0)), target.spec)
+    images = torch.rand(32, 3, 8, 8, generator=seeded(0))
+    with pytest.raises(ValueError, match="tracks no running statistics"):
+        statistics_penalty_or_raise(bare, images)
+    found = calibrate(bare, images)
+    assert found.module.bn1.track_running_stats
+    torch.testing.assert_close(found(images), bare(images), rtol=0.05, atol=0.02)  # unbiased against biased variance
+    torch.testing.assert_close(found(images)[:3], found(images[:3]))
+    assert bare.module.bn1.running_mean is None
+
+
+def statistics_penalty_or_raise(target, images):
+    from invkit.bn_hooks import BatchNormPenalty
+
+    return BatchNormPenalty(target.module).value([])
+
+
+def test_what_is_refused(target, make_target):
+    with pytest.raises(ValueError, match="needs batch norms, it has 0"):
+        calibrate(make_target(batch_norm=False), torch.rand(8, 3, 8, 8))
+    with pytest.raises(ValueError, match="not 1"):
+        calibrate(target, torch.rand(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="1 channels"):
+        calibrate(target, torch.rand(8, 1, 8, 8))
+    assert isinstance(target.module.bn1, nn.BatchNorm2d)
