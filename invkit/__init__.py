@@ -3,7 +3,7 @@
 from invkit.adversarial import GANConfig, load_or_train_gan, train_gan
 from invkit.attacks import fgsm, pgd, random_perturbation, robust_accuracy
 from invkit.bn_hooks import BatchNormPenalty
-from invkit.calibration import calibrate
+from invkit.calibration import calibrate, forget
 from invkit.data import DataSet, Split, load_data, sample_photo
 from invkit.images import ImageSpec
 from invkit.judge import Judge, statistics_penalty
@@ -113,6 +113,7 @@ __all__ = [
     "feature_inversion",
     "feedforward_inversion",
     "fgsm",
+    "forget",
     "gaussian_noise",
     "grid_search",
     "inverse_of",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from invkit.masks import keep_statistics
+from invkit.masks import keep_no_statistics, keep_statistics
 from invkit.target import Target
 
 
@@ -44,3 +44,19 @@ def calibrate(target: Target, images: Tensor, *, batch_size: int = 256) -> Targe
     for layer, momentum in zip(layers, usual, strict=True):
         layer.momentum = momentum
     return Target(module, target.spec, f"{target.name}, calibrated")
+
+
+def forget(target: Target) -> Target:
+    """A copy of ``target`` whose batch norms keep no statistics: each batch is normalised by its own, so that what is
+    said of an image depends on the images beside it. Nothing is left that DeepInversion could match.
+
+    Raises ``ValueError`` for a network without batch norm.
+    """
+    target.check_frozen()
+    module = copy.deepcopy(target.module)
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    if not layers:
+        raise ValueError(f"{target.name} has no batch norm whose statistics could be forgotten")
+    for layer in layers:
+        keep_no_statistics(layer)
+    return Target(module, target.spec, f"{target.name}, without statistics")

@@ -1,4 +1,4 @@
-"""Where in an image its content is, and how coarse: what staged optimisation is to change."""
+"""Where in an image its content is, how coarse and how strong."""
 
 from __future__ import annotations
 
@@ -53,3 +53,16 @@ def low_frequency_share(images: Tensor, cutoff: float = 0.25) -> float:
     down, right = (torch.fft.fftfreq(side, 0.5).abs() for side in images.shape[-2:])
     low = (torch.maximum(down[:, None], right[None]) <= cutoff).to(power)
     return float(((power * low).sum((1, 2)) / power.sum((1, 2)).clamp_min(1e-12)).mean())
+
+
+def stretch(images: Tensor, tails: float = 0.02) -> Tensor:
+    """``images`` ``(N, C, H, W)`` with their contrast stretched, each by itself: all but a share of ``tails`` of its
+    darkest and of its brightest values then fill [0, 1], and these are cut off.
+
+    >>> stretch(torch.tensor([[[[0.25, 0.5]]]]), tails=0.0).tolist()
+    [[[[0.0, 1.0]]]]
+    """
+    if not 0 <= tails < 0.5:
+        raise ValueError(f"tails must lie in [0, 0.5), not {tails}")
+    low, high = (images.flatten(1).quantile(q, 1).view(-1, 1, 1, 1) for q in (tails, 1 - tails))
+    return ((images - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)

@@ -132,10 +132,8 @@ def _strip(layer: _BatchNorm, statistics: bool) -> None:
     layer.affine = False
     layer.register_parameter("weight", None)
     layer.register_parameter("bias", None)
-    layer.track_running_stats = statistics
     if not statistics:
-        for name in ("running_mean", "running_var", "num_batches_tracked"):
-            layer.register_buffer(name, None)
+        keep_no_statistics(layer)
     elif layer.running_mean is None:
         keep_statistics(layer)
     layer.reset_running_stats()
@@ -148,6 +146,13 @@ def keep_statistics(layer: _BatchNorm) -> None:
     layer.register_buffer("running_mean", like.new_zeros(layer.num_features))
     layer.register_buffer("running_var", like.new_ones(layer.num_features))
     layer.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long, device=like.device))
+
+
+def keep_no_statistics(layer: _BatchNorm) -> None:
+    """Let a batch norm use the statistics of the batch at hand from now on, in eval mode too."""
+    layer.track_running_stats = False
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        layer.register_buffer(name, None)
 
 
 def score_weights(network: nn.Module, k: float, generator: torch.Generator, *, absolute: bool = False) -> None:

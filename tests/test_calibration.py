@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
 
-from invkit.calibration import calibrate
+from invkit.calibration import calibrate, forget
 from invkit.judge import statistics_penalty
 from invkit.masks import untrained
 from invkit.runtime import seeded
@@ -53,6 +52,20 @@ def statistics_penalty_or_raise(target, images):
     return BatchNormPenalty(target.module).value([])
 
 
+def test_what_is_forgotten_can_be_gathered_again(target):
+    images = torch.rand(32, 3, 8, 8, generator=seeded(0))
+    bare = forget(target)
+    x = target.module.conv1(target.spec.normalise(images))
+    by_hand = (x - x.mean((0, 2, 3), keepdim=True)) / x.var((0, 2, 3), correction=0, keepdim=True).add(1e-5).sqrt()
+    layer = target.module.bn1
+    by_hand = by_hand * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
+    with bare.tap("bn1") as read:
+        torch.testing.assert_close(read(images)["bn1"], by_hand, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(bare(images)[:3], bare(images[:3]), atol=1e-3)
+    assert calibrate(bare, images).fingerprint() == calibrate(target, images).fingerprint()
+    assert target.module.bn1.running_mean is not None
+
+
 def test_what_is_refused(target, make_target):
     with pytest.raises(ValueError, match="needs batch norms, it has 0"):
         calibrate(make_target(batch_norm=False), torch.rand(8, 3, 8, 8))
@@ -60,4 +73,5 @@ def test_what_is_refused(target, make_target):
         calibrate(target, torch.rand(1, 3, 8, 8))
     with pytest.raises(ValueError, match="1 channels"):
         calibrate(target, torch.rand(8, 1, 8, 8))
-    assert isinstance(target.module.bn1, nn.BatchNorm2d)
+    with pytest.raises(ValueError, match="no batch norm"):
+        forget(make_target(batch_norm=False))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from invkit.images import ImageSpec
-from invkit.layout import central_share, low_frequency_share, saliency
+from invkit.layout import central_share, low_frequency_share, saliency, stretch
 from invkit.target import Target
 
 SPEC = ImageSpec(channels=2, size=(8, 8), mean=(0.0, 0.0), std=(1.0, 1.0), classes=("a", "b"))
@@ -41,3 +41,15 @@ def test_half_of_two_waves_of_equal_strength_is_coarse():
     assert low_frequency_share(waves, cutoff=1.0) == pytest.approx(1)
     with pytest.raises(ValueError, match="cutoff"):
         low_frequency_share(waves, cutoff=0)
+
+
+def test_contrast_is_stretched_image_by_image():
+    ramp = torch.linspace(0.2, 0.4, 50).view(1, 1, 5, 10)
+    found = stretch(torch.cat([ramp, 2 * ramp]), tails=0.1)
+    assert float(found.min()) == 0
+    assert float(found.max()) == 1
+    torch.testing.assert_close(found[0], found[1])
+    assert int((found[0] == 0).sum()) == int((found[0] == 1).sum()) == 5
+    assert torch.equal(stretch(torch.full((1, 1, 4, 4), 0.3)), torch.zeros(1, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"tails must lie in \[0, 0\.5\)"):
+        stretch(ramp, tails=0.5)
