@@ -50,7 +50,7 @@ def kept_count(k: float, total: int) -> int:
 def top_mask(scores: Tensor, count: int) -> Tensor:
     """h(s): true at the ``count`` highest of ``scores``, of any shape; of equal ones the later, never more or fewer."""
     values = scores.detach()
-    if values.is_cuda:  # one kernel, and nothing that would wait for the host
+    if values.device.type != "cpu":  # nothing that would wait for the host
         flat = values.reshape(-1)
         mask = torch.zeros_like(flat, dtype=torch.bool)
         return mask.scatter_(0, flat.topk(count, sorted=False).indices, True).view(values.shape)
