@@ -140,7 +140,7 @@ class BatchNormPenalty:
             if layer.running_mean is None or layer.running_var is None:
                 raise ValueError(
                     f"batch norm {name} tracks no running statistics, so there is nothing to match; "
-                    "re-estimate them on data, or use Plug-In Inversion, which needs none"
+                    "re-estimate them with calibrate(target, images), or use Plug-In Inversion, which needs none"
                 )
             if layer.training:
                 raise ValueError(

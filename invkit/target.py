@@ -68,7 +68,8 @@ class Target(Frozen):
 
     ``target(images)`` takes ``(N, C, H, W)`` in [0, 1], normalises, and returns logits ``(N, n_classes)``. The module
     is put into eval mode and its parameters stop asking for gradients, so that no weight gradient is ever computed; the
-    module itself is kept, not copied.
+    module itself is kept, not copied. Batch norms without running statistics use those of the batch at hand, in eval
+    mode too: the logits of an image then depend on the images beside it.
 
     Raises ``ValueError`` if the module does not turn such images into one logit per class.
     """
