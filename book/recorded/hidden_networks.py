@@ -29,7 +29,7 @@ from invkit.metrics import accuracy
 from invkit.runtime import seeded
 
 COMMAND = "python book/recorded/hidden_networks.py"
-SHARES, WIDTHS, SEEDS = (5, 10, 30, 50, 70, 90, 100), (4, 8, 16, 32), 3
+SHARES, WIDTHS, SEEDS = (5, 10, 30, 50, 70, 90, 100), (4, 8, 16), 3
 REFEREE = "ResNet-44"
 NETWORK, WIDTH = "bn_cnn", 16
 CIFAR: dict[str, Any] = {"steps": 700, "warmup": 50, "shift": 2, "flip": True}
