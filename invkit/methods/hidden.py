@@ -70,6 +70,7 @@ class HiddenConfig(ClassifierConfig):
 
     def __post_init__(self) -> None:
         ClassifierConfig.__post_init__(self)
+        object.__setattr__(self, "k", float(self.k))  # 50 and 50.0 are kept under one name
         if not 0 < self.k <= 100:
             raise ValueError(f"HiddenConfig: k is a percentage in (0, 100], not {self.k}")
         if self.weights not in ("signed_constant", "kaiming_normal"):

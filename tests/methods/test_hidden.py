@@ -16,7 +16,7 @@ from invkit.methods.hidden import EdgePopup, HiddenConfig, load_or_train_hidden,
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
 from invkit.metrics import accuracy
 from invkit.networks.classifiers import build
-from invkit.runtime import seeded
+from invkit.runtime import config_hash, seeded
 from invkit.target import Target
 
 SPEC = ImageSpec(channels=1, size=(8, 8), mean=(0.3,), std=(0.3,), classes=("a", "b", "c"))
@@ -157,6 +157,10 @@ def test_kept_and_found_again(digits, tmp_path):
     other = HiddenConfig(steps=5, k=40, **QUICK)
     load_or_train_hidden("bn_cnn", digits, other, width=4, folder=tmp_path, device="cpu")
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_whole_number_and_a_fraction_name_the_same_network():
+    assert config_hash(HiddenConfig(k=50)) == config_hash(HiddenConfig(k=50.0))
 
 
 @pytest.mark.parametrize("network", ["resnet20", "plain_cnn", "repvgg_tiny", "mixer_tiny"])
