@@ -90,7 +90,7 @@ def network(name: str, folder: Path, work: Path, data: ik.DataSet) -> ik.Target:
 
 
 def inverses(target: ik.Target, name: str, images: Tensor, work: Path, steps: int) -> tuple[dict[str, Inverse], float]:
-    """The feed-forward inverse and the baselines, all learnt from the same images and their logits, and the seconds."""
+    """The feedforward inverse and the baselines, all learnt from the same images and their logits, and the seconds."""
     _, _, layer, comparator = NETWORKS[name]
     folder, settings = work / name.replace(" ", "_").replace(",", ""), ik.FeedforwardConfig(steps=steps, **OURS)
     folder.mkdir(parents=True, exist_ok=True)

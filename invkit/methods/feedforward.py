@@ -1,4 +1,4 @@
-"""Feed-forward inversion of logits (Teterwak et al. 2021): a GAN conditioned on what a classifier answers to an image.
+"""Feedforward inversion of logits (Teterwak et al. 2021): a GAN conditioned on what a classifier answers to an image.
 
 The generator draws an image from a logit vector and noise in one pass; the discriminator sees the logits too, and so
 asks for an image that they could be of. One adversarial loss is all there is.

@@ -1,4 +1,4 @@
-"""What a step of feed-forward inversion costs beyond what it cannot do without; run by ``make bench``.
+"""What a step of feedforward inversion costs beyond what it cannot do without; run by ``make bench``.
 
 The unit is what one step of each network needs: for the discriminator a pass of the generator without gradients and a
 forward and backward pass on real and generated images; for the generator a forward and backward pass through both,

@@ -1,4 +1,4 @@
-"""Feed-forward inversion: a step by hand, what the logits are for, resuming, collapse, and what it refuses."""
+"""Feedforward inversion: a step by hand, what the logits are for, resuming, collapse, and what it refuses."""
 
 import copy
 import dataclasses
