@@ -100,16 +100,20 @@ class LogitProbe:
     def under_noise(self, generator: torch.Generator) -> dict[str, float]:
         """How far images and logits move from one draw to the next (section 3).
 
-        The control borrows the change of another image's draws: as large, but not this image's to ignore.
+        The control borrows the change of another image's draws: as large, but not this image's to ignore. ``ratio`` is
+        that of the logits' moves, by the own change and by the borrowed one.
         """
         first, second = self.draws(2, generator)
         borrowed = (first + (second - first).roll(1, 0)).clamp(0, 1)
         start = self.answers(first)
+        own = relative_change(start, self.answers(second), self.logits)
+        other = relative_change(start, self.answers(borrowed), self.logits)
         return {
             "images": relative_change(first, second, self.real),
-            "logits": relative_change(start, self.answers(second), self.logits),
+            "logits": own,
             "images, borrowed": relative_change(first, borrowed, self.real),
-            "logits, borrowed": relative_change(start, self.answers(borrowed), self.logits),
+            "logits, borrowed": other,
+            "ratio": own / max(other, 1e-12),
         }
 
     def moved(self, amount: float, generator: torch.Generator, rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:

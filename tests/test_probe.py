@@ -88,6 +88,7 @@ def test_noise_that_the_target_ignores(probe):
     assert found["images"] > 0.01
     assert found["logits"] < 0.01  # but for what black and rounding cut off
     assert found["images, borrowed"] == pytest.approx(found["images"], rel=0.2)
+    assert found["ratio"] == pytest.approx(found["logits"] / found["logits, borrowed"])
 
 
 def test_images_answer_as_their_logits_do(probe):
