@@ -7,14 +7,14 @@ from typing import Any
 
 
 class SeedRows(dict[str, Sequence[Mapping[str, float]]]):
-    """Names with one mapping of scores for each seed; :func:`~invkit.show.table` shows them with their spread."""
+    """Names with one mapping of scores for each seed; :func:`~invkit.show.tables.table` shows them and their spread."""
 
     def __init__(self, rows: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.add(rows or {})
 
     def columns(self, keys: Iterable[str], *names: str) -> dict[str, list[float]]:
-        """``{"name, key": [one number for each seed]}``, as :meth:`~invkit.show.Claims.add` takes it."""
+        """``{"name, key": [one number for each seed]}``, as :meth:`~invkit.show.claims.Claims.add` takes it."""
         return {f"{name}, {key}": [row[key] for row in self[name]] for key in keys for name in names}
 
     def lead(self, key: str, first: str, second: str) -> float:
