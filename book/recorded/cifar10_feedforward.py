@@ -120,25 +120,28 @@ def probed(target: ik.Target, found: dict[str, Inverse], test: Split, eye: ik.Ta
     probe = LogitProbe(target, found["ours"], test, eye)
     rows = {label: LogitProbe(target, inverse, test, eye).scores() for label, inverse in found.items()}
     rows["ours, drawn"] = probe.scores(probe.draws(1, seeded(0))[0])
-    rows["ours, images of other logits"] = probe.scores(probe.draw(probe.logits.roll(1, 0)))
-    rows |= {label: probe.scores(made) for label, made in probe.naive(pool).items()}
-    rows["the network"] = {
-        "accuracy": float((~probe.wrong()).double().mean()),
-        "accuracy under attack": robust_accuracy(target, probe.real, probe.labels, radius=HARDENING["radius"]),
-    }
-    return rows
+    return rows | {label: probe.scores(made) for label, made in probe.naive(pool).items()}
 
 
-def used(probe: LogitProbe, sets: dict[str, Tensor]) -> dict[str, Any]:
+def used(probe: LogitProbe, sets: dict[str, Tensor]) -> dict[str, float]:
     """What our inverse does with other logits: of attacked and wrongly classified images, of other data, moved ones."""
+    told = {"accuracy": float((~probe.wrong()).double().mean())}
+    told["accuracy under attack"] = robust_accuracy(probe.target, probe.real, probe.labels, radius=HARDENING["radius"])
     attack = ik.pgd(probe.target, probe.real, probe.labels, radius=RADIUS, steps=20, generator=seeded(0))
-    rows: dict[str, Any] = {"attacked": probe.after(attack)}
-    rows["changed at random"] = probe.after(ik.random_perturbation(probe.real, RADIUS, generator=seeded(0)))
-    rows |= {f"{name} classified": found for name, found in probe.by_answer().items()}
-    rows |= {name: probe.elsewhere(images) for name, images in sets.items()}
-    rows["other noise"] = probe.under_noise(seeded(0))
-    rows["image change per logit change"] = probe.gains(0.25, seeded(0))
-    return rows
+    for how, changed in (
+        ("attacked", attack),
+        ("changed at random", ik.random_perturbation(probe.real, RADIUS, generator=seeded(0))),
+    ):
+        told[f"{how}, image moved"] = probe.after(changed)["distance"]
+        told[f"{how}, read rightly"] = probe.after(changed)["verifier"]
+    for answer, row in probe.by_answer().items():
+        told |= {f"{answer} answers, {name}": row[name] for name in ("psnr", "true class", "answered class")}
+    for name, images in sets.items():
+        there = probe.elsewhere(images)
+        told |= {f"{name}, psnr": there["psnr"], f"{name}, psnr to another": there["psnr to another"]}
+    noise = probe.under_noise(seeded(0))
+    told |= {f"other noise, {name}": noise[name] for name in ("images", "logits", "logits, borrowed")}
+    return told | {f"{how}, image per logit change": v for how, v in probe.gains(0.5, seeded(0)).items()}
 
 
 def main() -> None:
@@ -161,39 +164,52 @@ def main() -> None:
         "photographs": torch.cat([load_image(photo, size=eye.spec.size) for photo in photos]),
     }
     shown = torch.arange(0, len(test), JUDGED // 10)
-    measured: dict[str, float] = {}
+    scores: dict[str, float] = {}
+    uses: dict[str, float] = {}
     pictures, trained = {"test images": test.images[shown]}, 0.0
     for name in (STANDARD, ROBUST, PUBLISHED):
         target = network(name, folder, work, data)
         found, spent = inverses(target, name, pool.pixels, work, given.steps)
         probe, trained = LogitProbe(target, found["ours"], test, eye), trained + spent
-        rows = probed(target, found, test, eye, pool) | used(probe, sets)
-        measured |= {f"{name} / {row}: {column}": v for row, values in rows.items() for column, v in values.items()}
-        pictures |= {f"{name}: {label}": LogitProbe(target, v, test[shown], eye).made for label, v in found.items()}
+        rows, told = probed(target, found, test, eye, pool), used(probe, sets)
+        scores |= {f"{name} / {row}: {column}": v for row, values in rows.items() for column, v in values.items()}
+        uses |= {f"{what}: {name}": value for what, value in told.items()}
+        pictures[f"{name}: ours"] = probe.made[shown]
         pictures[f"{name}: ours, drawn"] = probe.draws(1, seeded(0), shown)[0]
-        print(f"{name}: {rows}", flush=True)
+        pictures |= {f"{name}: {label}": LogitProbe(target, found[label], test, eye).made[shown] for label in BASELINES}
+        print(f"{name}: {rows} {told}", flush=True)
+    kept: dict[str, Any] = {
+        "config": {"ours": {"steps": given.steps, **OURS}, "baselines": BASELINE | BASELINES, "robust": HARDENING},
+        "command": f"{COMMAND} --steps {given.steps} --each {given.each}",
+        "seed": 0,
+        "seconds": time.perf_counter() - start + trained,
+        "device": "cpu, one thread",
+        "overwrite": True,
+    }
+    note = (
+        f"{len(test)} test images, which no network was trained on; one seed. Inverses learnt from {len(pool):,} "
+        "training images, stored as JPEG, and their logits; the verifier is a ResNet-44. ResNet-20, robust: the published "
+        f"ResNet-20 trained on for {HARDENING['steps']} steps under attack with radius 4/255; robust net: published, "
+        "another architecture, without batch norm."
+    )
     show.record(
         "cifar10_feedforward",
         title="Test images of CIFAR-10 from the ten logits of standard and robust networks",
-        config={
-            "ours": {"steps": given.steps, **OURS},
-            "baselines": BASELINE | BASELINES,
-            "robust ResNet-20": HARDENING,
-        },
-        measured=measured,
-        command=f"{COMMAND} --steps {given.steps} --each {given.each}",
-        seed=0,
-        seconds=time.perf_counter() - start + trained,
-        device="cpu, one thread",
+        measured=scores,
         figure=show.image_rows(
             {k: v.mul(31).round().div(31) for k, v in pictures.items()}, list(eye.spec.classes), columns=10, scale=1.5
         ),
-        note=f"{len(test)} test images, which no inverse and no network was trained on; one seed. Inverses learnt from "
-        f"{len(pool):,} training images, stored as JPEG, and their logits. The verifier is a ResNet-44. ResNet-20, "
-        "robust: the published ResNet-20 trained on for 700 steps under attack with radius 4/255; robust net: "
-        "published, another architecture without batch norm. Attacks: 20 steps of PGD with radius 8/255; accuracy "
-        "under attack: the same with 4/255.",
-        overwrite=True,
+        note=note,
+        **kept,
+    )
+    show.record(
+        "cifar10_feedforward_uses",
+        title="What the inverses of logits tell of networks for CIFAR-10",
+        measured=uses,
+        note=f"{note} Accuracy under attack: 20 steps of PGD with radius 4/255; images moved by attacks and by random "
+        "changes: radius 8/255, in the verifier's features, in units of the distance between two images. Logits moved "
+        "by half the distance between those of two images.",
+        **kept,
     )
 
 
