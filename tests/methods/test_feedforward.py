@@ -72,6 +72,13 @@ def test_from_8_to_128_pixels(size):
     assert 0 <= images.min() <= images.max() <= 1
 
 
+def test_a_batch_takes_one_pass(spec):
+    inverse, passes = LogitInverse(spec, torch.zeros(4), torch.ones(4), CONFIG).eval(), []
+    inverse.generator.register_forward_hook(lambda _m, _a, out: passes.append(len(out)))
+    assert len(inverse(torch.randn(256, 4, generator=seeded(0)))) == 256
+    assert passes == [256]
+
+
 def test_draws_differ_by_their_noise_alone(corners, blobs):
     learner, logits = learner_on(corners, blobs)
     inverse = learner.inverse.eval()
