@@ -93,6 +93,9 @@ class GANLearner:
             net.to(self.device).to(memory_format=torch.channels_last).train() for net in (generator, discriminator)
         )
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        # What is averaged, named once: loading a state copies into these tensors, so they stay the ones.
+        states = (net.state_dict().values() for net in (self.average, self.generator))
+        self.averaged = list(zip(*states, strict=True))
         self.optimizers = (
             torch.optim.Adam(self.generator.parameters(), lr=config.lr_generator, betas=config.betas),
             torch.optim.Adam(self.discriminator.parameters(), lr=config.lr_discriminator, betas=config.betas),
@@ -156,7 +159,7 @@ class GANLearner:
     def _average(self) -> None:
         # A short memory at first, so that the random start is soon forgotten.
         decay = min(self.config.ema, (1 + self.updates) / (10 + self.updates))
-        for kept, new in zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True):
+        for kept, new in self.averaged:
             if kept.is_floating_point():
                 kept.lerp_(new, 1 - decay)
             else:
