@@ -104,7 +104,8 @@ def summary(claims: dict[str, Claim], found: dict[str, Chapter]) -> nodes.paragr
     """How many claims hold, fail, are out of reach or wait for their chapter."""
     counts = Counter(verdict(claim, found) for claim in claims.values())
     kinds = (book_claims.HOLDS, book_claims.FAILS, book_claims.OUT, PENDING)
-    text = ", ".join(f"{counts[kind]} {words(kind, counts[kind])}" for kind in kinds)
+    told = [kind for kind in kinds if counts[kind] or kind != PENDING]
+    text = ", ".join(f"{counts[kind]} {words(kind, counts[kind])}" for kind in told)
     return nodes.paragraph("", f"Of {len(claims)} claims, {text}.", classes=["inv-summary"])
 
 
