@@ -190,7 +190,7 @@ def main() -> None:
         f"{len(test)} test images, which no network was trained on; one seed. Inverses learnt from {len(pool):,} "
         "training images, stored as JPEG, and their logits; the verifier is a ResNet-44. ResNet-20, robust: the "
         f"published ResNet-20 trained on for {HARDENING['steps']} steps under attack with radius 4/255; robust net: "
-        "published, another architecture, without batch norm."
+        "published, another architecture, without batch norm. The time leaves out that of the training under attack."
     )
     show.record(
         "cifar10_feedforward",
