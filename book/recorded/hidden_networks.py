@@ -77,8 +77,7 @@ def digits() -> None:
         device="cpu",
         figure=figure,
         note=f"299 test images, mean and standard deviation over {SEEDS} seeds of weights, scores and batches. With "
-        "k = 100 nothing is left out, so nothing is learnt but the running statistics of batch norms. Networks that "
-        "chapter 2 had kept were taken from there.",
+        "k = 100 nothing is left out, so nothing is learnt but the running statistics of batch norms.",
         overwrite=True,
     )
 
