@@ -183,7 +183,7 @@ def main() -> None:
         "command": f"{COMMAND} --steps {given.steps} --each {given.each}",
         "seed": 0,
         "seconds": time.perf_counter() - start + trained,
-        "device": "cpu, one thread",
+        "device": "cpu",
         "overwrite": True,
     }
     note = (
