@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invkit.data import to_float
-from invkit.images import ImageSpec
-from invkit.metrics import in_batches
-from invkit.runtime import default_generator
+from invkit.core.rng import default_generator
+from invkit.core.spec import ImageSpec
+from invkit.data.batching import to_float
+from invkit.metrics.quality import in_batches
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["Linf", "L2"]
@@ -29,7 +29,7 @@ def pgd(
     images: Tensor,
     labels: Tensor | Sequence[int],
     *,
-    radius: float,
+    eps: float,
     step_size: float | None = None,
     steps: int = 10,
     norm: Norm = "Linf",
@@ -40,18 +40,18 @@ def pgd(
     """Projected gradient ascent on the cross-entropy within a ball around each image (Madry et al. 2018, section 2.1).
 
     ``x_(t+1) = Π(x_t + step_size · direction(∇_x CE(network(x_t), y)))``. The direction is the sign of the gradient
-    in norm Linf and the gradient over its own length in L2; Π projects onto the ball of ``radius`` around the image
+    in norm Linf and the gradient over its own length in L2; Π projects onto the ball of ``eps`` around the image
     and onto [0, 1]. The first point is the image, or a uniform draw from the ball where ``random_start``.
 
     A network that is an ``nn.Module`` is attacked in eval mode and gets its modes back; a function is called as it
     is. Gradients of weights are neither computed nor changed. The same seed gives the same bits on the CPU.
 
     Args:
-        network: A :class:`~invkit.target.Target`, or any function of images in [0, 1] that gives logits ``(N, K)``.
-        images: Float ``(N, C, H, W)`` in [0, 1], on the network's device.
+        network: A :class:`~invkit.core.target.Target`, or any function of images in [0, 1] that gives logits ``(N,
+        K)``. images: Float ``(N, C, H, W)`` in [0, 1], on the network's device.
         labels: ``(N,)``: the classes to be left; those to be reached where ``targeted``, which descends instead.
         radius: Of the ball, in units of [0, 1]; in L2 of a whole image. 0 gives the images back.
-        step_size: None takes 2.5 · radius / steps, which reaches the border from anywhere (Madry et al., section 5).
+        step_size: None takes 2.5 · eps / steps, which reaches the border from anywhere (Madry et al., section 5).
         steps: Gradient steps, at least 1.
         norm: ``"Linf"`` or ``"L2"``.
         targeted: Lower the loss of ``labels`` instead of raising it.
@@ -62,21 +62,21 @@ def pgd(
         Images of the same shape, in [0, 1] and, but for rounding, in the ball.
 
     Raises:
-        ValueError: For images or labels out of range, ``radius < 0``, ``steps < 1`` or an unknown norm.
+        ValueError: For images or labels out of range, ``eps < 0``, ``steps < 1`` or an unknown norm.
     """
     images, labels = _checked(network, images, labels)
-    _check_ball(radius, norm)
+    _check_ball(eps, norm)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size must be positive, or None, not {step_size}")
-    size = (2.5 * radius / steps if step_size is None else step_size) * (-1 if targeted else 1)
-    drawn = _in_ball(images, radius, norm, generator or default_generator()) if random_start else 0.0
+    size = (2.5 * eps / steps if step_size is None else step_size) * (-1 if targeted else 1)
+    drawn = _in_ball(images, eps, norm, generator or default_generator()) if random_start else 0.0
     attacked = (images + drawn).clamp(0, 1)
     step = {"Linf": _sign_step, "L2": _gradient_step}[norm]
     with evaluating(network):
         for _ in range(steps):
-            attacked = images + _project(step(network, attacked, labels, size) - images, radius, norm)
+            attacked = images + _project(step(network, attacked, labels, size) - images, eps, norm)
             # The clamp comes last: towards a box that holds the centre, it only shortens the change.
             attacked = attacked.clamp(0, 1)
     return attacked
@@ -87,28 +87,28 @@ def fgsm(
     images: Tensor,
     labels: Tensor | Sequence[int],
     *,
-    radius: float,
+    eps: float,
     norm: Norm = "Linf",
     targeted: bool = False,
 ) -> Tensor:
     """The fast gradient sign method: one step to the border of the ball (Goodfellow et al. 2015, section 4).
 
-    ``x' = clamp(x + radius · sign(∇_x CE(network(x), y)))``, and along the gradient itself in norm L2. Arguments,
+    ``x' = clamp(x + eps · sign(∇_x CE(network(x), y)))``, and along the gradient itself in norm L2. Arguments,
     shapes, ranges and errors as for :func:`pgd`.
     """
-    size = radius if radius > 0 else None  # pgd says what is wrong with a radius below 0
+    size = eps if eps > 0 else None  # pgd says what is wrong with a radius below 0
     return pgd(
-        network, images, labels, radius=radius, step_size=size, steps=1, norm=norm, targeted=targeted,
+        network, images, labels, eps=eps, step_size=size, steps=1, norm=norm, targeted=targeted,
         random_start=False,
     )  # fmt: skip
 
 
 def random_perturbation(
-    images: Tensor, radius: float, norm: Norm = "Linf", generator: torch.Generator | None = None
+    images: Tensor, eps: float, norm: Norm = "Linf", generator: torch.Generator | None = None
 ) -> Tensor:
-    """Images with a random change of length ``radius``: the control for an attack of the same size.
+    """Images with a random change of length ``eps``: the control for an attack of the same size.
 
-    ``clamp(x + radius · s)`` with signs s of ±1 in norm Linf, ``clamp(x + radius · g / |g|)`` with Gaussian g in L2.
+    ``clamp(x + eps · s)`` with signs s of ±1 in norm Linf, ``clamp(x + eps · g / |g|)`` with Gaussian g in L2.
 
     Args:
         images: Float ``(N, C, H, W)`` in [0, 1].
@@ -117,13 +117,13 @@ def random_perturbation(
         generator: A fixed one if None.
 
     Raises:
-        ValueError: For images out of range, ``radius < 0`` or an unknown norm.
+        ValueError: For images out of range, ``eps < 0`` or an unknown norm.
     """
     _check_images(images)
-    _check_ball(radius, norm)
+    _check_ball(eps, norm)
     noise = torch.randn(images.shape, generator=generator or default_generator()).to(images)
     direction = torch.where(noise < 0, -1.0, 1.0).to(images) if norm == "Linf" else _unit(noise)
-    return (images + radius * direction).clamp(0, 1)
+    return (images + eps * direction).clamp(0, 1)
 
 
 def robust_accuracy(
@@ -131,7 +131,7 @@ def robust_accuracy(
     images: Tensor,
     labels: Tensor | Sequence[int],
     *,
-    radius: float,
+    eps: float,
     step_size: float | None = None,
     steps: int = 20,
     norm: Norm = "Linf",
@@ -155,7 +155,7 @@ def robust_accuracy(
     for some, y in zip(images.split(batch_size), wanted.split(batch_size), strict=True):
         clean = to_float(some.to(place) if place else some)
         attacked = pgd(
-            target, clean, y, radius=radius, step_size=step_size, steps=steps, norm=norm,
+            target, clean, y, eps=eps, step_size=step_size, steps=steps, norm=norm,
             random_start=random_start, generator=generator,
         )  # fmt: skip
         with evaluating(target):
@@ -204,24 +204,24 @@ def _unit(change: Tensor) -> Tensor:
     return F.normalize(flat).view_as(change)
 
 
-def _project(change: Tensor, radius: float, norm: Norm) -> Tensor:
+def _project(change: Tensor, eps: float, norm: Norm) -> Tensor:
     if norm == "Linf":
-        return change.clamp(-radius, radius)
-    return torch.renorm(change, 2, 0, radius) if radius > 0 else torch.zeros_like(change)
+        return change.clamp(-eps, eps)
+    return torch.renorm(change, 2, 0, eps) if eps > 0 else torch.zeros_like(change)
 
 
-def _in_ball(images: Tensor, radius: float, norm: Norm, generator: torch.Generator) -> Tensor:
+def _in_ball(images: Tensor, eps: float, norm: Norm, generator: torch.Generator) -> Tensor:
     """A uniform draw from the ball, made on the CPU, so that a seed means the same everywhere."""
     if norm == "Linf":
-        return (2 * torch.rand(images.shape, generator=generator) - 1).to(images) * radius
+        return (2 * torch.rand(images.shape, generator=generator) - 1).to(images) * eps
     direction = _unit(torch.randn(images.shape, generator=generator))
     share = torch.rand(len(images), 1, 1, 1, generator=generator) ** (1 / images[0].numel())
-    return (share * direction).to(images) * radius
+    return (share * direction).to(images) * eps
 
 
-def _check_ball(radius: float, norm: str) -> None:
-    if not 0 <= radius < float("inf"):
-        raise ValueError(f"radius must be at least 0 and finite, not {radius}")
+def _check_ball(eps: float, norm: str) -> None:
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps must be at least 0 and finite, not {eps}")
     if norm not in ("Linf", "L2"):
         raise ValueError(f"norm must be Linf or L2, not {norm!r}")
 

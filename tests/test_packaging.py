@@ -71,7 +71,7 @@ def test_every_third_party_import_of_the_package_is_a_dependency():
     runner = {"papermill", "jupyter_client", "ipython", "ipykernel"}  # from the extra `book`
     missing = set()
     for path in (ROOT / "invkit").rglob("*.py"):
-        allowed = known | runner if path.stem in {"run_worker", "parameters"} else known
+        allowed = known | runner if path.stem in {"worker", "parameters"} else known
         for node in ast.walk(ast.parse(path.read_text("utf8"))):
             tops = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             tops += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

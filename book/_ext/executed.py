@@ -18,7 +18,7 @@ from pathlib import Path
 from myst_nb.ext.glue.utils import PendingGlueReference
 from sphinx.util import logging
 
-from invkit.run import key_of
+from invkit.book.runner import key_of
 
 log = logging.getLogger(__name__)
 VIEW = "application/vnd.jupyter.widget-view+json"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
 
-import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
@@ -67,27 +67,28 @@ class AboutThisBuild(SphinxDirective):
         return [chapters, packages]
 
 
-def modules_of(package: Path, names: list[str]) -> list[str]:
-    """Import names of modules, those of a folder being its files; what is not there yet is left out."""
-    found = []
-    for name in names:
-        files = sorted((package / name).glob("*.py")) or [package / f"{name}.py"]
-        public = [f for f in files if f.is_file() and not f.stem.startswith("_")]
-        found += [".".join(f.relative_to(package.parent).with_suffix("").parts) for f in public]
-    return found
+def modules_of(package: Path, room: str) -> list[str]:
+    """Import names of a room's modules: the files of its folder, or the one file of that name."""
+    files = sorted((package / room).glob("*.py")) or [package / f"{room}.py"]
+    public = [f for f in files if not f.stem.startswith("_")]
+    return [".".join(f.relative_to(package.parent).with_suffix("").parts) for f in public]
+
+
+def introduction(package: Path, room: str) -> str:
+    """The docstring of a room's folder; a room of one file shows its own below."""
+    file = package / room / "__init__.py"
+    return (ast.get_docstring(ast.parse(file.read_text("utf8"))) or "") if file.is_file() else ""
 
 
 def list_modules(app, docname: str, content: list[str]) -> None:
-    """Replace the line ``% modules: LAYER`` of an API page by the documentation of that layer's modules."""
-    mark = re.search(r"^% modules: (\w+)$", content[0], re.M)
+    """Replace the line ``% room: NAME`` of an API page by the documentation of that room's modules."""
+    mark = re.search(r"^% room: (\w+)$", content[0], re.M)
     if mark is None or not docname.startswith("book/api/"):
         return
-    source = Path(app.srcdir, "book/api/layers.yml")
-    app.env.note_dependency(str(source))
-    names = yaml.safe_load(source.read_text("utf8"))[mark[1]]
+    package = Path(app.srcdir, "invkit")
     section = "## `{0}`\n\n```{{eval-rst}}\n.. automodule:: {0}\n   :ignore-module-all:\n```\n"
-    text = "\n".join(section.format(name) for name in modules_of(Path(app.srcdir, "invkit"), names))
-    content[0] = content[0].replace(mark[0], text)
+    text = "\n".join(section.format(name) for name in modules_of(package, mark[1]))
+    content[0] = content[0].replace(mark[0], introduction(package, mark[1]) + "\n\n" + text)
 
 
 def plain_bars(app, what, name, obj, options, lines: list[str]) -> None:

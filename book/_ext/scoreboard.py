@@ -17,8 +17,8 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from invkit.show import claims as book_claims
-from invkit.show.claims import Claim, Row
+from invkit.book import claims as book_claims
+from invkit.book.claims import Claim, Row
 
 log = logging.getLogger(__name__)
 PENDING = "in preparation"

@@ -32,11 +32,11 @@ from torch import Tensor
 
 import invkit as ik
 from invkit import show
-from invkit.images import quantise
-from invkit.metrics import accuracy, in_batches, ssim
-from invkit.networks.inverse_chain import Inverse
-from invkit.partition import Chain, partition
-from invkit.runtime import seeded
+from invkit.core.rng import seeded
+from invkit.data.images import quantise
+from invkit.metrics.quality import accuracy, in_batches, ssim
+from invkit.networks.inverse import ChainInverse
+from invkit.partition.chain import Chain, partition_network
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py"
 NAMES = {
@@ -46,7 +46,7 @@ NAMES = {
 }
 SYNTHESIS: dict[str, Any] = {
     "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "flip": 0.5, "jitter": 4, "wrap": False,
-    "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "feature": 1.0, "low_resolutions": ((16, 300),),
+    "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0, "low_resolutions": ((16, 300),),
 }  # fmt: skip
 BATCH = 128  # synthetic images at a time: their statistics are compared with those in the batch norms
 COPIES = 4  # of each training image, flipped and shifted by up to SHIFT pixels
@@ -57,14 +57,14 @@ TRAINING: dict[str, Any] = {
 }  # fmt: skip
 DEEPSIM: dict[str, Any] = {
     "steps": 600, "schedule": "cosine", "batch_size": 16, "lr": 2e-3, "width": 16,
-    "image": 1.0, "feature": 0.01, "adversarial": 10.0,
+    "image": 1.0, "batch_norm": 0.01, "adversarial": 10.0,
 }  # fmt: skip
 PIXELS: dict[str, dict[str, Any]] = {
     name: {
         "steps": 300, "lr": 0.05, "betas": (0.5, 0.9), "schedule": "cosine", "patience": None,
-        "match": 1.0, "tv": 3.0, "l2": 0.0, "feature": feature,
+        "match": 1.0, "tv": 3.0, "l2": 0.0, "batch_norm": batch_norm,
     }
-    for name, feature in {"DeepInversion": 0.1, "DeepDream": 0.0}.items()
+    for name, batch_norm in {"DeepInversion": 0.1, "DeepDream": 0.0}.items()
 }  # fmt: skip
 COMPARED = 60  # test images in the second and third part
 DEPTHS = {"ResNet-20": (4, 7, 10), "robust net": (1, 3, 5)}
@@ -130,7 +130,7 @@ class Run:
         again = source == "recoloured"
         return varied(self.images("synthetic" if again else source), seeded(1), recolour=again)
 
-    def inverses(self, chain: Chain, name: str, source: str) -> list[Inverse]:
+    def inverses(self, chain: Chain, name: str, source: str) -> list[ChainInverse]:
         """Of each depth, as they are at the end of its own stage: later ones change them in favour of theirs."""
         folder = self.work / f"inverse_{name.replace(' ', '_')}_{source}"
         stages = [folder / f"stage_{k:02d}" for k in range(1, len(chain) + 1)]
@@ -142,7 +142,7 @@ class Run:
             _, result = ik.divide_and_conquer(chain, images, self.training, generator=seeded(0), checkpoint=folder)
             print(f"{name}, {source}: {result.seconds:.0f} s", flush=True)
             kept.write_text(json.dumps(result.seconds))
-        return [Inverse.load(stage).to(self.device) for stage in stages]
+        return [ChainInverse.load(stage).to(self.device) for stage in stages]
 
 
 def varied(images: Tensor, generator: torch.Generator, *, recolour: bool = False) -> Tensor:
@@ -168,7 +168,7 @@ def varied(images: Tensor, generator: torch.Generator, *, recolour: bool = False
 
 
 @torch.no_grad()
-def reconstruct(chain: Chain, inverse: Inverse, images: Tensor) -> Tensor:
+def reconstruct(chain: Chain, inverse: ChainInverse, images: Tensor) -> Tensor:
     """Images from their features at the depth of ``inverse``, after rounding to 8 bits."""
     depth = len(inverse)
     return quantise(in_batches(lambda x: inverse(chain.read(x, depth)[-1]), images, 100, chain.target.device))
@@ -217,7 +217,7 @@ def depth(run: Run) -> None:
     """Test images from the features behind every block, by inverses trained on three kinds of images."""
     start, (images, labels) = time.perf_counter(), run.test
     target, verifier = run.network("ResNet-20"), run.network("ResNet-44")
-    chain, judges = partition(target), {"ResNet-20": target, "ResNet-44": verifier}
+    chain, judges = partition_network(target), {"ResNet-20": target, "ResNet-44": verifier}
     found = {
         "the images": {f"{name} top-1": accuracy(net, images, labels)["top1"] for name, net in judges.items()},
         "their mean colours": scores(flat(images), images, labels, judges),
@@ -271,7 +271,7 @@ def methods(run: Run) -> None:
     """The deepest feature map inverted by networks and by optimisation of pixels."""
     start = time.perf_counter()
     target, verifier = run.network("ResNet-20"), run.network("ResNet-44")
-    chain, judges = partition(target), {"ResNet-20": target, "ResNet-44": verifier}
+    chain, judges = partition_network(target), {"ResNet-20": target, "ResNet-44": verifier}
     layer, depth = "layer3.2", chain.names.index("layer3.2") + 1
     images, labels = (part[:COMPARED] for part in run.test)
     features = ik.layer_features(target, images, layer)
@@ -349,13 +349,13 @@ def attacks(run: Run) -> None:
     rows = {"test images": first(images, labels)}
     for name, depths in DEPTHS.items():
         target = run.network(name)
-        chain = partition(target)
+        chain = partition_network(target)
         inverses, names = run.inverses(chain, name, "real"), titles(chain)
         changed = {"clean": images}
-        for radius in RADII:
-            told_radius = f"{round(255 * radius)}/255"
-            changed[f"random {told_radius}"] = ik.random_perturbation(images, radius, generator=seeded(0))
-            changed[f"PGD {told_radius}"] = ik.pgd(target, images, labels, radius=radius, **ATTACK, generator=seeded(0))
+        for eps in RADII:
+            told_radius = f"{round(255 * eps)}/255"
+            changed[f"random {told_radius}"] = ik.random_perturbation(images, eps, generator=seeded(0))
+            changed[f"PGD {told_radius}"] = ik.pgd(target, images, labels, eps=eps, **ATTACK, generator=seeded(0))
         for depth in depths:
             with torch.no_grad():
                 clean = chain.read(images, depth)[-1]

@@ -21,21 +21,21 @@ import torch
 
 import invkit as ik
 from invkit import show
-from invkit.metrics import accuracy
+from invkit.core.rng import seeded
+from invkit.metrics.quality import accuracy
 from invkit.networks.classifiers import build
-from invkit.runtime import seeded
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py"
 COMMON: dict[str, Any] = {
     "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "flip": 0.5,
-    "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "feature": 1.0,
+    "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0,
     "low_resolutions": ((16, 300),),
 }  # fmt: skip
 WRAPPED = COMMON | {"jitter": 2}
 SHIFTED = COMMON | {"jitter": 4, "wrap": False}
 TERMS = {
-    "cross-entropy": WRAPPED | {"tv": 0.0, "feature": 0.0},
-    "+ image prior": WRAPPED | {"feature": 0.0},
+    "cross-entropy": WRAPPED | {"tv": 0.0, "batch_norm": 0.0},
+    "+ image prior": WRAPPED | {"batch_norm": 0.0},
     "+ statistics": WRAPPED,
     "shifted as in training": SHIFTED,
 }

@@ -31,11 +31,12 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import invkit as ik
 from invkit import show
+from invkit.analysis.logit_probe import LogitProbe
 from invkit.attacks import robust_accuracy
-from invkit.data import Split, to_float
-from invkit.images import load_image
-from invkit.probe import LogitProbe
-from invkit.runtime import seeded
+from invkit.core.rng import seeded
+from invkit.data.batching import to_float
+from invkit.data.datasets import Split
+from invkit.data.images import load_image
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/cifar10_feedforward.py"
 ROBUST, STANDARD, PUBLISHED = "ResNet-20, robust", "ResNet-20", "robust net"
@@ -46,7 +47,7 @@ NETWORKS = {  # where it comes from, its weights, the layer of its logits, and t
     "ResNet-44": ("invkit/resnet44", "cifar10_resnet44", "linear", "layer3"),
 }
 HARDENING: dict[str, Any] = {
-    "steps": 700, "warmup": 30, "lr": 1e-3, "batch_size": 64, "radius": 4 / 255, "attack_steps": 2, "shift": 4,
+    "steps": 700, "warmup": 30, "lr": 1e-3, "batch_size": 64, "eps": 4 / 255, "attack_steps": 2, "shift": 4,
     "flip": True, "label_smoothing": 0.0,
 }  # fmt: skip
 OURS: dict[str, Any] = {
@@ -55,8 +56,8 @@ OURS: dict[str, Any] = {
 }  # fmt: skip
 BASELINE: dict[str, Any] = {"schedule": "cosine", "steps": 600, "batch_size": 32, "lr": 2e-3, "width": 16, "image": 1.0}
 BASELINES = {  # weights of the feature and the adversarial loss beside 1 for the image
-    "Dosovitskiy & Brox": {"feature": 0.01, "adversarial": 10.0},
-    "regression": {"feature": 0.0, "adversarial": 0.0},
+    "Dosovitskiy & Brox": {"features": 0.01, "adversarial": 10.0},
+    "regression": {"features": 0.0, "adversarial": 0.0},
 }
 RADIUS = 8 / 255
 JUDGED = 300
@@ -126,8 +127,8 @@ def probed(target: ik.Target, found: dict[str, Inverse], test: Split, eye: ik.Ta
 def used(probe: LogitProbe, sets: dict[str, Tensor]) -> dict[str, float]:
     """What our inverse does with other logits: of attacked and wrongly classified images, of other data, moved ones."""
     told = {"accuracy": float((~probe.wrong()).double().mean())}
-    told["accuracy under attack"] = robust_accuracy(probe.target, probe.real, probe.labels, radius=HARDENING["radius"])
-    attack = ik.pgd(probe.target, probe.real, probe.labels, radius=RADIUS, steps=20, generator=seeded(0))
+    told["accuracy under attack"] = robust_accuracy(probe.target, probe.real, probe.labels, eps=HARDENING["eps"])
+    attack = ik.pgd(probe.target, probe.real, probe.labels, eps=RADIUS, steps=20, generator=seeded(0))
     for how, changed in (
         ("attacked", attack),
         ("changed at random", ik.random_perturbation(probe.real, RADIUS, generator=seeded(0))),

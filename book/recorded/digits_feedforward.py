@@ -19,13 +19,13 @@ from torch import Tensor
 
 import invkit as ik
 from invkit import show
-from invkit.runtime import seeded
+from invkit.core.rng import seeded
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/digits_feedforward.py"
 LAYER, COMPARATOR = "head.5", "features"  # of bn_cnn: its logits, and its last grid of features
 WEIGHTS = [(1.0, 0.1, 1.0), (1.0, 1.0, 1.0), (0.1, 0.1, 1.0), (1.0, 0.01, 10.0)]  # of image, feature, adversarial
 OURS = "this method"
-ROBUST = {"radius": 0.1, "attack_steps": 2}
+ROBUST = {"eps": 0.1, "attack_steps": 2}
 TARGETS: dict[str, tuple[str, int, dict[str, float]]] = {
     "robust": ("bn_cnn", 16, ROBUST),
     "standard": ("bn_cnn", 16, {}),
@@ -45,8 +45,8 @@ def baseline(
     target: ik.Target, data: ik.DataSet, seed: int, weights: tuple[float, float, float], steps: int
 ) -> Inverse:
     """Dosovitskiy & Brox on the same pairs; with two weights of zero, a regression."""
-    image, feature, adversarial = weights
-    how = ik.DeePSiMConfig.for_profile("book", steps=steps, image=image, feature=feature, adversarial=adversarial)
+    image, features, adversarial = weights
+    how = ik.DeePSiMConfig.for_profile("book", steps=steps, image=image, features=features, adversarial=adversarial)
     made, _ = ik.deepsim(target, data.train.images, LAYER, how, generator=seeded(seed), comparator=COMPARATOR)
     return made
 

@@ -11,8 +11,9 @@ import torch
 
 import invkit as ik
 from invkit import show
-from invkit.augment import initial_images
-from invkit.runtime import atomic_path, seeded
+from invkit.core.files import atomic_path
+from invkit.core.rng import seeded
+from invkit.transforms.resize import initial_images
 
 STEPS = {3: "after 3 steps", 10: "10 steps", 40: "40 steps", 300: "300 steps"}
 

@@ -24,9 +24,9 @@ from torch import Tensor
 
 import invkit as ik
 from invkit import show
-from invkit.layout import low_frequency_share
-from invkit.metrics import accuracy
-from invkit.runtime import seeded
+from invkit.core.rng import seeded
+from invkit.metrics.content import low_frequency_share
+from invkit.metrics.quality import accuracy
 
 COMMAND = "python book/recorded/hidden_networks.py"
 SHARES, WIDTHS, SEEDS = (5, 10, 30, 50, 70, 90, 100), (4, 8, 16), 3
@@ -39,11 +39,11 @@ LOOP: dict[str, Any] = {
     "steps": 200, "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "flip": 0.5,
     "jitter": 2, "wrap": False, "l2": 0.0,
 }  # fmt: skip
-AS_REPORTED: dict[str, Any] = LOOP | {"cross_entropy": 1.0, "tv": 8e-3, "l2": 1e-5, "feature": 0.0}
-LOGIT: dict[str, Any] = LOOP | {"cross_entropy": 0.0, "class_logit": 1.0, "feature": 0.0}
+AS_REPORTED: dict[str, Any] = LOOP | {"cross_entropy": 1.0, "tv": 8e-3, "l2": 1e-5, "batch_norm": 0.0}
+LOGIT: dict[str, Any] = LOOP | {"cross_entropy": 0.0, "class_logit": 1.0, "batch_norm": 0.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "as reported": AS_REPORTED,
-    "statistics": AS_REPORTED | {"feature": 1e-2},
+    "statistics": AS_REPORTED | {"batch_norm": 1e-2},
     "logit": LOGIT | {"tv": 0.3},
 }
 
@@ -102,10 +102,9 @@ def verifiers(folder: Path) -> dict[str, ik.Target]:
     """A published ResNet-44, and a published robust network without batch norm."""
     sys.path.insert(0, str(folder))
     names = {REFEREE: ("invkit/resnet44", "resnet44"), "robust net": ("networks:ResNet4B", "resnet4b_robust")}
-    weights = folder / "weights"
+    init = folder / "init"
     return {
-        name: ik.load_target(where, weights=weights / f"cifar10_{file}.safetensors")
-        for name, (where, file) in names.items()
+        name: ik.load_target(where, init=init / f"cifar10_{file}.safetensors") for name, (where, file) in names.items()
     }
 
 
@@ -134,7 +133,7 @@ def inverted(kind: str, net: ik.Target, labels: Tensor, seed: int) -> dict[str, 
     """Images under each of the settings that the network has the statistics for, and by Plug-In Inversion."""
     tracked, found = kind != "hidden, none", {}
     for name, terms in SETTINGS.items():
-        if (tracked or not terms["feature"]) and (terms["feature"] or "noise" not in kind):
+        if (tracked or not terms["batch_norm"]) and (terms["batch_norm"] or "noise" not in kind):
             config = ik.DeepInversionConfig(**terms)
             found[name] = ik.deep_inversion(net, labels, config, generator=seeded(seed)).images
     if "noise" in kind:

@@ -17,10 +17,10 @@ import torch
 
 import invkit as ik
 from invkit import show
-from invkit.data import channel_statistics
-from invkit.metrics import in_batches
+from invkit.core.rng import seeded
+from invkit.data.datasets import channel_statistics
+from invkit.metrics.quality import in_batches
 from invkit.networks.classifiers import build
-from invkit.runtime import seeded
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/mnist_ood.py"
 SIZE, TRAIN, TEST = 28, 3000, 600

@@ -13,9 +13,9 @@ import torch
 
 import invkit as ik
 from invkit import show
-from invkit.images import quantise
-from invkit.metrics import accuracy
-from invkit.runtime import seeded
+from invkit.core.rng import seeded
+from invkit.data.images import quantise
+from invkit.metrics.quality import accuracy
 
 SIZES, SEEDS, STEPS = (1, 2, 4, 8, 16, 32, 64), 3, 20
 
@@ -29,7 +29,7 @@ def network(name: str, seed: int = 0, **how: float) -> ik.Target:
 def main() -> None:
     """Invert the robust network with one ensemble after another, and let the verifier read."""
     start, labels = time.perf_counter(), torch.arange(10).repeat(2)
-    target, verifier = network("bn_cnn", radius=0.1, attack_steps=2), network("repvgg_tiny", 1)
+    target, verifier = network("bn_cnn", eps=0.1, attack_steps=2), network("repvgg_tiny", 1)
     found: dict[str, list[float]] = {}
     for e in SIZES:
         config = ik.PlugInConfig.for_profile("book", ensemble=e, steps=STEPS)

@@ -29,10 +29,10 @@ from torch import Tensor
 
 import invkit as ik
 from invkit import show
-from invkit.images import load_image, quantise
-from invkit.judge import roughness, statistics_penalty
-from invkit.metrics import accuracy, probabilities
-from invkit.runtime import seeded
+from invkit.core.rng import seeded
+from invkit.data.images import load_image, quantise
+from invkit.metrics.judge import roughness, statistics_penalty
+from invkit.metrics.quality import accuracy, probabilities
 
 COMMAND = "INVKIT_DATA=FOLDER python book/recorded/plugin_inversion.py"
 NAMES = {
@@ -56,7 +56,7 @@ IMAGENET: dict[str, dict[str, Any]] = {
 }
 REFINED: dict[str, Any] = {
     "steps": 250, "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "jitter": 32, "flip": 0.5,
-    "cross_entropy": 10.0, "tv": 0.3, "l2": 0.0, "feature": 1.0, "bf16": True,
+    "cross_entropy": 10.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0, "bf16": True,
 }  # fmt: skip
 SMALL: dict[str, Any] = {"steps": 50, "lr": 0.02, "ensemble": 4, "jitter": 4, "resize": "always"}
 CIFAR: dict[str, dict[str, Any]] = {"cross-entropy": ALONE | {"steps": 200, "lr": 0.03}, "PII": SMALL}

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invkit.features import FeatureStore
-from invkit.fitting import Callback
-from invkit.networks.inverse_chain import Inverse
-from invkit.networks.inverses import BlockInverse
-from invkit.partition import Chain, partition
-from invkit.runtime import config_hash, default_generator, plain
-from invkit.schedule import FitConfig
-from invkit.staged import StageFolder, StagesResult
-from invkit.target import Frozen
+from invkit.core.config import config_hash, plain
+from invkit.core.rng import default_generator
+from invkit.core.target import FrozenNetwork
+from invkit.engine.fit import Callback, FitConfig
+from invkit.engine.stages import StageFolder, StagesResult
+from invkit.networks.block_inverses import BlockInverse
+from invkit.networks.inverse import ChainInverse
+from invkit.partition.chain import Chain, partition_network
+from invkit.partition.feature_store import FeatureStore
 
 Phase = Literal["train", "fine_tune"]
 
@@ -72,7 +72,7 @@ class DCIConfig:
     cache_bytes: int = 2 << 30
     """Beyond so many bytes the cache lies on disk."""
     log_every: int = 100
-    """Steps between looks at the terms on the host; see :class:`invkit.schedule.FitConfig`."""
+    """Steps between looks at the terms on the host; see :class:`invkit.engine.fit.FitConfig`."""
     checkpoint_every: int = 500
     """Steps between checkpoints within a stage."""
 
@@ -132,14 +132,15 @@ class DCIConfig:
 
 
 class DCI:
-    """One phase of stage k: ``L_k = L_layer + L_img + alpha L_cyc`` (eq. 4) by Adam, for :func:`invkit.fitting.fit`.
+    """One phase of stage k: ``L_k = L_layer + L_img + alpha L_cyc`` (eq. 4) by Adam, for :func:`invkit.engine.fit.fit`.
 
-    A batch is ``[x, F_1(x), ..., F_1:L(x)]``, as a :class:`invkit.features.FeatureStore` gives it: the target itself
-    runs on the reconstructions alone. In the phase ``train`` only ``F_k^-1`` learns, in ``fine_tune`` all up to it.
+    A batch is ``[x, F_1(x), ..., F_1:L(x)]``, as a :class:`invkit.partition.feature_store.FeatureStore` gives it: the
+    target itself runs on the reconstructions alone. In the phase ``train`` only ``F_k^-1`` learns, in ``fine_tune``
+    all up to it.
     """
 
     def __init__(
-        self, chain: Chain, inverse: Inverse, depth: int, config: DCIConfig, *,
+        self, chain: Chain, inverse: ChainInverse, depth: int, config: DCIConfig, *,
         phase: Phase = "train", alpha: float | None = None,
     ) -> None:  # fmt: skip
         self.chain, self.inverse, self.depth, self.config, self.alpha = chain, inverse, depth, config, alpha or 0.0
@@ -221,12 +222,12 @@ class DCI:
         self.alpha = state["alpha"]
 
 
-Evaluate = Callable[[Inverse, int], Mapping[str, float]]
+Evaluate = Callable[[ChainInverse, int], Mapping[str, float]]
 """Scores of an inverse at a depth, asked for at the end of each stage."""
 
 
 def divide_and_conquer(
-    target: Frozen | Chain,
+    target: FrozenNetwork | Chain,
     images: Any,
     config: DCIConfig | None = None,
     *,
@@ -235,31 +236,31 @@ def divide_and_conquer(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
     scratch: str | Path | None = None,
-) -> tuple[Inverse, StagesResult]:
+) -> tuple[ChainInverse, StagesResult]:
     """Learn to run ``target`` backwards from ``images``: synthetic ones in the paper (§3.4), real ones as a control.
 
-    ``target`` may be a :class:`invkit.partition.Chain`, cut as :func:`invkit.partition.partition` was told. Block after
-    block, from the first: train ``F_k^-1``, then fine-tune ``F_1^-1 ... F_k^-1`` (§3.3). ``images`` are what a
-    :class:`invkit.features.FeatureStore` takes: a tensor, an array mapped from disk, a data set read lazily.
-    ``checkpoint`` names a folder: a finished stage is kept there, an unfinished one goes on from its last checkpoint,
-    to the same bits. ``scratch`` is where a cache that is too large for memory goes.
+    ``target`` may be a :class:`invkit.partition.chain.Chain`, cut as :func:`invkit.partition.chain.partition_network`
+    was told. Block after block, from the first: train ``F_k^-1``, then fine-tune ``F_1^-1 ... F_k^-1`` (§3.3).
+    ``images`` are what a :class:`invkit.partition.feature_store.FeatureStore` takes: a tensor, an array mapped from
+    disk, a data set read lazily. ``checkpoint`` names a folder: a finished stage is kept there, an unfinished one
+    goes on from its last checkpoint, to the same bits. ``scratch`` is where a cache that is too large for memory goes.
 
     Fine-tuning changes the earlier inverses in favour of the present depth, so a shallower depth is at its best at the
     end of its own stage: ask by ``evaluate``, or load ``checkpoint/stage_03`` by
-    :meth:`invkit.networks.inverse_chain.Inverse.load`.
+    :meth:`invkit.networks.inverse.ChainInverse.load`.
 
     Raises ``ValueError`` for images or a cut that do not fit, and for a folder of another run, ``ArithmeticError``
     where a stage became non-finite, ``OSError`` where there is no room.
     """
     start, config, generator = time.perf_counter(), config or DCIConfig(), generator or default_generator()
-    chain = target if isinstance(target, Chain) else partition(target)
+    chain = target if isinstance(target, Chain) else partition_network(target)
     chain.target.check_frozen()
     depth = chain.check_depth(len(chain) if config.stages is None else config.stages)
     with FeatureStore(
         chain, images, batch_size=config.batch_size, cache=config.cache, limit=config.cache_bytes, folder=scratch
     ) as store:
         folder = StageFolder(checkpoint, _about(chain, config, store, generator))
-        seed, inverse = generator.initial_seed(), Inverse.untrained(chain, depth, generator)
+        seed, inverse = generator.initial_seed(), ChainInverse.untrained(chain, depth, generator)
         done = folder.restore(inverse, generator)
         for k in range(len(done) + 1, depth + 1) if not config.end_to_end else [depth] * (not done):
             learners = _learners(chain, inverse, k, config, store, generator)
@@ -278,7 +279,7 @@ def divide_and_conquer(
 
 
 def _learners(
-    chain: Chain, inverse: Inverse, k: int, config: DCIConfig, store: FeatureStore, generator: torch.Generator
+    chain: Chain, inverse: ChainInverse, k: int, config: DCIConfig, store: FeatureStore, generator: torch.Generator
 ) -> Iterator[tuple[Phase, DCI, FitConfig]]:
     """For ``F_k^-1``, then for all up to it; alpha is measured once, on the first images of a random order."""
     alpha: float | None = None

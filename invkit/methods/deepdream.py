@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invkit import losses, priors
-from invkit.augment import initial_images
-from invkit.objective import Objective, Term
-from invkit.optimize import Callback, LoopConfig, optimise_images
-from invkit.results import InversionResult
-from invkit.runtime import default_generator
-from invkit.target import Target
+from invkit.core.results import InversionResult
+from invkit.core.rng import default_generator
+from invkit.core.target import Target
+from invkit.engine.image_loop import Callback, LoopConfig, optimise_images
+from invkit.objectives import losses, priors
+from invkit.objectives.objective import Objective, Term
+from invkit.transforms.resize import initial_images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepDreamConfig(LoopConfig):
-    """How strongly to dream. Weights of the image prior are per-image norms, see :mod:`invkit.priors`."""
+    """How strongly to dream. Weights of the image prior are per-image norms, see :mod:`invkit.objectives.priors`."""
 
     steps: int = 40
     """Steps in each octave."""
@@ -83,7 +83,7 @@ def deep_dream(
             network=lambda x: read(x)[layer],
             terms={"activation": (-1.0, lambda b: b.outputs.flatten(1).square().mean(1).sqrt())}
             | priors.weighted(config.tv, config.l2),
-            labels=torch.zeros(len(images), device=target.device),
+            references=torch.zeros(len(images), device=target.device),
         )
         for size in sizes:
             base = _resize(images, size).to(target.device)
@@ -118,11 +118,11 @@ def class_inversion(
     images = (
         initial_images(len(labels), target.spec.shape, generator) if init is None else target.spec.check(init, "init")
     )
-    cross_entropy: Term = lambda b: losses.cross_entropy(b.outputs, b.labels)  # noqa: E731
+    cross_entropy: Term = lambda b: losses.cross_entropy(b.outputs, b.references)  # noqa: E731
     objective = Objective(
         network=target,
         terms={"cross_entropy": (1.0, cross_entropy)} | priors.weighted(config.tv, config.l2),
-        labels=labels.to(target.device),
+        references=labels.to(target.device),
     )
     return optimise_images(objective, images.to(target.device), config, generator=generator, callbacks=callbacks)
 

@@ -11,20 +11,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invkit import losses, priors
-from invkit.augment import initial_images
-from invkit.bn_hooks import BatchNormPenalty
-from invkit.objective import Objective, Term
-from invkit.optimize import Callback, LoopConfig, optimise_images
-from invkit.results import InversionResult
-from invkit.runtime import default_generator
-from invkit.target import Target
+from invkit.core.results import InversionResult
+from invkit.core.rng import default_generator
+from invkit.core.target import Target
+from invkit.engine.image_loop import Callback, LoopConfig, optimise_images
+from invkit.objectives import losses, priors
+from invkit.objectives.batch_norm import BatchNormPenalty
+from invkit.objectives.objective import Objective, Term
+from invkit.transforms.resize import initial_images
 
 # Found on digits of 16 pixels, judged by another network: jitter as their training shifted them, much of the class.
 _DIGITS: dict[str, Any] = {
     "steps": 200, "lr": 0.2, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9),
     "jitter": 1, "wrap": False, "flip": 0.0,
-    "cross_entropy": 10.0, "tv": 0.5, "l2": 0.0, "feature": 1.0,
+    "cross_entropy": 10.0, "tv": 0.5, "l2": 0.0, "batch_norm": 1.0,
 }  # fmt: skip
 
 
@@ -58,7 +58,7 @@ class DeepInversionConfig(LoopConfig):
     """Total variation (§5.1, the best found; Yin et al. published 1e-4)."""
     l2: float = 1e-5
     """Euclidean norm (§5.1, the best found; Yin et al. published 1e-2)."""
-    feature: float = 1e-2
+    batch_norm: float = 1e-2
     """Batch-norm statistics (§5.1)."""
     first_layer_scale: float = 1.0
     """Factor on the first batch norm, whose statistics are nearest to the pixels."""
@@ -69,7 +69,7 @@ class DeepInversionConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        for name in ("cross_entropy", "class_logit", "tv", "l2", "feature", "competition"):
+        for name in ("cross_entropy", "class_logit", "tv", "l2", "batch_norm", "competition"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"DeepInversionConfig: the weight {name} must be >= 0 and finite, not {getattr(self, name)}"
@@ -116,10 +116,12 @@ def deep_inversion(
     objective = Objective(
         network=target,
         terms=_terms(config, student),
-        labels=labels.to(target.device),
-        penalty=BatchNormPenalty(target.module, first_layer_scale=config.first_layer_scale) if config.feature else None,
-        penalty_weight=config.feature,
-        about=student.fingerprint() if student is not None and checkpoint else "",
+        references=labels.to(target.device),
+        penalty=BatchNormPenalty(target.module, first_layer_scale=config.first_layer_scale)
+        if config.batch_norm
+        else None,
+        penalty_weight=config.batch_norm,
+        depends_on=student.fingerprint() if student is not None and checkpoint else "",
     )
     return optimise_images(
         objective, images.to(target.device), config, generator=generator, callbacks=callbacks, checkpoint=checkpoint
@@ -131,9 +133,9 @@ def _terms(config: DeepInversionConfig, student: Target | None) -> dict[str, tup
     terms: dict[str, tuple[float, Term]] = {
         "cross_entropy": (
             config.cross_entropy,
-            lambda b: losses.cross_entropy(b.outputs, b.labels, config.temperature),
+            lambda b: losses.cross_entropy(b.outputs, b.references, config.temperature),
         ),
-        "class_logit": (config.class_logit, lambda b: losses.class_logit(b.outputs, b.labels)),
+        "class_logit": (config.class_logit, lambda b: losses.class_logit(b.outputs, b.references)),
     } | priors.weighted(config.tv, config.l2)
     if student is not None:
         student.check_frozen()

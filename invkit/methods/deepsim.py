@@ -16,18 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invkit.data import batches
-from invkit.fitting import Callback, fit
-from invkit.networks.gans import Discriminator
+from invkit.core.results import FitResult
+from invkit.core.rng import default_generator
+from invkit.core.target import Target
+from invkit.data.batching import batches
+from invkit.engine.fit import Callback, FitConfig, fit
+from invkit.networks.gan import Discriminator
 from invkit.networks.upconv import UpConvGenerator
-from invkit.results import FitResult
-from invkit.runtime import default_generator
-from invkit.schedule import FitConfig
-from invkit.target import Target
 
 _DIGITS: dict[str, Any] = {
     "steps": 400, "schedule": "cosine", "batch_size": 32, "lr": 2e-3, "width": 16,
-    "image": 1.0, "feature": 0.1, "adversarial": 1.0,
+    "image": 1.0, "features": 0.1, "adversarial": 1.0,
 }  # fmt: skip
 
 
@@ -47,11 +46,11 @@ class DeePSiMConfig(FitConfig):
     betas: tuple[float, float] = (0.9, 0.999)
     image: float = 2e-6 * 255**2
     """Squared distance of images; published for pixels up to 255."""
-    feature: float = 0.01
+    features: float = 0.01
     """Squared distance of features."""
     adversarial: float = 100.0
     """Of the generator's part in the adversarial loss; 0 does without a discriminator."""
-    hold: float = 0.1
+    pause_ratio: float = 0.1
     """The discriminator pauses while its loss is less than this share of the generator's adversarial loss."""
     width: int = 32
     """Channels at full resolution, in both networks."""
@@ -69,16 +68,18 @@ class DeePSiMConfig(FitConfig):
             "lr must be positive": self.lr > 0,
             "betas must be two numbers in [0, 1)": len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "image must be a weight >= 0": 0 <= self.image < math.inf,
-            "feature must be a weight >= 0": 0 <= self.feature < math.inf,
+            "features must be a weight >= 0": 0 <= self.features < math.inf,
             "adversarial must be a weight >= 0": 0 <= self.adversarial < math.inf,
-            "hold must not be negative": self.hold >= 0,
+            "pause_ratio must not be negative": self.pause_ratio >= 0,
             "width must be at least 1": self.width >= 1,
         }
         for sentence, good in checks.items():
             if not good:
                 raise ValueError(f"DeePSiMConfig: {sentence}, not {getattr(self, sentence.split()[0])!r}")
-        if not (self.image or self.feature or self.adversarial):
-            raise ValueError("DeePSiMConfig: every weight is zero, of image, feature and adversarial; nothing to learn")
+        if not (self.image or self.features or self.adversarial):
+            raise ValueError(
+                "DeePSiMConfig: every weight is zero, of image, features and adversarial; nothing to learn"
+            )
 
 
 class DeePSiM:
@@ -86,7 +87,7 @@ class DeePSiM:
 
     ``F`` is the target up to ``layer``; the comparator ``C`` is the target up to a layer of its own. Against the
     generator, the discriminator minimises ``-log D(x) - log(1 - D(x'))`` (Dosovitskiy & Brox, section 2). It is the
-    residual one of :mod:`invkit.networks.gans`, spectrally normalised, which the authors' is not.
+    residual one of :mod:`invkit.networks.gan`, spectrally normalised, which the authors' is not.
     """
 
     def __init__(
@@ -132,8 +133,8 @@ class DeePSiM:
         config, terms = self.config, {}
         if config.image:
             terms["image"] = config.image * (images - found).square().flatten(1).sum(1).mean()
-        if config.feature:
-            terms["feature"] = config.feature * (wanted - self._compared(found)).square().flatten(1).sum(1).mean()
+        if config.features:
+            terms["features"] = config.features * (wanted - self._compared(found)).square().flatten(1).sum(1).mean()
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
             terms["adversarial"] = config.adversarial * F.softplus(-self.discriminator(found)).mean()
@@ -149,7 +150,7 @@ class DeePSiM:
         assert self.discriminator is not None
         on_real, on_fake = self.discriminator(torch.cat((real, fake))).chunk(2)
         loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
-        if self.config.hold == 0 or loss >= self.config.hold * adversarial / self.config.adversarial:
+        if self.config.pause_ratio == 0 or loss >= self.config.pause_ratio * adversarial / self.config.adversarial:
             self._minimise(loss, 1)
         return loss.detach()
 

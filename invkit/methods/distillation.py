@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invkit import losses
-from invkit.classification import ClassifierConfig, ClassifierLearner
-from invkit.data import batches
-from invkit.fitting import fit
-from invkit.results import FitResult
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.core.results import FitResult
+from invkit.core.rng import seeded
+from invkit.core.target import Target
+from invkit.data.batching import batches
+from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
+from invkit.engine.fit import fit
+from invkit.objectives import losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationConfig(ClassifierConfig):
-    """How the student is trained; see :class:`invkit.training.ClassifierConfig` for the schedule and augmentation."""
+    """How the student is trained; the schedule is :class:`~invkit.engine.classifier.ClassifierConfig`'s."""
 
     temperature: float = 4.0
     """Softens both distributions (Hinton et al., 2015)."""

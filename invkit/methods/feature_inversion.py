@@ -15,18 +15,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from invkit import priors
-from invkit.augment import initial_images
-from invkit.bn_hooks import BatchNormPenalty
-from invkit.objective import Objective
-from invkit.optimize import Callback, LoopConfig, optimise_images
-from invkit.results import InversionResult
-from invkit.runtime import default_generator
-from invkit.target import Target
+from invkit.core.results import InversionResult
+from invkit.core.rng import default_generator
+from invkit.core.target import Target
+from invkit.engine.image_loop import Callback, LoopConfig, optimise_images
+from invkit.objectives import priors
+from invkit.objectives.batch_norm import BatchNormPenalty
+from invkit.objectives.objective import Objective
+from invkit.transforms.resize import initial_images
 
 # Found on digits of 16 pixels, by distance to the image sought. The published weights leave the features, of a norm of
 # about 30 here, hardly a say beside the prior, and images far from those sought; with these they are nearly recovered.
-_DIGITS: dict[str, Any] = {"steps": 300, "lr": 0.1, "match": 1.0, "tv": 0.1, "l2": 0.0, "feature": 0.1}
+_DIGITS: dict[str, Any] = {"steps": 300, "lr": 0.1, "match": 1.0, "tv": 0.1, "l2": 0.0, "batch_norm": 0.1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +47,14 @@ class FeatureInversionConfig(LoopConfig):
     """Total variation (Yin et al.)."""
     l2: float = 1e-2
     """Euclidean norm (Yin et al.)."""
-    feature: float = 1e-2
+    batch_norm: float = 1e-2
     """Batch-norm statistics (Yin et al.); 0 leaves them out, as DeepDream does."""
 
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {"ci": _DIGITS | {"steps": 20}, "book": _DIGITS, "paper": {}}
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        for name in ("match", "tv", "l2", "feature"):
+        for name in ("match", "tv", "l2", "batch_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"FeatureInversionConfig: the weight {name} must be >= 0 and finite, not {getattr(self, name)}"
@@ -79,7 +79,7 @@ def feature_inversion(
 ) -> InversionResult:
     """Optimise one image for each row of ``features`` ``(N, ...)``, the output of ``layer`` that it is to give.
 
-    ``min_x match ||F_layer(x) - f||_2`` with an image prior and, where ``config.feature`` is not 0, the batch-norm
+    ``min_x match ||F_layer(x) - f||_2`` with an image prior and, where ``config.batch_norm`` is not 0, the batch-norm
     penalty over *all* layers of the network (Dong et al., appendix A.1). ``layer`` is a name of
     ``target.module.named_modules()``; ``""`` stands for the logits. ``init`` ``(N, C, H, W)`` in [0, 1] replaces the
     grey noise, ``checkpoint`` names a file to resume from. The result has no labels.
@@ -93,16 +93,16 @@ def feature_inversion(
     images = (
         initial_images(len(features), target.spec.shape, generator) if init is None else target.spec.check(init, "init")
     )
-    penalty = BatchNormPenalty(target.module) if config.feature else None
+    penalty = BatchNormPenalty(target.module) if config.batch_norm else None
     # The forward pass ends after the last tap: the penalty needs all of it.
     with target.tap(*((layer, "") if penalty else (layer,))) as read:
         objective = Objective(
             network=lambda x: read(x)[layer],
             terms=_terms(config),
-            labels=features.to(target.device),
+            references=features.to(target.device),
             penalty=penalty,
-            penalty_weight=config.feature,
-            about=f"{target.fingerprint()} {layer}" if checkpoint else "",
+            penalty_weight=config.batch_norm,
+            depends_on=f"{target.fingerprint()} {layer}" if checkpoint else "",
         )
         result = optimise_images(
             objective, images.to(target.device), config, generator=generator, callbacks=callbacks, checkpoint=checkpoint
@@ -126,7 +126,7 @@ def layer_features(target: Target, images: Tensor, layer: str) -> Tensor:
 
 def _terms(config: FeatureInversionConfig) -> dict[str, Any]:
     """The per-image terms of the loss; a weight of zero leaves its term out."""
-    match = (config.match, lambda batch: torch.linalg.vector_norm((batch.outputs - batch.labels).flatten(1), dim=1))
+    match = (config.match, lambda batch: torch.linalg.vector_norm((batch.outputs - batch.references).flatten(1), dim=1))
     return ({"match": match} if config.match else {}) | priors.weighted(config.tv, config.l2)
 
 

@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from invkit.adversarial import GANConfig, GANLearner
-from invkit.data import batches
-from invkit.fitting import Callback, fit
-from invkit.images import ImageSpec
-from invkit.metrics import in_batches
-from invkit.networks.gans import ConditionalBatchNorm2d, Discriminator, Generator
-from invkit.results import FitResult
-from invkit.runtime import default_generator
-from invkit.target import Target
+from invkit.core.results import FitResult
+from invkit.core.rng import default_generator
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
+from invkit.data.batching import batches
+from invkit.engine.fit import Callback, fit
+from invkit.engine.gan import GANConfig, GANLearner
+from invkit.metrics.quality import in_batches
+from invkit.networks.gan import ConditionalBatchNorm2d, Discriminator, GANGenerator
 
 # Found on digits of 16 pixels, judged by a network that took no part. Images are not shifted for the discriminator: the
 # generator would then be free to shift them too, and lose what the logits tell of the place.
@@ -52,7 +52,7 @@ class FeedforwardConfig(GANConfig):
     lr_generator: float = 5e-5
     betas: tuple[float, float] = (0.0, 0.999)
     ema: float = 0.9999
-    silent: int = 200
+    zero_loss_steps: int = 200
     """Stop after so many steps with a discriminator loss of 0: it has won, and no gradient comes from it."""
 
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -63,7 +63,7 @@ class FeedforwardConfig(GANConfig):
 
     def __post_init__(self) -> None:
         GANConfig.__post_init__(self)
-        for name in ("hidden", "silent"):
+        for name in ("hidden", "zero_loss_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"FeedforwardConfig: {name} must be at least 1, not {getattr(self, name)!r}")
 
@@ -81,7 +81,7 @@ class LogitInverse(nn.Module):
     def __init__(self, spec: ImageSpec, mean: Tensor, std: Tensor, config: FeedforwardConfig) -> None:
         super().__init__()
         norm = partial(ConditionalBatchNorm2d, condition=len(mean), hidden=config.hidden)
-        self.generator = Generator.build(spec, latent=config.latent, width=config.width, norm=norm)
+        self.generator = GANGenerator.build(spec, latent=config.latent, width=config.width, norm=norm)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std.clamp(min=1e-6))
 
@@ -132,7 +132,7 @@ class FeedforwardInversion(GANLearner):
             seen = logits.shape[1] if config.projection else None
             discriminator = Discriminator(spec, width=config.width, condition=seen)
         super().__init__(inverse.generator, discriminator, config, draws=draws, device=device)
-        self.inverse, self.limit, self.silence = inverse.to(self.device), config.silent, 0
+        self.inverse, self.limit, self.silence = inverse.to(self.device), config.zero_loss_steps, 0
 
     def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Steps of both networks on images ``(N, C, H, W)`` in [0, 1] and their logits ``(N, K)``; returns losses."""
@@ -140,7 +140,7 @@ class FeedforwardInversion(GANLearner):
         return self.alternate(images, self.inverse.standardise(logits))
 
     def problem(self, terms: dict[str, float]) -> str | None:
-        """Says so when the discriminator's loss has been 0 for ``config.silent`` steps."""
+        """Says so when the discriminator's loss has been 0 for ``config.zero_loss_steps`` steps."""
         self.silence = self.silence + 1 if terms["discriminator"] == 0 else 0
         if self.silence >= self.limit:
             return f"discriminator loss at 0 for {self.silence} steps"

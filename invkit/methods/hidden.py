@@ -18,17 +18,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from invkit.classification import ClassifierConfig, ClassifierLearner
-from invkit.data import DataSet, batches
-from invkit.fitting import Callback, fit
-from invkit.images import ImageSpec
-from invkit.kept import kept_path, load_or_fit
-from invkit.masks import ScoredWeight, maskable, masks_of, score_weights, untrained
-from invkit.metrics import accuracy
+from invkit.core.config import plain
+from invkit.core.device import pick_device
+from invkit.core.results import FitResult
+from invkit.core.rng import seeded, spawn
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
+from invkit.data.batching import batches
+from invkit.data.datasets import DataSet
+from invkit.engine.cache import cache_path, load_or_fit
+from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
+from invkit.engine.fit import Callback, fit
+from invkit.metrics.quality import accuracy
 from invkit.networks.classifiers import build
-from invkit.results import FitResult
-from invkit.runtime import pick_device, plain, seeded, spawn
-from invkit.target import Target
+from invkit.networks.masked import ScoredWeight, draw_untrained, maskable, masks_of, score_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class HiddenConfig(ClassifierConfig):
 
     k: float = 30.0
     """Percent of each layer's weights that are kept, in (0, 100] (§2.3: 30)."""
-    weights: Literal["signed_constant", "kaiming_normal"] = "signed_constant"
+    init: Literal["signed_constant", "kaiming_normal"] = "signed_constant"
     """The draw: ± sqrt(2 / fan_in), or normal with that standard deviation (Ramanujan et al., §4.3)."""
     scaled: bool = False
     """Divide the variance of the draw by the share that is kept (Ramanujan et al., §4.3): without batch norm, signals
@@ -73,14 +76,14 @@ class HiddenConfig(ClassifierConfig):
         object.__setattr__(self, "k", float(self.k))  # 50 and 50.0 are kept under one name
         if not 0 < self.k <= 100:
             raise ValueError(f"HiddenConfig: k is a percentage in (0, 100], not {self.k}")
-        if self.weights not in ("signed_constant", "kaiming_normal"):
-            raise ValueError(f"HiddenConfig: weights must be signed_constant or kaiming_normal, not {self.weights!r}")
+        if self.init not in ("signed_constant", "kaiming_normal"):
+            raise ValueError(f"HiddenConfig: init must be signed_constant or kaiming_normal, not {self.init!r}")
 
     def draw(self, module: nn.Module, generator: torch.Generator) -> nn.Module:
-        """The untrained network that ``generator`` gives: a copy of ``module``, see :func:`invkit.masks.untrained`."""
-        share = self.k / 100 if self.scaled else 1.0
-        return untrained(
-            module, weights=self.weights, share=share, statistics=self.statistics, generator=spawn(generator)
+        """The untrained network that ``generator`` gives, by :func:`invkit.networks.masked.draw_untrained`."""
+        kept_fraction = self.k / 100 if self.scaled else 1.0
+        return draw_untrained(
+            module, init=self.init, kept_fraction=kept_fraction, statistics=self.statistics, generator=spawn(generator)
         )
 
 
@@ -89,7 +92,7 @@ class EdgePopup(ClassifierLearner):
 
     ``module`` is any network of linear and convolutional layers, such as takes normalised images; it is copied, and
     only its shape counts. Where it has other parameters, these stay as they are in it (see
-    :func:`invkit.masks.untrained`). Raises ``ValueError`` if it has no layer to mask.
+    :func:`invkit.networks.masked.draw_untrained`). Raises ``ValueError`` if it has no layer to mask.
     """
 
     config: HiddenConfig
@@ -144,8 +147,9 @@ def train_hidden(
     ``test_top1`` and ``test_top5`` on ``data.test``.
 
     The module itself stays as it is. The target's weights are those drawn, or zero:
-    ``invkit.masks.masks_of(target.module)`` gives the masks. Same seed, same masks on the CPU. Without tracked
-    statistics (``config.statistics``) its outputs depend on the batch. Raises and stops as :func:`invkit.fitting.fit`.
+    ``invkit.networks.masked.masks_of(target.module)`` gives the masks. Same seed, same masks on the CPU. Without
+    tracked statistics (``config.statistics``) its outputs depend on the batch. Raises and stops as
+    :func:`invkit.engine.fit.fit`.
     """
     config, generator = config or HiddenConfig(), seeded(seed)
     learner = EdgePopup(module, data.spec, config, generator=generator, device=pick_device(device))
@@ -176,11 +180,11 @@ def load_or_train_hidden(
     callbacks: Sequence[Callback] = (),
 ) -> Target:
     """The network hidden in an untrained ``network`` (a name of :func:`invkit.networks.classifiers.build`), kept and
-    found again as :func:`invkit.training.load_or_train` does with trained ones; raises as it does.
+    found again as :func:`invkit.engine.classifier.load_or_train` does with trained ones; raises as it does.
     """
     config = config or HiddenConfig()
     settings = {"width": width, "config": plain(config), "seed": seed, "learnt": "masks"}
-    path = kept_path(network, data, settings, folder)
+    path = cache_path(network, data, settings, folder)
     shape = build(network, data.spec, width=width, seed=seed)
     module = config.draw(shape, seeded(seed)).eval()
 

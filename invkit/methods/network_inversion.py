@@ -13,15 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from invkit import losses
-from invkit.fitting import Callback, fit
-from invkit.metrics import accuracy
-from invkit.networks.generators import Conditioning, Conditions, Generator, Kind
+from invkit.core.results import FitResult
+from invkit.core.rng import default_generator, spawn
+from invkit.core.target import Target
+from invkit.engine.fit import Callback, FitConfig, fit
+from invkit.metrics.quality import accuracy
+from invkit.networks.conditional_generator import ConditionalGenerator, Conditioning, Conditions, Kind
 from invkit.networks.sampling import TrainedGenerator
-from invkit.results import FitResult
-from invkit.runtime import default_generator, spawn
-from invkit.schedule import FitConfig
-from invkit.target import Target
+from invkit.objectives import losses
 
 _PASS = 20  # batches between two looks at the random state that a checkpoint goes back to
 
@@ -44,7 +43,7 @@ class NetworkInversionConfig(FitConfig):
     """Of Adam; not given, usual for generators."""
     conditioning: Kind = "vector-matrix"
     """How the class is told (§3.2.4, used in §4)."""
-    spread: float = 1.0
+    vector_std: float = 1.0
     """Standard deviation of the normal draw behind a vector (§3.2.2, where it is not given)."""
     latent: int = 64
     """Dimensions of the noise; not given."""
@@ -79,16 +78,16 @@ class NetworkInversionConfig(FitConfig):
             "width must be at least 1": self.width >= 1,
             "dropout must lie in [0, 1)": 0 <= self.dropout < 1,
             "generators must be at least 1": self.generators >= 1,
-            "spread must be positive": 0 < self.spread < math.inf,
+            "vector_std must be positive": 0 < self.vector_std < math.inf,
             "temperature must be positive": 0 < self.temperature < math.inf,
-        } | {f"{w} must be >= 0 and finite": 0 <= getattr(self, w) < math.inf for w in self.weights()}
-        if not any(self.weights().values()):
+        } | {f"{w} must be >= 0 and finite": 0 <= getattr(self, w) < math.inf for w in self.loss_weights()}
+        if not any(self.loss_weights().values()):
             raise ValueError(f"{type(self).__name__}: at least one weight of the loss must be above 0")
         for sentence, good in checks.items():
             if not good:
                 raise ValueError(f"{type(self).__name__}: {sentence}, not {getattr(self, sentence.split()[0])!r}")
 
-    def weights(self) -> dict[str, float]:
+    def loss_weights(self) -> dict[str, float]:
         """The weight of each term of the loss."""
         return {name: getattr(self, name) for name in ("kl", "cross_entropy", "cosine", "orthogonality")}
 
@@ -96,7 +95,9 @@ class NetworkInversionConfig(FitConfig):
 class NetworkInversion:
     """The generators' training: images for drawn conditions, the frozen classifier's answer, ``L_Inv`` (§3.3)."""
 
-    def __init__(self, target: Target, networks: Sequence[Generator], config: NetworkInversionConfig) -> None:
+    def __init__(
+        self, target: Target, networks: Sequence[ConditionalGenerator], config: NetworkInversionConfig
+    ) -> None:
         target.check_frozen()
         self.target, self.config, self.device = target, config, target.device
         self.networks = torch.nn.ModuleList(n.to(self.device).train().requires_grad_(True) for n in networks)
@@ -120,16 +121,16 @@ class NetworkInversion:
         ``accuracy`` of them that the classifier puts where they belong.
         """
         logits, features = self.target.with_features(images)
-        weights, found = self.config.weights(), {}
-        if weights["kl"]:
+        loss_weights, found = self.config.loss_weights(), {}
+        if loss_weights["kl"]:
             found["kl"] = losses.kl_divergence(logits, asked.vectors, self.config.temperature).mean()
-        if weights["cross_entropy"]:
+        if loss_weights["cross_entropy"]:
             found["cross_entropy"] = losses.cross_entropy(logits, asked.labels).mean()
-        if weights["cosine"] or weights["orthogonality"]:
+        if loss_weights["cosine"] or loss_weights["orthogonality"]:
             cosines = losses.cosine_matrix(features)
             found["cosine"] = losses.pairwise_cosine(cosines)
             found["orthogonality"] = losses.gram_orthogonality(cosines)
-        found = {name: weights[name] * term for name, term in found.items() if weights[name]}
+        found = {name: loss_weights[name] * term for name, term in found.items() if loss_weights[name]}
         return found | {"accuracy": (logits.argmax(1) == asked.labels).float().mean()}
 
     def trained(self) -> TrainedGenerator:
@@ -160,8 +161,8 @@ def network_inversion(
 
     ``only`` names the classes to be conditioned on, None all. ``init`` is a generator to go on from: its networks are
     trained further in place, conditioned as they are. The metric ``inversion_accuracy`` is the share in [0, 1] of 500
-    fresh images classified as conditioned (§5.1). Raises and stops as :func:`invkit.fitting.fit`; ``ValueError`` for a
-    size that the generator cannot reach or an ``init`` for other images or classes.
+    fresh images classified as conditioned (§5.1). Raises and stops as :func:`invkit.engine.fit.fit`; ``ValueError``
+    for a size that the generator cannot reach or an ``init`` for other images or classes.
     """
     config, generator = config or NetworkInversionConfig(), generator or default_generator()
     networks = make_generators(target, config, generator, only) if init is None else _fitting(init, target)
@@ -174,7 +175,7 @@ def run(
     checkpoint: str | Path | None = None,
 ) -> tuple[TrainedGenerator, FitResult]:  # fmt: skip
     """Train a learner by the fit loop; see :func:`network_inversion`."""
-    networks: list[Generator] = list(learner.networks)  # type: ignore[arg-type]
+    networks: list[ConditionalGenerator] = list(learner.networks)  # type: ignore[arg-type]
     judge = spawn(generator).get_state()
 
     def evaluate() -> dict[str, float]:
@@ -197,48 +198,48 @@ def run(
 def make_generators(
     target: Target, config: NetworkInversionConfig, generator: torch.Generator, only: Sequence[int] | None = None, *,
     hot: bool = False, bounded: bool = True,
-) -> list[Generator]:  # fmt: skip
+) -> list[ConditionalGenerator]:  # fmt: skip
     """Fresh generators for the target's images and classes; the weights follow from ``generator`` alone."""
     chosen = None if only is None else tuple(target.spec.check_labels(only).tolist())
     conditioning = Conditioning(
         kind=config.conditioning,
         classes=target.spec.n_classes,
         latent=config.latent,
-        spread=config.spread,
+        vector_std=config.vector_std,
         hot=hot,
         only=chosen,
     )
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return [
-            Generator(target.spec, conditioning, width=config.width, dropout=config.dropout, bounded=bounded)
+            ConditionalGenerator(target.spec, conditioning, width=config.width, dropout=config.dropout, bounded=bounded)
             for _ in range(config.generators)
         ]
 
 
-def steps_to(result: FitResult, share: float = 0.95, window: int = 10) -> int | None:
-    """The first step after which ``window`` batches in a row had a mean inversion accuracy of ``share`` or more."""
+def steps_to(result: FitResult, accuracy: float = 0.95, window: int = 10) -> int | None:
+    """The first step after which ``window`` batches in a row had a mean inversion accuracy of ``accuracy`` or more."""
     values = torch.tensor(result.history["accuracy"])
     if len(values) < window:
         return None
-    reached = values.unfold(0, window, 1).mean(1) >= share
+    reached = values.unfold(0, window, 1).mean(1) >= accuracy
     return int(reached.float().argmax()) + window if bool(reached.any()) else None
 
 
-def until(share: float = 0.95, window: int = 10) -> Callback:
-    """A callback that ends a run once the last ``window`` batches had a mean inversion accuracy of ``share`` or more,
+def until(accuracy: float = 0.95, window: int = 10) -> Callback:
+    """A callback that ends a run once the last ``window`` batches had ``accuracy`` or more on average,
     so that generators can be compared at equal accuracy. Take a new one for each run.
     """
     recent: deque[float] = deque(maxlen=window)
 
     def reached(step: Any) -> bool:
         recent.append(step.losses()["accuracy"])
-        return len(recent) == window and sum(recent) / window >= share
+        return len(recent) == window and sum(recent) / window >= accuracy
 
     return reached
 
 
-def _fitting(init: TrainedGenerator, target: Target) -> list[Generator]:
+def _fitting(init: TrainedGenerator, target: Target) -> list[ConditionalGenerator]:
     if init.conditioning.classes != target.spec.n_classes:
         raise ValueError(
             f"the generator is conditioned on {init.conditioning.classes} classes, the classifier knows "

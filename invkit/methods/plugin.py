@@ -11,17 +11,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invkit import priors
-from invkit.augment import ColorShift, pad_with_noise, resize_images, uniform_images
-from invkit.checkpoints import digest
-from invkit.ensemble import Ensemble
-from invkit.objective import Objective
-from invkit.optimize import Callback, LoopConfig, optimise_images
-from invkit.results import InversionResult, Step
-from invkit.runtime import config_hash, default_generator, spawn
-from invkit.stages import Stages
-from invkit.target import Target
-from invkit.views import Shift, Views
+from invkit.core.config import config_hash
+from invkit.core.files import digest
+from invkit.core.results import InversionResult, Step
+from invkit.core.rng import default_generator, spawn
+from invkit.core.target import Target
+from invkit.engine.image_loop import Callback, LoopConfig, optimise_images
+from invkit.engine.multiscale import Stages
+from invkit.objectives import priors
+from invkit.objectives.ensemble import Ensemble
+from invkit.objectives.objective import Objective
+from invkit.transforms.resize import pad_with_noise, resize_images, uniform_images
+from invkit.transforms.views import ColorShift, Shift, Views
 
 Size = tuple[int, int]
 
@@ -109,7 +110,7 @@ def plug_in_inversion(
 
     Minimises the mean of ``CE(f(sigma_i x - mu_i), y)`` over ``i = 1 .. e`` shifts (§3.3) with jitter, in the stages of
     §3.1. Any differentiable classifier will do. ``init`` ``(N, C, H, W)`` in [0, 1] replaces the first patch's noise.
-    ``views`` draws the copies in ColorShift's place, for example :class:`~invkit.views.RandomViews`.
+    ``views`` draws the copies in ColorShift's place, for example :class:`~invkit.transforms.views.RandomViews`.
 
     ``result.stages`` holds the images after each stage, the last among them. As losses under different shifts do not
     compare, the images are the last ones, not those of the lowest loss, unless a term became non-finite.
@@ -132,9 +133,9 @@ def plug_in_inversion(
     objective = Objective(
         network=ensemble,
         terms={"cross_entropy": (1.0, ensemble.cross_entropy)} | priors.weighted(config.tv, 0.0),
-        labels=labels,
-        about=key,
-        memory=ensemble,
+        references=labels,
+        depends_on=key,
+        state=ensemble,
     )
     stages = Stages(checkpoint, key)
     stages.resume(generator, ensemble)

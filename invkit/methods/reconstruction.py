@@ -12,23 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from invkit import fitting, losses, priors
-from invkit.methods.network_inversion import (
-    NetworkInversion,
-    NetworkInversionConfig,
-    make_generators,
-    run,
-)
-from invkit.networks.generators import Conditions
+from invkit.core.results import FitResult
+from invkit.core.rng import default_generator
+from invkit.core.target import Target
+from invkit.engine import fit
+from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig, make_generators, run
+from invkit.networks.conditional_generator import Conditions
 from invkit.networks.sampling import TrainedGenerator
-from invkit.results import FitResult
-from invkit.runtime import default_generator
-from invkit.target import Target
+from invkit.objectives import losses, priors
 
 # Found on digits of 16 pixels. A sigmoid, in place of the pixel term, gives images nearer to real ones.
 _DIGITS: dict[str, Any] = {
     "steps": 200, "width": 16, "lr": 5e-3, "dropout": 0.3, "kl": 0.3, "cosine": 0.3, "orthogonality": 0.3,
-    "radius": 0.3, "variation": 0.05, "pixel": 0.0, "gradient": 0.01,
+    "eps": 0.3, "variation": 0.05, "pixel": 0.0, "gradient": 0.01,
 }  # fmt: skip
 
 
@@ -43,8 +39,8 @@ class ReconstructionConfig(NetworkInversionConfig):
     """α' (§5.3)."""
     cross_entropy_perturbed: float = 1.0
     """β' (§5.3)."""
-    radius: float = 0.1
-    """Of the L∞ perturbation, uniform in ±radius per pixel (§5.3; its size and kind are not given)."""
+    eps: float = 0.1
+    """Of the L∞ perturbation, uniform in ±eps per pixel (§5.3; its size and kind are not given)."""
     variation: float = 0.01
     """η1, of the squared differences of neighbours (§5.3, L_Var)."""
     pixel: float = 0.1
@@ -62,18 +58,18 @@ class ReconstructionConfig(NetworkInversionConfig):
 
     def __post_init__(self) -> None:
         NetworkInversionConfig.__post_init__(self)
-        if not 0 <= self.radius < 1:
-            raise ValueError(f"ReconstructionConfig: radius must lie in [0, 1), not {self.radius}")
+        if not 0 <= self.eps < 1:
+            raise ValueError(f"ReconstructionConfig: eps must lie in [0, 1), not {self.eps}")
         if not 1 <= self.gradient_images <= self.batch_size:
             raise ValueError(
                 f"ReconstructionConfig: gradient_images must lie in 1..batch_size ({self.batch_size}), "
                 f"not {self.gradient_images}"
             )
 
-    def weights(self) -> dict[str, float]:
+    def loss_weights(self) -> dict[str, float]:
         """The weight of each term of the loss."""
         added = ("kl_perturbed", "cross_entropy_perturbed", "variation", "pixel", "gradient")
-        return NetworkInversionConfig.weights(self) | {name: getattr(self, name) for name in added}
+        return NetworkInversionConfig.loss_weights(self) | {name: getattr(self, name) for name in added}
 
 
 class Reconstruction(NetworkInversion):
@@ -83,21 +79,21 @@ class Reconstruction(NetworkInversion):
 
     def terms(self, images: Tensor, asked: Conditions) -> dict[str, Tensor]:
         """As in network inversion, with the terms that steer towards training-like images."""
-        found, weights = super().terms(images, asked), self.config.weights()
+        found, loss_weights = super().terms(images, asked), self.config.loss_weights()
         more: dict[str, Callable[[], Tensor]] = {
             "variation": lambda: priors.squared_variation(images).mean(),
             "pixel": lambda: priors.out_of_range(images).mean(),
             "gradient": lambda: self._gradient(images, asked.labels),
         }
         found |= self._perturbed(images, asked)
-        return found | {name: weights[name] * term() for name, term in more.items() if weights[name]}
+        return found | {name: loss_weights[name] * term() for name, term in more.items() if loss_weights[name]}
 
     def _perturbed(self, images: Tensor, asked: Conditions) -> dict[str, Tensor]:
         alpha, beta = self.config.kl_perturbed, self.config.cross_entropy_perturbed
         if not (alpha or beta):
             return {}
         # From the global numbers that the fit loop seeds, as dropout's are.
-        noise = torch.empty_like(images).uniform_(-self.config.radius, self.config.radius)
+        noise = torch.empty_like(images).uniform_(-self.config.eps, self.config.eps)
         logits = self.target(images + noise)
         kl = losses.kl_divergence(logits, asked.vectors, self.config.temperature).mean()
         entropy = losses.cross_entropy(logits, asked.labels).mean()
@@ -114,13 +110,13 @@ def gradient_norm(target: Target, images: Tensor, labels: Tensor) -> Tensor:
 
     It can be differentiated once more, with respect to the images ``(N, C, H, W)``.
     """
-    weights = {name: p.detach() for name, p in target.module.named_parameters()}
+    loss_weights = {name: p.detach() for name, p in target.module.named_parameters()}
 
-    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(target.module, weights, (target.spec.normalise(image[None]),))
+    def loss(loss_weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(target.module, loss_weights, (target.spec.normalise(image[None]),))
         return F.cross_entropy(logits, label[None])
 
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(weights, images, labels)
+    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(loss_weights, images, labels)
     squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0)
     # The root's slope at zero is infinite, and the images of a sure network come near it.
     return (squares + torch.finfo(squares.dtype).eps ** 2).sqrt()
@@ -131,7 +127,7 @@ def reconstruct(
     config: ReconstructionConfig | None = None,
     *,
     generator: torch.Generator | None = None,
-    callbacks: Sequence[fitting.Callback] = (),
+    callbacks: Sequence[fit.Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> tuple[TrainedGenerator, FitResult]:
     """Train generators, conditioned on hot vectors, whose images share properties of training images (§5.3, Fig. 4).

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invkit.images import ImageSpec
+from invkit.core.spec import ImageSpec
 
 MIN_SIZE = 8
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invkit.networks.generators import Conditions, Generator
+from invkit.networks.conditional_generator import ConditionalGenerator, Conditions
 
 
 class TrainedGenerator:
     """One or several generators after training: images of asked-for classes, with dropout on (§3.2)."""
 
-    def __init__(self, networks: Sequence[Generator]) -> None:
+    def __init__(self, networks: Sequence[ConditionalGenerator]) -> None:
         self.networks = tuple(network.requires_grad_(False).sampling() for network in networks)
         self.spec, self.conditioning = self.networks[0].spec, self.networks[0].conditioning
 

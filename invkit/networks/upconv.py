@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invkit.images import ImageSpec
+from invkit.core.spec import ImageSpec
 
 
 class UpConvGenerator(nn.Module):

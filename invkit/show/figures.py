@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invkit.results import InversionResult
+from invkit.core.results import InversionResult
 from invkit.show.picture import CSS_DPI, Canvas
 
 PALETTE = "colorblind"

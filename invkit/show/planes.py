@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invkit.methods.interpret import Regions
+from invkit.analysis.feature_space import Regions
 from invkit.show.figures import PALETTE, plot, styled
 from invkit.show.picture import Canvas
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from invkit.images import ImageSpec
-from invkit.loading import load_target
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
 from invkit.networks.classifiers import build
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.networks.loading import load_target
 
 COMPILE = bool(os.environ.get("INVKIT_BENCH_COMPILE"))
 THREADS = int(os.environ.get("INVKIT_BENCH_THREADS", "2"))

@@ -13,24 +13,26 @@ import pytest
 import torch
 from alternating import CIFAR, DIGITS, THREADS, alternate
 
-from invkit.features import FeatureStore
+from invkit.core.rng import seeded
+from invkit.core.target import Target
 from invkit.methods.dci import DCI, DCIConfig
 from invkit.networks.classifiers import build
-from invkit.networks.inverse_chain import Inverse
-from invkit.partition import Chain, partition
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.networks.inverse import ChainInverse
+from invkit.partition.chain import Chain, partition_network
+from invkit.partition.feature_store import FeatureStore
 
 
 def chain_of(name: str) -> Chain:
     spec = DIGITS if name == "bn_cnn" else CIFAR
-    return partition(Target(build(name, spec, seed=0), spec, name))
+    return partition_network(Target(build(name, spec, seed=0), spec, name))
 
 
 def learner_of(chain: Chain, depth: int, phase: str, batch: int) -> tuple[DCI, FeatureStore]:
     images = torch.rand(4 * batch, *chain.target.spec.shape, generator=seeded(0))
     store = FeatureStore(chain, images, batch_size=batch)
-    learner = DCI(chain, Inverse.untrained(chain, depth, seeded(0)), depth, DCIConfig(batch_size=batch), phase=phase)
+    learner = DCI(
+        chain, ChainInverse.untrained(chain, depth, seeded(0)), depth, DCIConfig(batch_size=batch), phase=phase
+    )
     learner.prepare(store.batch(torch.arange(batch)))
     return learner, store
 

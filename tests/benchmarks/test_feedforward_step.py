@@ -15,9 +15,9 @@ import pytest
 import torch
 from alternating import alternate, report
 
-from invkit.images import ImageSpec
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
 from invkit.methods.feedforward import FeedforwardConfig, FeedforwardInversion
-from invkit.runtime import seeded
 
 CASES = {"1 x 16 x 16": (1, 16, 16, 32), "3 x 32 x 32": (3, 32, 16, 32), "3 x 32 x 32, wide": (3, 32, 32, 32)}
 

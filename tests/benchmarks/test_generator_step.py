@@ -13,10 +13,10 @@ import pytest
 import torch
 from alternating import alternate, digits, report, resnet20, separate
 
+from invkit.core.rng import seeded
+from invkit.core.target import Target
 from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig, make_generators
 from invkit.methods.reconstruction import Reconstruction, ReconstructionConfig
-from invkit.runtime import seeded
-from invkit.target import Target
 
 CASES = {  # network, width of the generator, images
     "small CNN, 16x16": (digits, 16, 64),

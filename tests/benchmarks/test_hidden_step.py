@@ -1,6 +1,6 @@
 """What a step of edge-popup costs, in units of a plain training step of the same network; run by ``make bench``.
 
-The unit is a complete step of :class:`invkit.classification.ClassifierLearner` with SGD: augmentation, forward and
+The unit is a complete step of :class:`invkit.engine.classifier.ClassifierLearner` with SGD: augmentation, forward and
 backward pass, update. A step of edge-popup ranks the scores of each layer once and updates scores instead of weights;
 asked are at most 1.25 units. Both are measured in turn, as in ``test_step.py``.
 """
@@ -13,11 +13,11 @@ import pytest
 import torch
 from alternating import CIFAR, DIGITS, alternate, report
 
-from invkit.classification import ClassifierConfig, ClassifierLearner
-from invkit.images import ImageSpec
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
+from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
 from invkit.methods.hidden import EdgePopup, HiddenConfig
 from invkit.networks.classifiers import build
-from invkit.runtime import seeded
 
 CASES = {  # network, images, their number, width
     "small CNN, 16x16": ("bn_cnn", DIGITS, 64, 32),

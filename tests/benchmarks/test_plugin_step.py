@@ -12,12 +12,12 @@ import pytest
 import torch
 from alternating import alternate, digits, needs_compile, report, resnet20, resnet50, separate, unit_of, vit_tiny
 
-from invkit.augment import uniform_images
+from invkit.core.rng import seeded
+from invkit.core.target import Target
+from invkit.engine.image_loop import _Run
 from invkit.methods.plugin import PlugInConfig, _ensemble, _Watch
-from invkit.objective import Objective
-from invkit.optimize import _Run
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.objectives.objective import Objective
+from invkit.transforms.resize import uniform_images
 
 Size = tuple[int, int]
 CASES = {  # network, images, shifts of each, size of the patch where it is not the network's
@@ -34,7 +34,7 @@ def step_of(target: Target, n: int, ensemble: int, size: Size | None = None, **o
     config = PlugInConfig(steps=100_000, jitter=4, log_every=100_000, ensemble=ensemble, **options)
     copies = _ensemble(target, n, config, seeded(0), resize=size is not None)
     labels = torch.arange(n) % target.spec.n_classes
-    objective = Objective(network=copies, terms={"cross_entropy": (1.0, copies.cross_entropy)}, labels=labels)
+    objective = Objective(network=copies, terms={"cross_entropy": (1.0, copies.cross_entropy)}, references=labels)
     images = uniform_images(n, (target.spec.channels, *(size or target.spec.size)), seeded(0))
     loop = PlugInConfig(steps=100_000, jitter=4, log_every=100_000, bf16=config.bf16, compile=config.compile)
     run, watch = _Run(objective, images, loop, seeded(0), None), _Watch(0, 0, (), copies, 1)

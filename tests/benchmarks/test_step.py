@@ -21,13 +21,13 @@ import torch
 from alternating import THREADS, alternate, needs_compile, report, resnet20, resnet50, separate, unit_of
 from torch.profiler import ProfilerActivity, profile
 
-from invkit.augment import initial_images
-from invkit.bn_hooks import BatchNormPenalty
+from invkit.core.rng import seeded
+from invkit.core.target import Target
+from invkit.engine.image_loop import _Run
 from invkit.methods.deepinversion import DeepInversionConfig, _terms
-from invkit.objective import Objective
-from invkit.optimize import _Run
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.objectives.batch_norm import BatchNormPenalty
+from invkit.objectives.objective import Objective
+from invkit.transforms.resize import initial_images
 
 VARIANTS = {
     "eager": {},
@@ -42,8 +42,8 @@ def step_of(target: Target, batch: int, **options) -> Callable[[], object]:
     config = DeepInversionConfig(steps=100_000, jitter=4, log_every=100_000, **options)
     labels = torch.arange(batch) % target.spec.n_classes
     penalty = BatchNormPenalty(target.module)
-    terms, weight = _terms(config, None), config.feature
-    objective = Objective(network=target, terms=terms, labels=labels, penalty=penalty, penalty_weight=weight)
+    terms, weight = _terms(config, None), config.batch_norm
+    objective = Objective(network=target, terms=terms, references=labels, penalty=penalty, penalty_weight=weight)
     generator = seeded(0)
     images = initial_images(batch, target.spec.shape, generator)
     stack = contextlib.ExitStack()

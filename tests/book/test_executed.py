@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from invkit.run import key_of
+from invkit.book.runner import key_of
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book/_ext"
 VIEW = "application/vnd.jupyter.widget-view+json"

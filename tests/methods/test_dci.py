@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from invkit.data import load_data
-from invkit.features import FeatureStore
-from invkit.images import ImageSpec
-from invkit.loading import load_target
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
+from invkit.data.datasets import load_data
 from invkit.methods.dci import DCI, DCIConfig, divide_and_conquer
-from invkit.metrics import psnr
-from invkit.networks.inverse_chain import Inverse
-from invkit.partition import partition
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.metrics.quality import psnr
+from invkit.networks.inverse import ChainInverse
+from invkit.networks.loading import load_target
+from invkit.partition.chain import partition_network
+from invkit.partition.feature_store import FeatureStore
 
 SPEC = ImageSpec(channels=1, size=(8, 8), mean=(0.4,), std=(0.3,), classes=tuple("abc"))
 QUICK = DCIConfig(steps=6, fine_tune_steps=4, restarts=1, batch_size=4, lr=4e-3, checkpoint_every=2, log_every=2)
@@ -35,7 +35,7 @@ def target():
 
 @pytest.fixture(scope="module")
 def chain(target):
-    return partition(target)
+    return partition_network(target)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def same(one, two):
 
 def test_the_losses_by_hand(target, chain, images):
     x = images[:4]
-    inverse = Inverse.untrained(chain, 3, seeded(1))
+    inverse = ChainInverse.untrained(chain, 3, seeded(1))
     learner = DCI(chain, inverse, 2, QUICK, alpha=0.25)
     terms = learner.losses([x, *chain.read(x)])
     layers = target.module
@@ -78,19 +78,19 @@ def test_the_losses_by_hand(target, chain, images):
 
 def test_alpha_gives_the_terms_a_similar_size(chain, images):
     batch = [images[:8], *chain.read(images[:8])]
-    learner = DCI(chain, Inverse.untrained(chain, 3, seeded(1)), 2, QUICK)
+    learner = DCI(chain, ChainInverse.untrained(chain, 3, seeded(1)), 2, QUICK)
     assert learner.prepare(batch) == learner.alpha > 0
     terms = {name: float(term.detach()) for name, term in learner.losses(batch).items()}
     assert terms["cycle"] == pytest.approx((terms["layer"] + terms["image"]) / 2, rel=1e-4)
-    fixed = DCI(chain, Inverse.untrained(chain, 3, seeded(1)), 2, dataclasses.replace(QUICK, alpha=1e-7))
+    fixed = DCI(chain, ChainInverse.untrained(chain, 3, seeded(1)), 2, dataclasses.replace(QUICK, alpha=1e-7))
     assert fixed.prepare(batch) == 1e-7
-    none = DCI(chain, Inverse.untrained(chain, 3, seeded(1)), 2, dataclasses.replace(QUICK, cycle=0))
+    none = DCI(chain, ChainInverse.untrained(chain, 3, seeded(1)), 2, dataclasses.replace(QUICK, cycle=0))
     assert none.prepare(batch) == 0
     assert set(none.losses(batch)) == {"image", "layer"}
 
 
 def test_who_learns_when(chain):
-    inverse = Inverse.untrained(chain, 3, seeded(0))
+    inverse = ChainInverse.untrained(chain, 3, seeded(0))
 
     def learning(depth, **options):
         DCI(chain, inverse, depth, QUICK, **options)
@@ -143,7 +143,7 @@ def test_training_lowers_the_error_and_the_untrained_are_much_worse(chain, image
     assert scores[0] > scores[2]  # three numbers do not hold an image
     test = images[48:]
     features = chain.read(test)
-    untrained = Inverse.untrained(chain, 3, seeded(0)).requires_grad_(False)
+    untrained = ChainInverse.untrained(chain, 3, seeded(0)).requires_grad_(False)
     for k in (1, 2):
         assert psnr(untrained(features[k - 1], k), test) < scores[k - 1] - 8
     assert not any(p.requires_grad for p in inverse.parameters())
@@ -225,7 +225,7 @@ def test_resuming_gives_the_same_bits(chain, images, tmp_path, at):
         assert one.weights == two.weights
         assert {k: f.history for k, f in one.fits.items()} == {k: f.history for k, f in two.fits.items()}
     assert {p.name for p in tmp_path.glob("*.pt")} == {f"stage_0{k}.pt" for k in (1, 2, 3)}
-    assert same(Inverse.load(tmp_path / "stage_03"), whole)
+    assert same(ChainInverse.load(tmp_path / "stage_03"), whole)
     third, _ = run(generator=seeded(3), checkpoint=tmp_path)  # all is there: nothing is trained
     assert same(third, whole)
 
@@ -291,7 +291,7 @@ def test_a_full_disk_is_named(chain, images, monkeypatch, tmp_path):
     import shutil
 
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr("invkit.features.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("invkit.partition.feature_store.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"the features take .* GB and .*name another folder"):
         divide_and_conquer(chain, images, dataclasses.replace(QUICK, cache_bytes=0), scratch=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -326,7 +326,7 @@ def test_steps_and_stages_hold_no_memory(chain, images):
     ],
 )
 def test_the_networks_of_the_paper(name, cut, units, widths, stages):
-    chain = partition(load_target(name, weights=None), cut)
+    chain = partition_network(load_target(name, weights=None), cut)
     assert [b.depth for b in chain.blocks] == units
     assert {b.width for b in chain.blocks} == widths
     assert [b.residual for b in chain.blocks[1:-1]] == [name.startswith("torchvision")] * (len(units) - 2)
@@ -336,7 +336,7 @@ def test_the_networks_of_the_paper(name, cut, units, widths, stages):
     assert result.stopped == "steps"
     features = chain.read(photos)
     assert inverse(features[stages - 1]).shape == photos.shape
-    deepest = Inverse.untrained(chain, len(chain), seeded(0))
+    deepest = ChainInverse.untrained(chain, len(chain), seeded(0))
     with torch.no_grad():
         assert deepest(features[-1][:1]).shape == (1, 3, 224, 224)
 
@@ -345,7 +345,7 @@ def test_a_published_network_on_real_images(data_folder):
     target = load_target("invkit/resnet20", weights=data_folder / "weights/cifar10_resnet20.safetensors")
     data = load_data(f"npz:{data_folder / 'cifar10_4600.npz'}")
     test = data.test.images[:50]
-    chain = partition(target)
+    chain = partition_network(target)
     config = DCIConfig(steps=50, fine_tune_steps=20, lr=3e-3, fine_tune_lr=5e-4, restarts=0, batch_size=16, stages=2)
     inverse, _ = divide_and_conquer(chain, data.train.pixels[:200], config, generator=seeded(0))
     with torch.no_grad():

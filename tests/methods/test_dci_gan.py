@@ -6,17 +6,24 @@ import pytest
 import torch
 from torch import nn
 
-from invkit.codes import between, code_error, error_along, path_lengths, refine, reproject, visible_directions
-from invkit.features import FeatureStore
-from invkit.images import ImageSpec
-from invkit.latents import LatentSpec
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec, LatentSpec
+from invkit.core.target import GeneratorTarget
 from invkit.methods.dci import DCI, DCIConfig, divide_and_conquer
-from invkit.networks.gans import Generator
-from invkit.networks.inverse_chain import Inverse
-from invkit.networks.inverses import CodeInverse, ConvInverse, ResidualInverse, inverse_of
-from invkit.partition import Block, partition
-from invkit.runtime import seeded
-from invkit.target import GeneratorTarget
+from invkit.metrics.latent import (
+    code_error,
+    error_along,
+    interpolate_codes,
+    path_lengths,
+    refine_codes,
+    reproject,
+    visible_directions,
+)
+from invkit.networks.block_inverses import CodeInverse, ConvInverse, ResidualInverse, inverse_of
+from invkit.networks.gan import GANGenerator
+from invkit.networks.inverse import ChainInverse
+from invkit.partition.chain import Block, partition_network
+from invkit.partition.feature_store import FeatureStore
 
 QUICK = DCIConfig(
     steps=6, fine_tune_steps=4, restarts=1, batch_size=4, lr=4e-3, means=True, checkpoint_every=2, log_every=2
@@ -29,7 +36,7 @@ def generator_of(size=16, channels=1, latent=6, width=2):
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Generator.build(spec, latent=latent, width=width)
+        return GANGenerator.build(spec, latent=latent, width=width)
 
 
 def names_of(generator):
@@ -39,7 +46,7 @@ def names_of(generator):
 @pytest.fixture(scope="module")
 def chain():
     generator = generator_of()
-    return partition(GeneratorTarget(generator), names_of(generator))
+    return partition_network(GeneratorTarget(generator), names_of(generator))
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +65,11 @@ def same(one, two):
 @pytest.mark.parametrize(("size", "channels"), [(16, 1), (28, 3), (32, 3)])
 def test_the_shapes_of_all_blocks_and_their_inverses(size, channels):
     generator = generator_of(size, channels)
-    chain = partition(GeneratorTarget(generator), names_of(generator))
+    chain = partition_network(GeneratorTarget(generator), names_of(generator))
     assert chain.blocks[0].inputs == (6,)
     assert chain.blocks[-1].outputs == (channels, size, size)
     kinds = [CodeInverse, *[ResidualInverse] * (len(chain) - 2), ConvInverse]
-    inverse, codes = Inverse.untrained(chain, len(chain), seeded(0)), torch.randn(3, 6, generator=seeded(1))
+    inverse, codes = ChainInverse.untrained(chain, len(chain), seeded(0)), torch.randn(3, 6, generator=seeded(1))
     for block, features, back, kind in zip(chain.blocks, chain.read(codes), inverse.blocks, kinds, strict=True):
         assert isinstance(back, kind)
         assert features.shape == (3, *block.outputs)
@@ -71,12 +78,12 @@ def test_the_shapes_of_all_blocks_and_their_inverses(size, channels):
 
 
 def test_the_default_cut_is_found_by_trying():
-    chain = partition(GeneratorTarget(generator_of()))
+    chain = partition_network(GeneratorTarget(generator_of()))
     assert chain.names == ("linear.1", "block1", "output.conv:input", "output.conv")
 
 
 def test_codes_are_not_cut_to_the_range_of_pixels(chain):
-    inverse = Inverse.untrained(chain, 1, seeded(0))
+    inverse = ChainInverse.untrained(chain, 1, seeded(0))
     inverse.blocks[0].shift_out.fill_(7.0)
     assert inverse(torch.zeros(2, *chain.blocks[0].outputs)).mean() > 5
 
@@ -103,7 +110,7 @@ def test_a_store_of_codes(chain, codes):
 
 
 def test_the_means_of_each_term(chain, codes):
-    inverse = Inverse.untrained(chain, 2, seeded(0))
+    inverse = ChainInverse.untrained(chain, 2, seeded(0))
     u1, u2 = (f.detach() for f in chain.read(codes, 2))
     back1 = inverse.blocks[1](u2)
     back0 = inverse.blocks[0](back1)
@@ -136,7 +143,7 @@ def test_a_linear_generator_is_inverted_almost_exactly():
         steps=200, fine_tune_steps=400, restarts=0, batch_size=32, lr=1e-2, fine_tune_lr=4e-3, means=True
     )
     inverse, _ = divide_and_conquer(
-        partition(target, ["first", "second"]), target.spec.sample(256, seeded(0)), config, generator=seeded(1)
+        partition_network(target, ["first", "second"]), target.spec.sample(256, seeded(0)), config, generator=seeded(1)
     )
     fresh = target.spec.sample(64, seeded(2))
     found, again = reproject(target, inverse, target(fresh))
@@ -146,9 +153,9 @@ def test_a_linear_generator_is_inverted_almost_exactly():
 
 def test_training_brings_the_codes_nearer():
     generator = generator_of(latent=3, width=4)
-    chain = partition(GeneratorTarget(generator), names_of(generator))
+    chain = partition_network(GeneratorTarget(generator), names_of(generator))
     codes, fresh = (chain.target.spec.sample(n, seeded(n)) for n in (256, 64))
-    before = Inverse.untrained(chain, 4, seeded(0))
+    before = ChainInverse.untrained(chain, 4, seeded(0))
     config = DCIConfig.for_generator("book", steps=30, fine_tune_steps=60)
     after, how = divide_and_conquer(chain, codes, config, generator=seeded(0))
     errors = [code_error(fresh, reproject(chain.target, e, chain.target(fresh))[0]) for e in (before, after)]
@@ -176,7 +183,7 @@ def test_resuming_gives_the_same_bits(chain, codes, tmp_path, at):
         run(generator=seeded(3), checkpoint=tmp_path, callbacks=[kill])
     again, _ = run(generator=seeded(3), checkpoint=tmp_path)
     assert same(whole, again)
-    assert same(Inverse.load(tmp_path / "stage_04"), whole)
+    assert same(ChainInverse.load(tmp_path / "stage_04"), whole)
 
 
 # ---- what recovered codes are worth
@@ -194,12 +201,12 @@ def test_visible_directions_by_hand():
     found = codes * torch.tensor([1.0, 0.5])
     torch.testing.assert_close(error_along(codes, found, directions), torch.tensor([0.0, 1.25 / 6]))
     assert code_error(codes, found) == pytest.approx(1.25 / 6)
-    again = refine(target, found, target(codes), steps=200)
+    again = refine_codes(target, found, target(codes), steps=200)
     assert code_error(codes, again) < 1e-4
 
 
 def test_ways_between_codes_by_hand():
-    way = between(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), 6)
+    way = interpolate_codes(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), 6)
     length, largest = path_lengths(way)
     torch.testing.assert_close(length, torch.tensor([5.0]))
     torch.testing.assert_close(largest, torch.tensor([0.2]))
@@ -230,9 +237,9 @@ def test_errors_in_one_sentence(chain, codes):
     with pytest.raises(ValueError, match="one shape are needed"):
         code_error(codes, codes[:2])
     with pytest.raises(ValueError, match="there are 48 codes for 2 images"):
-        refine(chain.target, codes, torch.zeros(2, 1, 16, 16))
+        refine_codes(chain.target, codes, torch.zeros(2, 1, 16, 16))
     with pytest.raises(ValueError, match="two steps and equal shapes"):
-        between(codes, codes, 1)
+        interpolate_codes(codes, codes, 1)
 
 
 def test_fingerprints_differ():

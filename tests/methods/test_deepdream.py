@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from invkit import priors
-from invkit.augment import initial_images
+from invkit.core.rng import seeded
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
-from invkit.runtime import seeded
+from invkit.objectives import priors
+from invkit.transforms.resize import initial_images
 
 CONFIG = DeepDreamConfig(steps=10, lr=0.02, octaves=2, octave_scale=1.5, log_every=5)
 
@@ -109,7 +109,7 @@ def test_what_is_refused(target, photo):
 def test_octaves_that_the_network_does_not_take(make_target):
     from torch import nn
 
-    from invkit.target import Target
+    from invkit.core.target import Target
 
     spec = make_target().spec
     flat = Target(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), spec, "flat")

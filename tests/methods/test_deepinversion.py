@@ -8,19 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invkit import losses, priors
-from invkit.augment import initial_images
-from invkit.bn_hooks import BatchNormPenalty
+from invkit.core.rng import seeded
+from invkit.core.target import Target
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.objectives import losses, priors
+from invkit.objectives.batch_norm import BatchNormPenalty
+from invkit.transforms.resize import initial_images
 
 LABELS = [0, 1, 2, 3, 0, 1]
 SMALL = {"steps": 60, "lr": 0.05, "jitter": 0, "flip": 0.0, "log_every": 20, "betas": (0.5, 0.9)}
 
 
 def config(**change):
-    return DeepInversionConfig(**SMALL | {"tv": 0.01, "l2": 0.001, "feature": 0.1} | change)
+    return DeepInversionConfig(**SMALL | {"tv": 0.01, "l2": 0.001, "batch_norm": 0.1} | change)
 
 
 def penalty_of(target, images):
@@ -38,7 +38,7 @@ def test_the_first_loss_by_hand(target):
         "cross_entropy": 0.5 * float(F.cross_entropy(logits / 2, torch.tensor(LABELS))),
         "tv": 0.01 * float(priors.total_variation(images).mean()),
         "l2": 0.001 * float(priors.l2(images).mean()),
-        "feature": 0.1 * penalty_of(target, images),
+        "batch_norm": 0.1 * penalty_of(target, images),
     }
     expected["total"] = sum(expected.values())
     assert result.history.keys() == expected.keys()
@@ -47,7 +47,7 @@ def test_the_first_loss_by_hand(target):
 
 
 def test_classes_are_reached_and_statistics_matched(target):
-    result = deep_inversion(target, LABELS, config(steps=200, feature=1.0))
+    result = deep_inversion(target, LABELS, config(steps=200, batch_norm=1.0))
     start = initial_images(6, (3, 8, 8), seeded(0))
     assert penalty_of(target, result.images) < 0.7 * penalty_of(target, start)
     assert result.labels.tolist() == LABELS
@@ -56,9 +56,9 @@ def test_classes_are_reached_and_statistics_matched(target):
 
 
 def test_without_the_penalty_statistics_stay_far(target):
-    with_it = deep_inversion(target, LABELS, config(steps=200, feature=1.0))
-    without = deep_inversion(target, LABELS, config(steps=200, feature=0.0))
-    assert "feature" not in without.history
+    with_it = deep_inversion(target, LABELS, config(steps=200, batch_norm=1.0))
+    without = deep_inversion(target, LABELS, config(steps=200, batch_norm=0.0))
+    assert "batch_norm" not in without.history
     assert penalty_of(target, without.images) > 1.3 * penalty_of(target, with_it.images)
 
 
@@ -71,21 +71,21 @@ def test_without_total_variation_images_are_rougher(target):
 
 def test_the_logit_in_the_place_of_the_cross_entropy(target):
     result = deep_inversion(target, LABELS, config(cross_entropy=0, class_logit=0.5))
-    assert list(result.history) == ["class_logit", "tv", "l2", "feature", "total"]
+    assert list(result.history) == ["class_logit", "tv", "l2", "batch_norm", "total"]
     images = initial_images(6, (3, 8, 8), seeded(0))
     first = -0.5 * float(target(images)[range(6), LABELS].mean())
     assert result.history["class_logit"][0] == pytest.approx(first, rel=1e-5)
-    strong = deep_inversion(target, LABELS, config(steps=150, cross_entropy=0, class_logit=10, feature=0))
+    strong = deep_inversion(target, LABELS, config(steps=150, cross_entropy=0, class_logit=10, batch_norm=0))
     raised = (target(strong.images) - target(images))[range(6), LABELS]
     assert (raised > 0.1).all()
 
 
 def test_statistics_alone(target):
     result = deep_inversion(target, LABELS, config(cross_entropy=0, tv=0, l2=0))
-    assert list(result.history) == ["feature", "total"]
+    assert list(result.history) == ["batch_norm", "total"]
     assert result.history["total"][-1] < result.history["total"][0]
     with pytest.raises(ValueError, match="every weight"):
-        deep_inversion(target, LABELS, config(cross_entropy=0, tv=0, l2=0, feature=0))
+        deep_inversion(target, LABELS, config(cross_entropy=0, tv=0, l2=0, batch_norm=0))
 
 
 def test_seeds_and_micro_batches(target):
@@ -136,7 +136,7 @@ def test_bad_input_is_named(target, options, says):
 def test_networks_that_it_does_not_fit(make_target):
     with pytest.raises(ValueError, match=r"no batch-norm layer.*Plug-In Inversion"):
         deep_inversion(make_target(batch_norm=False), LABELS, config())
-    deep_inversion(make_target(batch_norm=False), LABELS, config(feature=0, steps=1))  # asks for no statistics
+    deep_inversion(make_target(batch_norm=False), LABELS, config(batch_norm=0, steps=1))  # asks for no statistics
     moving = make_target()
     moving.module.bn1.train()
     with pytest.raises(ValueError, match=r"bn1 .*in train mode"):
@@ -150,7 +150,7 @@ def test_networks_that_it_does_not_fit(make_target):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tv", -1.0), ("l2", math.nan), ("feature", -0.1), ("cross_entropy", -1), ("competition", -1),
+        ("tv", -1.0), ("l2", math.nan), ("batch_norm", -0.1), ("cross_entropy", -1), ("competition", -1),
         ("temperature", 0.0), ("first_layer_scale", 0.0), ("steps", 0), ("jitter", -2), ("flip", 2),
     ],
 )  # fmt: skip
@@ -161,11 +161,11 @@ def test_nonsense_in_the_config_is_named(field, value):
 
 def test_profiles():
     paper = DeepInversionConfig.for_profile("paper")
-    assert (paper.steps, paper.jitter, paper.tv, paper.l2, paper.feature) == (20_000, 30, 8e-3, 1e-5, 1e-2)
+    assert (paper.steps, paper.jitter, paper.tv, paper.l2, paper.batch_norm) == (20_000, 30, 8e-3, 1e-5, 1e-2)
     assert paper == DeepInversionConfig()
-    ci, book = (DeepInversionConfig.for_profile(p, feature=7.0) for p in ("ci", "book"))
+    ci, book = (DeepInversionConfig.for_profile(p, batch_norm=7.0) for p in ("ci", "book"))
     assert ci.steps < book.steps < paper.steps
-    assert ci.feature == book.feature == 7.0
+    assert ci.batch_norm == book.batch_norm == 7.0
     with pytest.raises(ValueError, match="ci, book, paper"):
         DeepInversionConfig.for_profile("huge")
     with pytest.raises(TypeError, match="no_such_field"):
@@ -177,7 +177,7 @@ def test_profiles():
 
 def test_competition_by_hand_and_its_gradient(make_target):
     teacher, student = make_target(), make_target(seed=5)
-    alone = config(steps=1, cross_entropy=0, tv=0, l2=0, feature=0, competition=2.0)
+    alone = config(steps=1, cross_entropy=0, tv=0, l2=0, batch_norm=0, competition=2.0)
     images = torch.rand(6, 3, 8, 8, generator=seeded(0))
     result = deep_inversion(teacher, LABELS, alone, init=images, student=student)
     js = losses.jensen_shannon(teacher(images), student(images))
@@ -189,7 +189,7 @@ def test_competition_by_hand_and_its_gradient(make_target):
 
 def test_competition_draws_teacher_and_student_apart(make_target):
     teacher, student = make_target(), make_target(seed=5)
-    alone = config(steps=60, cross_entropy=0, tv=0, l2=0, feature=0, competition=1.0)
+    alone = config(steps=60, cross_entropy=0, tv=0, l2=0, batch_norm=0, competition=1.0)
     images = torch.rand(6, 3, 8, 8, generator=seeded(0))
     found = deep_inversion(teacher, LABELS, alone, init=images, student=student).images
 
@@ -206,7 +206,7 @@ def test_the_student_sees_micro_batches_and_is_not_hooked(make_target):
     whole = deep_inversion(teacher, LABELS, config(**options), student=student)
     chunked = deep_inversion(teacher, LABELS, config(**options, micro_batch=4), student=student)
     assert whole.history["competition"] == pytest.approx(chunked.history["competition"], rel=1e-4)
-    assert whole.history["feature"][0] == pytest.approx(
+    assert whole.history["batch_norm"][0] == pytest.approx(
         0.1 * penalty_of(teacher, initial_images(6, (3, 8, 8), seeded(0))), rel=1e-5
     )
 
@@ -224,12 +224,12 @@ def test_students_that_do_not_fit(make_target):
 
 def test_a_real_network_is_convinced(data_folder):
     """ResNet-20 trained on CIFAR-10: a few steps give its classes and statistics near the stored ones."""
-    from invkit.loading import load_target
+    from invkit.networks.loading import load_target
 
     target = load_target("invkit/resnet20", weights=data_folder / "weights" / "cifar10_resnet20.safetensors")
     assert isinstance(target, Target)
     labels = torch.arange(10)
-    weights = {"tv": 0.01, "feature": 1.0}
+    weights = {"tv": 0.01, "batch_norm": 1.0}
     small = DeepInversionConfig(
         steps=30, lr=0.1, schedule="cosine", jitter=2, betas=(0.5, 0.9), log_every=10, **weights
     )
@@ -237,4 +237,4 @@ def test_a_real_network_is_convinced(data_folder):
     with torch.no_grad():
         right = (target(result.images).argmax(1) == labels).float().mean()
     assert right >= 0.8
-    assert result.history["feature"][-1] < 0.5 * result.history["feature"][0]
+    assert result.history["batch_norm"][-1] < 0.5 * result.history["batch_norm"][0]

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from invkit.images import ImageSpec
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
 from invkit.methods.deepsim import DeePSiM, DeePSiMConfig, deepsim
 from invkit.networks.upconv import UpConvGenerator
-from invkit.runtime import seeded
 
 CONFIG = DeePSiMConfig(
-    steps=8, batch_size=8, lr=2e-3, image=0.5, feature=0.1, adversarial=2.0, width=4, checkpoint_every=2
+    steps=8, batch_size=8, lr=2e-3, image=0.5, features=0.1, adversarial=2.0, width=4, checkpoint_every=2
 )
 
 
@@ -46,7 +46,7 @@ def test_any_features_become_images(shape, size, channels):
 
 def test_a_bad_start_does_not_last(target, images):
     """Far out of range the gradient must still be there, or a large loss of features would saturate the output."""
-    config = dataclasses.replace(CONFIG, steps=60, lr=1e-2, image=1.0, feature=0.0, adversarial=0.0)
+    config = dataclasses.replace(CONFIG, steps=60, lr=1e-2, image=1.0, features=0.0, adversarial=0.0)
     learner = DeePSiM(target, "conv2", config, generator=seeded(0))
     learner.inverse.last.bias.data.fill_(-3.0)
     losses = [float(learner.step((images, images))["image"]) for _ in range(60)]
@@ -72,7 +72,7 @@ def test_the_losses_by_hand(target, images):
     probability = torch.sigmoid(learner.discriminator(found))
     expected = {
         "image": 0.5 * (images - found).square().sum() / 48,
-        "feature": 0.1 * gap.square().sum() / 48,
+        "features": 0.1 * gap.square().sum() / 48,
         "adversarial": -2.0 * probability.log().mean(),
     }
     assert terms.keys() == expected.keys()
@@ -90,20 +90,20 @@ def test_the_comparator_may_be_another_layer(target, images):
     found = images.flip(0)
     gap = features_of(target, images, "conv1") - features_of(target, found, "conv1")
     terms = learner.losses(images, features_of(target, images, "conv1"), found)
-    torch.testing.assert_close(terms["feature"], 0.1 * gap.square().sum() / 48)
+    torch.testing.assert_close(terms["features"], 0.1 * gap.square().sum() / 48)
     assert learner.features(images)[0].shape != learner.features(images)[1].shape
-    assert set(learner.step((images, images))) == {"image", "feature", "adversarial", "discriminator"}
+    assert set(learner.step((images, images))) == {"image", "features", "adversarial", "discriminator"}
     with pytest.raises(ValueError, match="no layer named"):
         deepsim(target, images, "conv2", CONFIG, comparator="conv9")
 
 
 def test_a_weight_of_zero_leaves_its_term_out(target, images):
     wanted = features_of(target, images)
-    for name in ("image", "feature", "adversarial"):
+    for name in ("image", "features", "adversarial"):
         config = dataclasses.replace(CONFIG, **{name: 0.0})
         learner = DeePSiM(target, "conv2", config, generator=seeded(0))
         terms = learner.losses(images, wanted, learner.inverse(wanted))
-        assert set(terms) == {"image", "feature", "adversarial"} - {name}
+        assert set(terms) == {"image", "features", "adversarial"} - {name}
         assert (learner.discriminator is None) == (name == "adversarial") == (len(learner.optimizers) == 1)
 
 
@@ -120,20 +120,20 @@ def test_images_of_features_never_seen_and_what_the_losses_are_for(target, image
     wanted = features_of(target, unseen, "conv1")
 
     def gaps(**change):
-        config = dataclasses.replace(CONFIG, steps=80, lr=1e-2, image=1.0, feature=0.5, adversarial=0.01)
+        config = dataclasses.replace(CONFIG, steps=80, lr=1e-2, image=1.0, features=0.5, adversarial=0.01)
         inverse, result = deepsim(target, train, "conv1", dataclasses.replace(config, **change))
         assert result.stopped == "steps"
         found = inverse(wanted)
-        feature = (features_of(target, found, "conv1") - wanted).square().mean()
-        return float((found - unseen).square().mean()), float(feature)
+        features = (features_of(target, found, "conv1") - wanted).square().mean()
+        return float((found - unseen).square().mean()), float(features)
 
     mean = float((train.mean(0) - unseen).square().mean())  # what knows nothing of the features gives
-    image, feature = gaps()
+    image, features = gaps()
     assert image < 0.4 * mean
     assert gaps(image=0.0)[0] > 1.2 * image
-    blind = gaps(image=0.0, feature=0.0)  # the discriminator asks for likely images, not for these
+    blind = gaps(image=0.0, features=0.0)  # the discriminator asks for likely images, not for these
     assert blind[0] > 2 * image
-    assert blind[1] > 2 * feature
+    assert blind[1] > 2 * features
 
 
 def test_the_inverse_is_frozen_and_the_target_untouched(target, images):
@@ -141,7 +141,7 @@ def test_the_inverse_is_frozen_and_the_target_untouched(target, images):
     inverse, result = deepsim(target, images, "bn1", CONFIG)
     assert not any(m.training for m in inverse.modules())
     assert not any(p.requires_grad for p in inverse.parameters())
-    assert set(result.history) == {"image", "feature", "adversarial", "discriminator"}
+    assert set(result.history) == {"image", "features", "adversarial", "discriminator"}
     assert target.fingerprint() == before
     assert not any(p.grad is not None for p in target.parameters())
 
@@ -183,7 +183,7 @@ def test_bad_input_is_named(target, images):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("image", -1.0), ("feature", math.nan), ("adversarial", math.inf), ("hold", -0.1), ("lr", 0.0),
+        ("image", -1.0), ("features", math.nan), ("adversarial", math.inf), ("pause_ratio", -0.1), ("lr", 0.0),
         ("batch_size", 1), ("width", 0), ("betas", (0.9, 1.0)), ("steps", 0),
     ],
 )  # fmt: skip
@@ -195,7 +195,7 @@ def test_configs_refuse_nonsense(field, value):
 def test_profiles():
     paper, book, ci = (DeePSiMConfig.for_profile(p) for p in ("paper", "book", "ci"))
     assert paper == DeePSiMConfig()
-    assert (paper.feature, paper.adversarial, paper.image) == (0.01, 100.0, pytest.approx(0.13005))
+    assert (paper.features, paper.adversarial, paper.image) == (0.01, 100.0, pytest.approx(0.13005))
     assert ci.steps < book.steps < paper.steps
     with pytest.raises(ValueError, match="every weight is zero"):
-        DeePSiMConfig(image=0, feature=0, adversarial=0)
+        DeePSiMConfig(image=0, features=0, adversarial=0)

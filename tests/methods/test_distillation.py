@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from invkit.core.rng import seeded
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
-from invkit.runtime import seeded
 
 
 def student(seed=0):

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from invkit import priors
-from invkit.augment import initial_images
-from invkit.images import ImageSpec
-from invkit.judge import statistics_penalty
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
 from invkit.methods.feature_inversion import FeatureInversionConfig, feature_inversion, layer_features
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.metrics.judge import statistics_penalty
+from invkit.objectives import priors
+from invkit.transforms.resize import initial_images
 
-CONFIG = FeatureInversionConfig(steps=60, lr=0.05, match=1.0, tv=0.01, l2=0.001, feature=0.1, log_every=20)
-PLAIN = dataclasses.replace(CONFIG, tv=0.0, l2=0.0, feature=0.0)
+CONFIG = FeatureInversionConfig(steps=60, lr=0.05, match=1.0, tv=0.01, l2=0.001, batch_norm=0.1, log_every=20)
+PLAIN = dataclasses.replace(CONFIG, tv=0.0, l2=0.0, batch_norm=0.0)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_the_first_loss_by_hand(target, images):
         "match": 0.5 * distance(layer_features(target, start, "conv2"), features).mean(),
         "tv": 0.01 * priors.total_variation(start).mean(),
         "l2": 0.001 * priors.l2(start).mean(),
-        "feature": 0.1 * statistics_penalty(target, start),  # of all layers, also those behind the one inverted
+        "batch_norm": 0.1 * statistics_penalty(target, start),  # of all layers, also those behind the one inverted
     }
     assert result.history.keys() == {*expected, "total"}
     for name, value in expected.items():
@@ -65,26 +65,26 @@ def test_the_first_loss_by_hand(target, images):
 
 
 @pytest.mark.parametrize("layer", ["conv1", "bn2", ""])
-@pytest.mark.parametrize("feature", [0.0, 0.01])
-def test_the_features_are_approached(target, images, layer, feature):
+@pytest.mark.parametrize("batch_norm", [0.0, 0.01])
+def test_the_features_are_approached(target, images, layer, batch_norm):
     features = layer_features(target, images, layer)
-    config = dataclasses.replace(CONFIG, steps=40, feature=feature, tv=1e-4, l2=0.0)
+    config = dataclasses.replace(CONFIG, steps=40, batch_norm=batch_norm, tv=1e-4, l2=0.0)
     result = feature_inversion(target, features, layer, config)
     start = initial_images(5, (3, 8, 8), seeded(0))
     before, after = (distance(layer_features(target, x, layer), features) for x in (start, result.images))
     assert after.mean() < 0.5 * before.mean()
     assert result.history["total"][-1] < result.history["total"][0]
     assert (result.labels, result.images.shape) == (None, images.shape)
-    assert ("feature" in result.history) == (feature > 0)
+    assert ("batch_norm" in result.history) == (batch_norm > 0)
 
 
-@pytest.mark.parametrize("feature", [0.0, 1e-6])
-def test_a_linear_layer_is_inverted_exactly(feature):
+@pytest.mark.parametrize("batch_norm", [0.0, 1e-6])
+def test_a_linear_layer_is_inverted_exactly(batch_norm):
     """An orthogonal map loses nothing; the penalty's longer forward pass must not show it the ReLU's answer."""
     target, images = linear_target(), torch.rand(3, 3, 4, 4, generator=seeded(1))
     features = layer_features(target, images, "linear")
     assert float(features.min()) < 0
-    result = feature_inversion(target, features, "linear", dataclasses.replace(PLAIN, steps=150, feature=feature))
+    result = feature_inversion(target, features, "linear", dataclasses.replace(PLAIN, steps=150, batch_norm=batch_norm))
     torch.testing.assert_close(result.images, images, rtol=0, atol=2e-3)
 
 
@@ -98,7 +98,7 @@ def test_an_identity_is_inverted_exactly(images):
 def test_without_the_features_the_image_is_not_found(target, images):
     """Ablation: priors and statistics alone know nothing of this image."""
     features = layer_features(target, images, "conv1")
-    config = dataclasses.replace(CONFIG, steps=80, tv=1e-4, l2=0.0, feature=0.01)
+    config = dataclasses.replace(CONFIG, steps=80, tv=1e-4, l2=0.0, batch_norm=0.01)
     with_it, without = (
         feature_inversion(target, features, "conv1", dataclasses.replace(config, match=match)).images
         for match in (1.0, 0.0)
@@ -111,7 +111,7 @@ def test_without_the_penalty_statistics_are_further_off(target, images):
     config = dataclasses.replace(CONFIG, steps=60)
     with_it, without = (
         statistics_penalty(target, feature_inversion(target, features, "head", c).images)
-        for c in (dataclasses.replace(config, feature=1.0), dataclasses.replace(config, feature=0.0))
+        for c in (dataclasses.replace(config, batch_norm=1.0), dataclasses.replace(config, batch_norm=0.0))
     )
     assert with_it < 0.8 * without
 
@@ -180,7 +180,7 @@ def test_bad_input_is_named(target, make_target, images):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("match", -1.0), ("tv", math.nan), ("l2", math.inf), ("feature", -1), ("low_resolutions", ((4, 5),))],
+    [("match", -1.0), ("tv", math.nan), ("l2", math.inf), ("batch_norm", -1), ("low_resolutions", ((4, 5),))],
 )
 def test_nonsense_in_the_config_is_named(field, value):
     with pytest.raises(ValueError, match=field):
@@ -189,7 +189,7 @@ def test_nonsense_in_the_config_is_named(field, value):
 
 def test_profiles():
     paper = FeatureInversionConfig.for_profile("paper")
-    assert (paper.steps, paper.match, paper.tv, paper.l2, paper.feature) == (20_000, 1e-3, 1e-4, 1e-2, 1e-2)
-    ci, book = (FeatureInversionConfig.for_profile(p, feature=0.0) for p in ("ci", "book"))
+    assert (paper.steps, paper.match, paper.tv, paper.l2, paper.batch_norm) == (20_000, 1e-3, 1e-4, 1e-2, 1e-2)
+    ci, book = (FeatureInversionConfig.for_profile(p, batch_norm=0.0) for p in ("ci", "book"))
     assert ci.steps < book.steps < paper.steps
-    assert ci.feature == 0
+    assert ci.batch_norm == 0

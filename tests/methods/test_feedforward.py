@@ -8,10 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invkit.images import ImageSpec
-from invkit.methods.feedforward import FeedforwardConfig, FeedforwardInversion, LogitInverse, feedforward_inversion
-from invkit.runtime import seeded
-from invkit.target import Target
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
+from invkit.methods.feedforward import (
+    FeedforwardConfig,
+    FeedforwardInversion,
+    LogitInverse,
+    feedforward_inversion,
+)
 
 CONFIG = FeedforwardConfig(
     steps=8, batch_size=8, latent=4, width=4, hidden=8, lr_generator=2e-3, lr_discriminator=2e-3, ema=0.9,
@@ -167,7 +172,7 @@ def test_a_killed_run_resumes_to_the_same_bits(corners, blobs, tmp_path):
 
 def test_a_discriminator_that_has_won_stops_the_run(corners, blobs, tmp_path, monkeypatch):
     """Its loss is 0 from step 5 on: three such steps stop the run; the state before them is kept, in the file too."""
-    config = dataclasses.replace(CONFIG, steps=20, silent=3, log_every=1, checkpoint_every=1)
+    config = dataclasses.replace(CONFIG, steps=20, zero_loss_steps=3, log_every=1, checkpoint_every=1)
     true, path = FeedforwardInversion.step, tmp_path / "run.checkpoint"
 
     def step(self, batch):
@@ -188,7 +193,7 @@ def test_a_discriminator_that_has_won_stops_the_run(corners, blobs, tmp_path, mo
 
 
 def test_silence_that_ends_is_forgiven(corners, blobs):
-    learner, _ = learner_on(corners, blobs, silent=3)
+    learner, _ = learner_on(corners, blobs, zero_loss_steps=3)
     answers = [learner.problem({"discriminator": v}) for v in (0.0, 0.0, 1e-3, 0.0, 0.0, 0.0)]
     assert answers == ["", "", None, "", "", "discriminator loss at 0 for 3 steps"]
     assert learner.state_dict()["silence"] == 3
@@ -216,7 +221,9 @@ def test_bad_input_is_named(corners, blobs, spec):
         feedforward_inversion(corners, blobs.expand(-1, 3, -1, -1), CONFIG)
 
 
-@pytest.mark.parametrize(("field", "value"), [("hidden", 0), ("silent", 0), ("latent", 0), ("steps", 0), ("ema", 1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("hidden", 0), ("zero_loss_steps", 0), ("latent", 0), ("steps", 0), ("ema", 1.0)]
+)
 def test_configs_refuse_nonsense(field, value):
     with pytest.raises(ValueError, match=field):
         FeedforwardConfig(**{field: value})

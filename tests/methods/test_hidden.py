@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invkit.data import load_data
-from invkit.fitting import fit
-from invkit.images import ImageSpec
-from invkit.masks import apply_masks, kept_count, maskable, masks_of
+from invkit.core.config import config_hash
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
+from invkit.data.datasets import load_data
+from invkit.engine.fit import fit
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.hidden import EdgePopup, HiddenConfig, load_or_train_hidden, train_hidden
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
-from invkit.metrics import accuracy
+from invkit.metrics.quality import accuracy
 from invkit.networks.classifiers import build
-from invkit.runtime import config_hash, seeded
-from invkit.target import Target
+from invkit.networks.masked import apply_masks, mask_size, maskable, masks_of
 
 SPEC = ImageSpec(channels=1, size=(8, 8), mean=(0.3,), std=(0.3,), classes=("a", "b", "c"))
 QUICK = {"warmup": 2, "batch_size": 32}
@@ -100,7 +101,7 @@ def test_no_weight_ever_changes_and_scores_do(digits):
     drawn = config.draw(module, seeded(0))
     for name, layer in maskable(learner.network()).items():
         mask = learner.masks()[name]
-        assert int(mask.sum()) == kept_count(30, mask.numel())
+        assert int(mask.sum()) == mask_size(30, mask.numel())
         assert torch.equal(layer.weight, drawn.get_submodule(name).weight * mask)
     assert all(torch.equal(value, given[name]) for name, value in module.state_dict().items())
 
@@ -171,7 +172,7 @@ def test_networks_of_other_makes(digits, network):
     losses = result.history["cross_entropy"]
     assert sum(losses[-5:]) < sum(losses[:5]), "a few steps lower the loss"
     shares = [float(mask.float().mean()) for mask in masks_of(target.module).values()]
-    assert all(abs(share - 0.3) < 0.05 for share in shares)
+    assert all(abs(kept_fraction - 0.3) < 0.05 for kept_fraction in shares)
 
 
 def test_somebody_elses_network_and_what_is_no_weight_of_a_layer(digits):
@@ -192,8 +193,8 @@ def test_without_statistics(digits):
     few = {"steps": 2, "log_every": 1}
     with pytest.raises(ValueError, match="tracks no running statistics"):
         deep_inversion(target, [0, 1], DeepInversionConfig.for_profile("ci", **few))
-    made = deep_inversion(target, [0, 1], DeepInversionConfig.for_profile("ci", feature=0.0, **few))
-    assert "feature" not in made.history
+    made = deep_inversion(target, [0, 1], DeepInversionConfig.for_profile("ci", batch_norm=0.0, **few))
+    assert "batch_norm" not in made.history
     plug_in_inversion(target, [0, 1], PlugInConfig.for_profile("ci", steps=2))
 
 
@@ -202,7 +203,7 @@ def test_what_is_refused(digits):
         with pytest.raises(ValueError, match=r"k is a percentage in \(0, 100\]"):
             HiddenConfig(k=k)
     with pytest.raises(ValueError, match="signed_constant or kaiming_normal"):
-        HiddenConfig(weights="ones")
+        HiddenConfig(init="ones")
     with pytest.raises(ValueError, match="no linear or convolutional layer"):
         learner_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     assert HiddenConfig(k=100).k == 100

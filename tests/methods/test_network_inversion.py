@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from invkit.core.results import FitResult
+from invkit.core.rng import seeded
 from invkit.methods.network_inversion import (
     NetworkInversion,
     NetworkInversionConfig,
@@ -14,10 +16,8 @@ from invkit.methods.network_inversion import (
     steps_to,
     until,
 )
-from invkit.networks.generators import KINDS
+from invkit.networks.conditional_generator import KINDS
 from invkit.networks.sampling import TrainedGenerator
-from invkit.results import FitResult
-from invkit.runtime import seeded
 
 SMALL = {"steps": 4, "batch_size": 8, "width": 4, "latent": 8, "log_every": 2, "checkpoint_every": 2}
 
@@ -151,12 +151,12 @@ def test_what_is_refused(target, make_target):
     with pytest.raises(ValueError, match=r"batch_size must be at least 2.*not 1"):
         config(batch_size=1)
     with pytest.raises(ValueError, match="at least one weight"):
-        config(**dict.fromkeys(config().weights(), 0.0))
+        config(**dict.fromkeys(config().loss_weights(), 0.0))
     with pytest.raises(ValueError, match="outside"):
         network_inversion(target, config(), only=[4])
     for change in (
         {"lr": 0.0},
-        {"spread": 0.0},
+        {"vector_std": 0.0},
         {"dropout": 1.0},
         {"generators": 0},
         {"kl": -1.0},

@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invkit.augment import ColorShift, pad_with_noise
-from invkit.images import ImageSpec
-from invkit.loading import load_target
+from invkit.core.config import plain
+from invkit.core.rng import seeded
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.methods.plugin import PlugInConfig, _ensemble, next_patch, plug_in_inversion, stage_sizes
-from invkit.objective import Gradient, Objective
-from invkit.runtime import plain, seeded
-from invkit.target import Target
+from invkit.networks.loading import load_target
+from invkit.objectives.objective import Gradient, Objective
+from invkit.transforms.resize import pad_with_noise
+from invkit.transforms.views import ColorShift
 
 LABELS = [0, 1, 3]
 SMALL = {"steps": 3, "stages": 3, "ensemble": 4, "jitter": 1}
@@ -88,7 +90,7 @@ def test_the_gradient_is_the_mean_over_the_ensemble(make_target):
     target = make_target(batch_norm=False, dtype=torch.float64)
     ensemble = _ensemble(target, 3, config(), seeded(0), resize=False)
     labels, images = torch.tensor(LABELS), torch.rand(3, 3, 8, 8, dtype=torch.float64, generator=seeded(1))
-    objective = Objective(network=ensemble, terms={"ce": (1.0, ensemble.cross_entropy)}, labels=labels)
+    objective = Objective(network=ensemble, terms={"ce": (1.0, ensemble.cross_entropy)}, references=labels)
     value, gradient = Gradient(objective)(images)
     separate = []
     for k in range(4):
@@ -109,7 +111,7 @@ def test_micro_batches_of_copies_give_the_same_gradient(make_target, micro_batch
     def gradient(**change):
         ensemble = _ensemble(target, 3, config(**change), seeded(0), resize=False)
         terms = {"ce": (1.0, ensemble.cross_entropy)}
-        return Gradient(Objective(network=ensemble, terms=terms, labels=torch.tensor(LABELS)))(images)[1]
+        return Gradient(Objective(network=ensemble, terms=terms, references=torch.tensor(LABELS)))(images)[1]
 
     whole = gradient()
     hook = target.module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))

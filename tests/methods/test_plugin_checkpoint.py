@@ -11,8 +11,9 @@ import textwrap
 import pytest
 import torch
 
+from invkit.core.files import load_state
+from invkit.core.rng import seeded
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
-from invkit.runtime import load_state, seeded
 
 LABELS = [0, 1, 3]
 CONFIG = {"steps": 6, "stages": 3, "ensemble": 2, "jitter": 1, "log_every": 2, "checkpoint_every": 2, "redraw": 3}
@@ -88,7 +89,7 @@ KILLED = """
     import torch
     torch.set_num_threads(1)
     sys.path[:0] = {folders!r}
-    from conftest import _make_target
+    from invkit.testing import tiny_target
     from test_plugin_checkpoint import CONFIG, LABELS
     from invkit import PlugInConfig, plug_in_inversion
 
@@ -96,7 +97,7 @@ KILLED = """
         if step.index == 9:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    target = _make_target(batch_norm=False)
+    target = tiny_target(batch_norm=False)
     plug_in_inversion(target, LABELS, PlugInConfig(**CONFIG), checkpoint=sys.argv[1], callbacks=[kill])
 """
 

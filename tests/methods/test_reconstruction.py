@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from invkit import priors
+from invkit.core.rng import seeded
 from invkit.methods.network_inversion import make_generators
 from invkit.methods.reconstruction import Reconstruction, ReconstructionConfig, gradient_norm, reconstruct
-from invkit.runtime import seeded
+from invkit.objectives import priors
 
 SMALL = {"steps": 4, "batch_size": 8, "width": 4, "latent": 8, "log_every": 2, "gradient_images": 3}
 
@@ -22,8 +22,14 @@ def learner_of(target, **change):
 
 
 def test_the_terms_by_hand(target):
-    weights = {"kl_perturbed": 2.0, "cross_entropy_perturbed": 3.0, "variation": 0.5, "pixel": 0.7, "gradient": 4.0}
-    learner = learner_of(target, **weights, radius=0.2)
+    loss_weights = {
+        "kl_perturbed": 2.0,
+        "cross_entropy_perturbed": 3.0,
+        "variation": 0.5,
+        "pixel": 0.7,
+        "gradient": 4.0,
+    }
+    learner = learner_of(target, **loss_weights, eps=0.2)
     asked = learner.networks[0].conditioning.draw(8, seeded(1))
     images = torch.randn(8, 3, 8, 8, generator=seeded(2))
     torch.manual_seed(5)
@@ -38,7 +44,7 @@ def test_the_terms_by_hand(target):
     torch.testing.assert_close(terms["gradient"], 4 * gradient_norm(target, images[:3], asked.labels[:3]).mean())
     assert {"kl", "cross_entropy", "cosine", "orthogonality", "accuracy"} <= set(terms)
     assert "gradient" not in learner_of(target, gradient=0.0, kl_perturbed=0.0).terms(images, asked)
-    bare = learner_of(target, **dict.fromkeys(weights, 0.0)).terms(images, asked)
+    bare = learner_of(target, **dict.fromkeys(loss_weights, 0.0)).terms(images, asked)
     assert set(bare) == {"kl", "cross_entropy", "cosine", "orthogonality", "accuracy"}
 
 
@@ -83,8 +89,8 @@ def test_without_the_pixel_term_the_output_is_bounded(quadrants):
 
 
 def test_what_is_refused():
-    for change in ({"radius": 1.0}, {"gradient_images": 9}, {"gradient_images": 0}, {"variation": -1.0}):
+    for change in ({"eps": 1.0}, {"gradient_images": 9}, {"gradient_images": 0}, {"variation": -1.0}):
         with pytest.raises(ValueError, match=rf"ReconstructionConfig: {next(iter(change))} must"):
             config(**change)
     for profile in ("ci", "book", "paper"):
-        assert ReconstructionConfig.for_profile(profile).weights()["gradient"] > 0
+        assert ReconstructionConfig.for_profile(profile).loss_weights()["gradient"] > 0

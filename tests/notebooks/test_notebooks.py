@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from invkit.parameters import read_parameters
+from invkit.book.parameters import read_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))

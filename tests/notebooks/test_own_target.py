@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from invkit import run
+from invkit.book import runner
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = str(ROOT / "notebooks/03_plug_in_inversion.ipynb")
@@ -24,7 +24,7 @@ def weights(tmp_path_factory) -> Path:
 
 def start(out: Path, **values) -> int:
     given = [word for name, value in values.items() for word in ("-p", name, str(value))]
-    return run.main([CHAPTER, "--profile", "ci", "--out", str(out), *given])
+    return runner.main([CHAPTER, "--profile", "ci", "--out", str(out), *given])
 
 
 def test_a_network_by_name_is_inverted(weights, tmp_path, monkeypatch):

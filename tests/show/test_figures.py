@@ -9,19 +9,12 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from invkit.methods.interpret import Regions
-from invkit.show import (
-    bar_with_spread,
-    curve_with_spread,
-    described,
-    feature_planes,
-    heat_map,
-    histogram,
-    image_grid,
-    image_rows,
-    loss_curves,
-)
-from invkit.show.picture import render_png
+from invkit.analysis.feature_space import Regions
+from invkit.show.figures import heat_map, loss_curves
+from invkit.show.grids import image_grid, image_rows
+from invkit.show.picture import described, render_png
+from invkit.show.planes import feature_planes
+from invkit.show.spread import bar_with_spread, curve_with_spread, histogram
 
 
 def pixels(figure) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from invkit.show import table
+from invkit.show.tables import table
 
 
 def test_a_row_over_seeds_has_its_spread():

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from invkit.show import Frames, explore, image_grid
+from invkit.show.grids import image_grid
 from invkit.show.picture import render_png
+from invkit.show.widgets import Frames, explore
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 

@@ -1,0 +1,30 @@
+"""What an inversion tells of a network: comparisons, probes of logits, planes and codes of features."""
+
+from invkit.analysis import logits
+from invkit.analysis.compare import SeedRows, best_row, grid_search, local_maxima
+from invkit.analysis.feature_space import FeaturePlane, Regions, cluster_counts, decision_regions, tsne
+from invkit.analysis.logit_probe import LogitProbe
+from invkit.analysis.sparse_autoencoder import (
+    SparseAutoencoder,
+    SparseAutoencoderConfig,
+    code_overlap,
+    sparse_autoencoder,
+)
+
+__all__ = [
+    "FeaturePlane",
+    "LogitProbe",
+    "Regions",
+    "SeedRows",
+    "SparseAutoencoder",
+    "SparseAutoencoderConfig",
+    "best_row",
+    "cluster_counts",
+    "code_overlap",
+    "decision_regions",
+    "grid_search",
+    "local_maxima",
+    "logits",
+    "sparse_autoencoder",
+    "tsne",
+]

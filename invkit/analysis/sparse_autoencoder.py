@@ -1,0 +1,127 @@
+"""A sparse autoencoder of features, and how unusual features are to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from invkit.core.results import FitResult
+from invkit.core.rng import default_generator
+from invkit.data.batching import batches
+from invkit.engine.fit import FitConfig, fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseAutoencoderConfig(FitConfig):
+    """A k-sparse autoencoder (Makhzani & Frey 2014, which §5.1 cites) and its training; sizes are not given."""
+
+    steps: int = 1000
+    batch_size: int = 128
+    lr: float = 3e-3
+    codes: int = 256
+    """Codes, of which each feature may use ``active``."""
+    active: int = 8
+    """k of the k-sparse autoencoder."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {"ci": {"steps": 40}, "book": {}, "paper": {"steps": 20_000}}
+
+    def __post_init__(self) -> None:
+        FitConfig.__post_init__(self)
+        if not 1 <= self.active <= self.codes:
+            raise ValueError(f"SparseAutoencoderConfig: active must lie in 1..codes ({self.codes}), not {self.active}")
+        if self.batch_size < 1 or self.lr <= 0:
+            raise ValueError(f"SparseAutoencoderConfig: batch_size >= 1 and lr > 0, not {self.batch_size}, {self.lr}")
+
+
+class SparseAutoencoder(nn.Module):
+    """``z = top_k(W (f - b) + c)``, ``f' = z W' + b`` on features of mean variance one (Makhzani & Frey 2014)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: Tensor, config: SparseAutoencoderConfig) -> None:
+        super().__init__()
+        self.active = config.active
+        self.register_buffer("mean", features.mean(0))
+        self.register_buffer("scale", features.std(0).square().mean().sqrt().clamp(min=1e-12))
+        self.encoder = nn.Linear(features.shape[1], config.codes)
+        self.decoder = nn.Linear(config.codes, features.shape[1])
+        # Each code reads what it writes, so that few are dead from the start.
+        self.decoder.weight.data = self.encoder.weight.data.T.clone()
+
+    def codes(self, features: Tensor) -> Tensor:
+        """Codes ``(N, codes)`` >= 0 of features ``(N, D)``, at most ``active`` of them above 0."""
+        raw = self.encoder((features - self.mean) / self.scale).relu()
+        top = raw.topk(self.active, dim=1)
+        return torch.zeros_like(raw).scatter(1, top.indices, top.values)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features ``(N, D)`` put together from their codes."""
+        return self.decoder(self.codes(features)) * self.scale + self.mean
+
+    @torch.no_grad()
+    def anomaly(self, features: Tensor) -> Tensor:
+        """``||f - f'||^2 / D`` ``(N,)`` in units of the variance learnt from: high for what the codes cannot say."""
+        return ((self(features) - features) / self.scale).square().mean(1)
+
+    @torch.no_grad()
+    def usage(self, features: Tensor) -> Tensor:
+        """How often each code is active, ``(codes,)`` in [0, 1]."""
+        return (self.codes(features) > 0).float().mean(0)
+
+
+class SparseCoding:
+    """The autoencoder's training: mean squared error of the scaled features."""
+
+    def __init__(self, network: SparseAutoencoder, config: SparseAutoencoderConfig) -> None:
+        self.network = network.train()
+        self.optimizers = (torch.optim.Adam(network.parameters(), lr=config.lr),)
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """One step on features ``(N, D)``."""
+        features, _ = batch
+        loss = ((self.network(features) - features) / self.network.scale).square().mean()
+        self.optimizers[0].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers[0].step()
+        return {"error": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network and optimiser."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizers[0].state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizers[0].load_state_dict(state["optimizer"])
+
+
+def sparse_autoencoder(
+    features: Tensor, config: SparseAutoencoderConfig | None = None, *, generator: torch.Generator | None = None
+) -> tuple[SparseAutoencoder, FitResult]:
+    """Train a sparse autoencoder on features ``(N, D)`` on the CPU (§5.1). Raises ``ValueError`` for fewer than two."""
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"an autoencoder needs 2 or more features (N, D), not {tuple(features.shape)}")
+    config, generator = config or SparseAutoencoderConfig(), generator or default_generator()
+    given = features.detach().float().cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        network = SparseAutoencoder(given, config)
+    feed = partial(_passes, given, config.batch_size)
+    result = fit(SparseCoding(network, config), feed, config, generator=generator, desc="sparse autoencoder")
+    return network.eval().requires_grad_(False), result
+
+
+def _passes(features: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    return batches(features, torch.zeros(len(features)), size, generator)
+
+
+def code_overlap(one: Tensor, two: Tensor) -> float:
+    """``sum min(a, b) / sum max(a, b)`` in [0, 1] of two usages ``(codes,)``: 1 where they are the same."""
+    largest = float(torch.maximum(one, two).sum())
+    return float(torch.minimum(one, two).sum()) / largest if largest else 1.0

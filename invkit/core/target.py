@@ -1,0 +1,213 @@
+"""A trained network to be inverted: frozen, in eval mode, with what its images or codes look like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from invkit.core.spec import ImageSpec, LatentSpec
+
+
+class _Stop(Exception):
+    """Ends a forward pass once every tapped layer has answered."""
+
+
+class FrozenNetwork(nn.Module):
+    """A network in eval mode whose parameters ask for no gradients, with what goes into it.
+
+    The module itself is kept, not copied. See :class:`Target` and :class:`GeneratorTarget`.
+    """
+
+    spec: ImageSpec | LatentSpec
+
+    def __init__(self, module: nn.Module, spec: ImageSpec | LatentSpec, name: str = "") -> None:
+        super().__init__()
+        self.spec = spec
+        self.name = name or type(module).__name__
+        self.module = module.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    def train(self, mode: bool = True) -> Self:
+        """Refused: a target is frozen. Train its ``module`` and wrap it again."""
+        if mode:
+            raise ValueError(
+                f"target {self.name} is frozen in eval mode; train target.module itself and wrap it in a new target"
+            )
+        return super().train(False)
+
+    def check_frozen(self) -> None:
+        """Raise ``ValueError`` naming a submodule that somebody put back into train mode."""
+        for name, module in self.module.named_modules():
+            if module.training:
+                raise ValueError(
+                    f"{name or 'the network'} of target {self.name} is in train mode; call module.eval() first"
+                )
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any weight, buffer or part of the specification."""
+        digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+
+class Target(FrozenNetwork):
+    """A frozen classifier together with the specification of its images.
+
+    ``target(images)`` takes ``(N, C, H, W)`` in [0, 1], normalises, and returns logits ``(N, n_classes)``. The module
+    is put into eval mode and its parameters stop asking for gradients, so that no weight gradient is ever computed; the
+    module itself is kept, not copied. Batch norms without running statistics use those of the batch at hand, in eval
+    mode too: the logits of an image then depend on the images beside it.
+
+    Raises ``ValueError`` if the module does not turn such images into one logit per class.
+    """
+
+    spec: ImageSpec
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, spec: ImageSpec, name: str = "") -> None:
+        super().__init__(module, spec, name)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
+        self.to(self.device).eval()
+        self._head = self._probe()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module((images - self.mean) / self.std)
+
+    def _probe(self) -> str:
+        """One black image through the network: the logits must fit, and the last layer with weights is the head."""
+        order: list[str] = []
+        layers = {n: m for n, m in self.module.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
+        hooks = [m.register_forward_hook(lambda *_, n=n: order.append(n)) for n, m in layers.items()]
+        try:
+            with torch.no_grad():
+                logits = self(torch.zeros(1, *self.spec.shape, device=self.device))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(f"{self.name} does not take images of shape {self.spec.shape}: {error}") from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, self.spec.n_classes):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"{self.name} answers an image with {shape}; its specification names {self.spec.n_classes} classes"
+            )
+        return order[-1] if order else ""
+
+    @contextmanager
+    def tap(self, *names: str, inputs: bool = False) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
+        """Read the outputs (or ``inputs``) of named submodules; the forward pass ends after the last one asked for.
+
+        Yields a function from images to ``{name: tensor}``. Hooks are removed on leaving the context. Raises
+        ``ValueError`` for an unknown name or a module that the forward pass never reaches.
+        """
+        modules = dict(self.module.named_modules())
+        unknown = [n for n in names if n not in modules]
+        if unknown or not names:
+            raise ValueError(f"{self.name} has no layer named {unknown}; it has {[n for n in modules if n]}")
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, tensor: Tensor) -> None:
+            found[name] = tensor
+            if len(found) == len(set(names)):
+                raise _Stop
+            if isinstance(tensor, Tensor):
+                found[name] = tensor.clone()  # a layer further on may write over its input in place
+
+        def read(images: Tensor) -> dict[str, Tensor]:
+            found.clear()
+            try:
+                self(images)
+            except _Stop:
+                return dict(found)
+            raise ValueError(f"the forward pass of {self.name} never reached {sorted(set(names) - set(found))}")
+
+        if inputs:
+            hooks = [modules[n].register_forward_pre_hook(lambda _m, a, n=n: keep(n, a[0])) for n in names]
+        else:
+            hooks = [modules[n].register_forward_hook(lambda _m, _a, out, n=n: keep(n, out)) for n in names]
+        try:
+            yield read
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features ``(N, D)``: the input of the last layer with weights, averaged over space."""
+        with self.tap(self._head, inputs=True) as read:
+            features = read(images)[self._head]
+        return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer with weights, which turns penultimate features into logits."""
+        return self.module.get_submodule(self._head)
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(N, n_classes)`` and penultimate features ``(N, D)``, see :meth:`features`, of one forward pass."""
+        found: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
+        try:
+            logits = self(images)
+        finally:
+            hook.remove()
+        return logits, found[-1].flatten(2).mean(2) if found[-1].ndim > 2 else found[-1]
+
+    def accepts(self, size: Sequence[int]) -> bool:
+        """Whether the network takes images of this ``(H, W)``, found by trying."""
+        try:
+            with torch.no_grad():
+                return (
+                    self(torch.zeros(1, self.spec.channels, *size, device=self.device)).shape[-1] == self.spec.n_classes
+                )
+        except (RuntimeError, ValueError, AssertionError):
+            return False
+
+    def check_sizes(self, sizes: Sequence[Sequence[int]]) -> None:
+        """Raise ``ValueError`` naming the first ``(H, W)`` that the network does not take."""
+        for size in sizes:
+            if not self.accepts(size):
+                raise ValueError(
+                    f"{self.name} does not take images of {tuple(size)} pixels; "
+                    "use fewer octaves or low resolutions, or larger images"
+                )
+
+
+class GeneratorTarget(FrozenNetwork):
+    """A frozen generator: ``target(codes)`` takes ``(N, spec.size)`` and returns images ``(N, C, H, W)`` in [0, 1].
+
+    ``spec`` may be left out where the module names its ``latent``. Raises ``ValueError`` if the module does not turn
+    such codes into images.
+    """
+
+    spec: LatentSpec
+
+    def __init__(self, module: nn.Module, spec: LatentSpec | None = None, name: str = "") -> None:
+        size = getattr(module, "latent", None)
+        if spec is None and not isinstance(size, int):
+            raise ValueError(f"{name or type(module).__name__} does not name its latent; pass LatentSpec(size)")
+        super().__init__(module, spec or LatentSpec(cast(int, size)), name)
+        try:
+            with torch.no_grad():
+                images = self(torch.zeros(1, self.spec.size, device=self.device))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(f"{self.name} does not take codes of {self.spec.size} entries: {error}") from error
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"{self.name} answers a code with {shape}, not with an image (1, C, H, W)")
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.module(codes)

@@ -1,0 +1,205 @@
+"""A garbage class for what is not of the training distribution, filled by network inversion (Suhail et al., §5.2)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from invkit.core.device import pick_device
+from invkit.core.results import FitResult
+from invkit.core.rng import seeded, spawn
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
+from invkit.data.batching import batches
+from invkit.data.datasets import DataSet
+from invkit.data.images import quantise
+from invkit.data.outliers import gaussian_noise
+from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
+from invkit.engine.fit import Callback, fit
+from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig, make_generators, run
+from invkit.metrics.quality import in_batches
+from invkit.networks.sampling import TrainedGenerator
+
+GARBAGE = "garbage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageConfig(ClassifierConfig):
+    """How the classifier with N + 1 classes is trained, and how its garbage class grows after each epoch (§5.2)."""
+
+    noise: int = 1000
+    """Images of Gaussian noise in the garbage class at the start; number not given in the paper."""
+    per_class: int = 100
+    """Images added after an epoch, for each of the N classes; not given in the paper."""
+    source: Literal["inversion", "noise"] = "inversion"
+    """What is added; ``noise`` is the control with as many images, without which the inversion proves nothing."""
+    inversion_steps: int = 500
+    """Generator steps after an epoch; the generator goes on from the epoch before. Not given in the paper."""
+
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": {"steps": 40, "warmup": 5, "noise": 60, "per_class": 4, "inversion_steps": 10},
+        "book": {"steps": 240, "noise": 120, "per_class": 10, "inversion_steps": 30},
+        "paper": ClassifierConfig.PROFILES["paper"],
+    }
+
+    def __post_init__(self) -> None:
+        ClassifierConfig.__post_init__(self)
+        if self.noise < 1 or self.per_class < 0 or self.inversion_steps < 1:
+            raise ValueError(
+                "GarbageConfig: noise and inversion_steps must be at least 1 and per_class at least 0, "
+                f"not {self.noise}, {self.inversion_steps} and {self.per_class}"
+            )
+        if self.source not in ("inversion", "noise"):
+            raise ValueError(f"GarbageConfig: source must be inversion or noise, not {self.source!r}")
+
+
+def with_garbage(spec: ImageSpec) -> ImageSpec:
+    """The specification with one more class, the last: what the network to be trained must answer for."""
+    return replace(spec, classes=(*spec.classes, GARBAGE))
+
+
+class GarbageLearner(ClassifierLearner):
+    """Weighted cross-entropy on training images and the garbage class, which grows after each epoch (§5.2).
+
+    The garbage ``bank`` is drawn from by the learner itself, in proportion to its size, so that an epoch is one pass
+    over the training images and all that the next step depends on is in :meth:`state_dict`.
+    """
+
+    config: GarbageConfig
+
+    def __init__(
+        self, module: nn.Module, spec: ImageSpec, labels: Tensor, config: GarbageConfig,
+        inversion: NetworkInversionConfig, *, generator: torch.Generator, device: torch.device,
+    ) -> None:  # fmt: skip
+        super().__init__(module, spec, config, generator=generator, device=device)
+        self.counts = torch.bincount(labels, minlength=spec.n_classes)
+        self.epoch_steps = max(len(labels) // config.batch_size, 1)
+        self.inversion, self.steps_done = inversion, 0
+        self.bank = gaussian_noise(config.noise, spec, self.generator)
+        frozen = self._frozen()
+        inside = range(spec.n_classes - 1)
+        networks = [] if config.source == "noise" else make_generators(frozen, inversion, self.generator, inside)
+        self.inverter = NetworkInversion(frozen, networks, inversion) if networks else None
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """One step on a batch of training images and its share of garbage; the garbage grows at the end of an epoch."""
+        images, labels = batch
+        count = max(round(len(labels) * len(self.bank) / int(self.counts[:-1].sum())), 1)
+        garbage = self.bank[torch.randint(len(self.bank), (count,), generator=self.generator)]
+        mixed = (
+            torch.cat([images.cpu(), garbage]),
+            torch.cat([labels.cpu(), torch.full((count,), len(self.counts) - 1)]),
+        )
+        found = super().step(mixed)
+        self.steps_done += 1
+        if self.steps_done % self.epoch_steps == 0 and self.steps_done < self.config.steps:
+            self.bank = torch.cat([self.bank, quantise(self.more())])
+        return found
+
+    def losses(self, images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy in which each class weighs alike, by the counts of this epoch: ``w_k = n / (K n_k)``."""
+        smooth = self.config.label_smoothing
+        weights = self.weights().to(logits)
+        return {"cross_entropy": F.cross_entropy(logits, labels, weight=weights, label_smoothing=smooth)}
+
+    def weights(self) -> Tensor:
+        """The weight of each class ``(N + 1,)``, from the counts as they now are."""
+        counts = self.counts.clone()
+        counts[-1] = len(self.bank)
+        return counts.sum() / (len(counts) * counts.clamp(min=1))
+
+    def more(self) -> Tensor:
+        """Images to add to the garbage: inverted from the classifier as it now is, or noise in the control."""
+        inside = self.spec.n_classes - 1
+        if self.inverter is None:
+            return gaussian_noise(inside * self.config.per_class, self.spec, self.generator)
+        self.inverter.target = self._frozen()
+        for group in self.inverter.optimizers[0].param_groups:
+            group["lr"] = self.inversion.lr  # the schedule of the epoch before has taken it down
+        made, how = run(self.inverter, spawn(self.generator))
+        if how.stopped == "interrupted":  # the inner loop has caught what was meant for both
+            raise KeyboardInterrupt
+        images, _ = made.sample(torch.arange(inside).repeat_interleave(self.config.per_class), generator=self.generator)
+        self.inverter.networks.to(self.device).train().requires_grad_(True)
+        return images
+
+    def _frozen(self) -> Target:
+        return Target(copy.deepcopy(self.module), self.spec, "the classifier of this epoch")
+
+    def state_dict(self) -> dict[str, Any]:
+        """As a classifier's, with the garbage, the generators and the place in the epoch."""
+        inverter = {} if self.inverter is None else self.inverter.state_dict()
+        return super().state_dict() | {"bank": self.bank, "steps_done": self.steps_done, "inverter": inverter}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        super().load_state_dict(state)
+        self.bank, self.steps_done = state["bank"], state["steps_done"]
+        if self.inverter is not None:
+            self.inverter.load_state_dict(state["inverter"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageResult:
+    """The classifier with a garbage class, its last generator (None in the control), the garbage it was taught
+    ``(G, C, H, W)``, the first ``noise`` of it noise and the rest in the order added, and how the training went.
+    """
+
+    target: Target
+    inverter: TrainedGenerator | None
+    garbage: Tensor
+    fit: FitResult
+
+
+def train_with_garbage(
+    module: nn.Module,
+    data: DataSet,
+    config: GarbageConfig | None = None,
+    inversion: NetworkInversionConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    device: str = "auto",
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> GarbageResult:
+    """Train ``module``, which takes normalised images and has a logit for each class and one for garbage (§5.2).
+
+    Build it for ``with_garbage(data.spec)``. ``inversion`` configures the generator; its steps are the config's
+    ``inversion_steps``. Metrics are the test accuracy ``test_top1`` among N + 1 classes and ``kept``, the share of test
+    images not put into garbage. Raises and stops as :func:`invkit.engine.fit.fit`; ``ValueError`` for a network without
+    the extra class.
+    """
+    config, generator = config or GarbageConfig(), generator or seeded(0)
+    inversion = replace(inversion or NetworkInversionConfig(), steps=config.inversion_steps, warmup=0)
+    spec = with_garbage(data.spec)
+    learner = GarbageLearner(
+        Target(module, spec).module, spec, data.train.labels, config, inversion,
+        generator=generator, device=pick_device(device),
+    )  # fmt: skip
+
+    def evaluate() -> dict[str, float]:
+        found = in_batches(learner._frozen(), data.test.pixels).argmax(1)
+        right, kept = found == data.test.labels, found != spec.n_classes - 1
+        return {"test_top1": float(right.double().mean()), "kept": float(kept.double().mean())}
+
+    result = fit(
+        learner, partial(_passes, data, config.batch_size), config, generator=generator, callbacks=callbacks,
+        checkpoint=checkpoint, evaluate=evaluate if len(data.test) else None, desc="training with a garbage class",
+    )  # fmt: skip
+    made = None if learner.inverter is None else learner.inverter.trained()
+    target = Target(
+        module.cpu().to(memory_format=torch.contiguous_format), spec, f"{type(module).__name__} with garbage"
+    )
+    return GarbageResult(target=target, inverter=made, garbage=learner.bank, fit=result)
+
+
+def _passes(data: DataSet, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    return batches(data.train.pixels, data.train.labels, size, generator, drop_last=True)

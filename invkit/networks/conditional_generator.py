@@ -1,0 +1,213 @@
+"""A generator of images from noise and a condition: the class, told to it in one of four ways (Suhail et al., §3.2).
+
+- ``label``: an embedding learnt of the label (§3.2.1)
+- ``vector``: the softmax of a normal draw, whose argmax is the label (§3.2.2)
+- ``matrix``: N x N zeros but for one row and one column, joined at N x N pixels; no condition before (§3.2.3)
+- ``vector-matrix``: the vector at the start, the matrix of its argmax at N x N pixels (§3.2.4)"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from invkit.core.spec import ImageSpec
+
+Kind = Literal["label", "vector", "matrix", "vector-matrix"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Layer = tuple[int, int, int]  # kernel, stride, padding of a transposed convolution along one axis
+Up = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # the same along both axes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What a generator is asked for: noise ``latent`` ``(n, L)``, ``labels`` ``(n,)`` and ``vectors`` ``(n, N)``, which
+    are distributions over the classes with the label as their argmax.
+    """
+
+    latent: Tensor
+    labels: Tensor
+    vectors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Conditions:
+        """The same on ``device``."""
+        return Conditions(latent=self.latent.to(device), labels=self.labels.to(device), vectors=self.vectors.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditioning:
+    """Draws conditions of one ``kind`` for a classifier of ``classes`` classes.
+
+    ``label`` and ``matrix`` encode the label alone, so their distribution is the hot vector; with ``hot`` it is for the
+    vectors as well, as reconstruction wants it (§5.3). ``vector_std`` is the standard deviation of the normal draw:
+    with a larger one the vectors are sharper and their argmax is easier to read. ``only`` names the classes to be
+    drawn, None all of them.
+
+    >>> drawn = Conditioning(kind="vector", classes=4).draw(3, torch.Generator().manual_seed(0))
+    >>> bool((drawn.vectors.argmax(1) == drawn.labels).all())
+    True
+    """
+
+    kind: Kind = "vector-matrix"
+    classes: int
+    latent: int = 64
+    vector_std: float = 1.0
+    hot: bool = False
+    only: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"the conditioning must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.classes < 2:
+            raise ValueError(f"a condition chooses among at least 2 classes, not {self.classes}")
+        if self.latent < 1:
+            raise ValueError(f"the latent vector needs at least 1 dimension, not {self.latent}")
+        if not 0 < self.vector_std < math.inf:
+            raise ValueError(
+                f"vector_std, the deviation of the normal draw, must be positive and finite, not {self.vector_std}"
+            )
+        if self.only is not None and not (self.only and set(self.only) <= set(range(self.classes))):
+            raise ValueError(f"the classes to draw must lie in 0..{self.classes - 1}, not {self.only}")
+
+    def draw(self, count: int, generator: torch.Generator, labels: Tensor | Sequence[int] | None = None) -> Conditions:
+        """``count`` conditions from ``generator``, of uniformly drawn classes or of the given ``labels`` ``(count,)``.
+
+        A vector for a given label is a draw whose largest entry has changed places with the label's: entries are
+        exchangeable, so it is distributed as a draw whose argmax happened to be the label.
+        """
+        scores = self.vector_std * torch.randn(count, self.classes, generator=generator)
+        latent = torch.randn(count, self.latent, generator=generator)
+        wanted = scores.argmax(1) if labels is None else torch.as_tensor(labels).long()
+        if labels is None and self.only is not None:
+            wanted = torch.tensor(self.only)[torch.randint(len(self.only), (count,), generator=generator)]
+        if wanted.shape != (count,) or (count and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.classes):
+            raise ValueError(f"{count} labels in 0..{self.classes - 1} are needed, not {wanted.tolist()}")
+        if self.hot or self.kind in ("label", "matrix"):
+            vectors = F.one_hot(wanted, self.classes).float()
+        else:
+            vectors = _swap(scores, scores.argmax(1), wanted).softmax(1)
+        return Conditions(latent=latent, labels=wanted, vectors=vectors)
+
+
+def _swap(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """``rows`` ``(n, N)`` with the entries of the columns ``here`` and ``there`` ``(n,)`` exchanged."""
+    a, b = (rows.gather(1, index[:, None]) for index in (here, there))
+    return rows.scatter(1, here[:, None], b).scatter(1, there[:, None], a)
+
+
+def condition_matrix(labels: Tensor, classes: int) -> Tensor:
+    """``(n, 1, N, N)``: ones in the label's row and column, zeros elsewhere (§3.2.3).
+
+    >>> int(condition_matrix(torch.tensor([2]), 4).sum())
+    7
+    """
+    hot = F.one_hot(labels, classes).bool()
+    return (hot[:, :, None] | hot[:, None, :]).float()[:, None]
+
+
+class ConditionalGenerator(nn.Module):
+    """Noise and a condition to images ``(n, C, H, W)``: transposed convolutions, batch norm, heavy dropout (§3.2, §4).
+
+    It grows from 1 x 1 to N x N pixels and on to ``spec.size``, whatever that is. The images lie in [0, 1] by a
+    sigmoid; where not ``bounded`` they are what the last layer gives, for a penalty to bring into range (§5.3).
+
+    Raises ``ValueError`` for images smaller than the N x N of a matrix, or than 4 pixels.
+    """
+
+    def __init__(
+        self, spec: ImageSpec, conditioning: Conditioning, *, width: int = 32, dropout: float = 0.5,
+        bounded: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _check_reach(spec, conditioning)
+        self.spec, self.conditioning, self.bounded = spec, conditioning, bounded
+        classes, kind = conditioning.classes, conditioning.kind
+        self.with_matrix = kind in ("matrix", "vector-matrix")
+        self.embedding = nn.Embedding(classes, classes) if kind == "label" else None
+        given = conditioning.latent + (0 if kind == "matrix" else classes)
+        grid = min(classes, *spec.size)  # the conditionings differ in what they tell, not in the network around it
+        first = _first(grid)
+        early = [((first, first), (1, 1), (0, 0)), *_between((first, first), (grid, grid))]
+        late = _between((grid, grid), spec.size) or [((3, 3), (1, 1), (1, 1))]
+        before = [given, 4 * width, *[2 * width] * (len(early) - 1)]
+        after = [before[-1] + self.with_matrix, *[2 * width] * (len(late) - 1), width]
+        self.early = nn.Sequential(*_stack(before, early, dropout))
+        self.late = nn.Sequential(*_stack(after, late, dropout), nn.ConvTranspose2d(width, spec.channels, 3, padding=1))
+
+    def forward(self, conditions: Conditions) -> Tensor:
+        """Images ``(n, C, H, W)`` for conditions of this generator's conditioning."""
+        told = conditions.vectors * self.conditioning.classes  # of mean 1, so as not to drown in the noise beside it
+        if self.embedding is not None:
+            told = self.embedding(conditions.labels)
+        parts = [conditions.latent] if self.conditioning.kind == "matrix" else [conditions.latent, told]
+        x = self.early(torch.cat(parts, 1)[:, :, None, None])
+        if self.with_matrix:
+            x = torch.cat([x, condition_matrix(conditions.labels, self.conditioning.classes).to(x)], 1)
+        x = self.late(x)
+        return x.sigmoid() if self.bounded else x
+
+    def sampling(self) -> ConditionalGenerator:
+        """Put into the mode for sampling: stored statistics in batch norm, dropout on, as in training (§3.2)."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.train()
+        return self
+
+
+def _check_reach(spec: ImageSpec, conditioning: Conditioning) -> None:
+    classes, side = conditioning.classes, min(spec.size)
+    if classes != spec.n_classes:
+        raise ValueError(f"the generator is conditioned on {classes} classes, the images have {spec.n_classes}")
+    least = max(4, classes if conditioning.kind in ("matrix", "vector-matrix") else 0)
+    if side < least:
+        raise ValueError(
+            f"the generator cannot reach {spec.size[0]}x{spec.size[1]} pixels by {conditioning.kind} conditioning of "
+            f"{classes} classes, which needs at least {least}x{least}"
+        )
+
+
+def _stack(channels: list[int], ups: list[Up], dropout: float) -> list[nn.Module]:
+    """Transposed convolution, batch norm, leaky ReLU and dropout for each step between two numbers of channels."""
+    layers: list[nn.Module] = []
+    for inner, outer, (kernel, stride, padding) in zip(channels, channels[1:], ups):
+        grow = nn.ConvTranspose2d(inner, outer, kernel, stride, padding, bias=False)
+        layers += [grow, nn.BatchNorm2d(outer), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
+    return layers
+
+
+def _first(side: int) -> int:
+    """Pixels of the first feature map on the way to ``side``."""
+    while side > 6:
+        side = (side + 1) // 2
+    return side
+
+
+def _between(start: tuple[int, int], end: tuple[int, int]) -> list[Up]:
+    """Kernels, strides and paddings of the layers between two sizes (H, W), the axes side by side."""
+    axes = itertools.zip_longest(*(_axis(a, b) for a, b in zip(start, end)), fillvalue=(3, 1, 1))
+    return [((a[0], b[0]), (a[1], b[1]), (a[2], b[2])) for a, b in axes]
+
+
+def _axis(start: int, end: int) -> list[Layer]:
+    """Layers from ``start`` to ``end`` pixels: small steps up to a size from which doubling leads there.
+
+    >>> _axis(10, 32)  # 10, 13, 16, 32
+    [(4, 1, 0), (4, 1, 0), (4, 2, 1)]
+    """
+    doublings: list[Layer] = []
+    while (end + 1) // 2 >= start and end > start:
+        doublings.insert(0, (4 - end % 2, 2, 1))
+        end = (end + 1) // 2
+    steps = math.ceil((end - start) / 4)
+    sizes = [start + round(k * (end - start) / max(steps, 1)) for k in range(steps + 1)]
+    return [(b - a + 1, 1, 0) for a, b in itertools.pairwise(sizes)] + doublings

@@ -1,0 +1,102 @@
+"""A target run backwards: the inverses of its blocks, one after another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from invkit.core.config import plain
+from invkit.core.files import atomic_path, read_safetensors, write_json
+from invkit.networks.block_inverses import inverse_of
+from invkit.partition.chain import Block, Chain
+
+
+class ChainInverse(nn.Module):
+    """``F_1:k^-1 = F_1^-1 o ... o F_k^-1`` for every depth k: features of a target to images, in one pass.
+
+    ``blocks[k - 1]`` undoes ``F_k``. ``target`` and ``fingerprint`` name the network it was trained for.
+    """
+
+    def __init__(
+        self, blocks: Sequence[Block], *, target: str = "", fingerprint: str = "",
+        build: Callable[[Block], nn.Module] = inverse_of,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.parts, self.target, self.fingerprint = tuple(blocks), target, fingerprint
+        self.blocks = nn.ModuleList(build(block) for block in blocks)
+
+    @classmethod
+    def untrained(
+        cls, chain: Chain, depth: int, generator: torch.Generator, *, build: Callable[[Block], nn.Module] = inverse_of
+    ) -> ChainInverse:
+        """Fresh inverses of the first ``depth`` blocks, where the target is, with weights from ``generator`` alone."""
+        target = chain.target
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            parts = chain.blocks[: chain.check_depth(depth)]
+            inverse = cls(parts, target=target.name, fingerprint=target.fingerprint(), build=build)
+        # Channels last is the faster layout for small convolutions, on CPUs and GPUs alike.
+        return inverse.to(target.device).to(memory_format=torch.channels_last)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def forward(self, features: Tensor, depth: int | None = None) -> Tensor:
+        """Images ``(N, C, H, W)`` in [0, 1], or a generator's codes ``(N, D)``, from features ``(N, ...)`` at ``depth``
+        (by default the last).
+
+        Raises ``ValueError`` for a depth that there is not, or features of another shape.
+        """
+        depth = len(self) if depth is None else depth
+        if not 1 <= depth <= len(self):
+            raise ValueError(f"depth must lie in 1..{len(self)}, the blocks that are inverted, not {depth}")
+        part = self.parts[depth - 1]
+        if tuple(features.shape[1:]) != part.outputs:
+            raise ValueError(
+                f"features at depth {depth} ({part.name!r}) have the shape {part.outputs}, "
+                f"not {tuple(features.shape[1:])}"
+            )
+        found = self.walk(features, depth)[-1]
+        return found.clamp(0, 1) if len(self.parts[0].inputs) == 3 else found
+
+    def walk(self, features: Tensor, depth: int) -> list[Tensor]:
+        """What each inverse gives on the way from ``depth`` down; the last are the images, not yet cut to [0, 1]."""
+        found = []
+        for block in reversed(self.blocks[:depth]):
+            features = block(features)
+            found.append(features)
+        return found
+
+    def save(self, folder: str | Path, depth: int | None = None) -> Path:
+        """Write ``inverse.safetensors`` and ``inverse.json`` into ``folder``: all, or the first ``depth`` blocks."""
+        folder, depth = Path(folder), len(self) if depth is None else depth
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.blocks[:depth].state_dict().items()}
+        with atomic_path(folder / "inverse.safetensors") as temporary:
+            save_file(tensors, temporary)
+        record = {"target": self.target, "fingerprint": self.fingerprint, "parts": plain(self.parts[:depth])}
+        write_json(folder / "inverse.json", record)
+        return folder
+
+    def restore(self, folder: str | Path, depth: int) -> None:
+        """Read the weights of the first ``depth`` blocks from where :meth:`save` wrote them."""
+        self.blocks[:depth].load_state_dict(read_safetensors(Path(folder) / "inverse.safetensors"))
+
+    @classmethod
+    def load(cls, folder: str | Path, *, build: Callable[[Block], nn.Module] = inverse_of) -> ChainInverse:
+        """Read what :meth:`save` wrote. Raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
+        path = Path(folder) / "inverse.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no inverse in {folder}: {path.name} is missing")
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            parts = [Block(**b | {k: tuple(b[k]) for k in ("inputs", "outputs")}) for b in record.pop("parts")]
+            inverse = cls(parts, **record, build=build)
+            inverse.restore(folder, len(inverse))
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} is not the record of an inverse: {error}") from None
+        return inverse.requires_grad_(False).eval()

@@ -1,0 +1,189 @@
+"""How to get a target: by name from torchvision, timm or this package, or from a file of your own."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from invkit.core.device import pick_device
+from invkit.core.files import read_weights
+from invkit.core.spec import ImageSpec
+from invkit.core.target import Target
+from invkit.networks.classifiers import build
+
+
+def load_target(
+    name: str,
+    *,
+    weights: str | Path | None = "pretrained",
+    spec: ImageSpec | str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Target:
+    """Build a network by name and wrap it as a :class:`Target`.
+
+    ``name`` is ``torchvision/NAME``, ``timm/NAME``, ``invkit/NAME`` or ``package.module:function`` for a function that
+    builds your own. ``weights`` is a file (safetensors, or a torch file of plain tensors), ``"pretrained"`` for what
+    torchvision or timm publish, or ``None`` for random weights. ``spec`` is an :class:`ImageSpec` or a JSON file; by
+    default the JSON beside the weights, else what the library says of the network.
+
+    Raises ``ValueError`` for an unknown name or weights that do not fit, ``FileNotFoundError`` for a missing file, and
+    ``OSError`` where published weights cannot be had.
+    """
+    family, _, short = name.partition("/")
+    given = _read_spec(spec, weights)
+    if family == "torchvision" and short:
+        module, spec_ = _torchvision(short, weights, given)
+    elif family == "timm" and short:
+        module, spec_ = _timm(short, weights, given)
+    elif family == "invkit" and short:
+        spec_ = _required(given, name)
+        module = build(short, spec_)
+    elif ":" in name:
+        spec_ = _required(given, name)
+        module = _own(name)
+    else:
+        raise ValueError(
+            f"unknown target {name!r}; use torchvision/NAME, timm/NAME, invkit/NAME or package.module:function"
+        )
+    if weights not in (None, "pretrained"):
+        load_weights(module, weights)
+    elif weights == "pretrained" and family not in ("torchvision", "timm"):
+        raise ValueError(f"{name} has no published weights; give weights=FILE, or weights=None for random ones")
+    return Target(module.to(pick_device(str(device))), spec_, name)
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Load a state dict strictly; ``ValueError`` lists the first names or shapes that do not fit."""
+    state = read_weights(path)
+    own = module.state_dict()
+    # Frameworks before batch counting saved no num_batches_tracked; it plays no part in eval mode.
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state if k not in own]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    if missing or extra or shapes:
+        raise ValueError(
+            f"{path} does not fit {type(module).__name__}: "
+            f"missing {missing[:3]}, unknown {extra[:3]}, shapes {shapes[:3]}"
+        )
+    module.load_state_dict(state, strict=False)
+
+
+def _read_spec(spec: ImageSpec | str | Path | None, weights: str | Path | None) -> ImageSpec | None:
+    if isinstance(spec, ImageSpec):
+        return spec
+    beside = Path(weights).with_suffix(".json") if weights not in (None, "pretrained") else None
+    path = Path(spec) if spec is not None else beside
+    if path is None or (spec is None and not path.is_file()):
+        return None
+    try:
+        return ImageSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image specification at {path}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _required(spec: ImageSpec | None, name: str) -> ImageSpec:
+    if spec is None:
+        raise ValueError(
+            f"{name} needs an image specification: pass spec=, "
+            "or put a JSON with input, mean, std, classes beside the weights"
+        )
+    return spec
+
+
+def _own(name: str) -> nn.Module:
+    module, _, function = name.partition(":")
+    try:
+        built = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"cannot build {name!r}: {error}; the folder of {module} must be on PYTHONPATH") from error
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{name} built a {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def _published(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """Run ``build``, which may download; turn any failure of that into one sentence."""
+    try:
+        return build()
+    except Exception as error:  # hubs raise their own, urllib's and requests' errors
+        raise OSError(
+            f"the published weights of {name} cannot be had ({type(error).__name__}): no network? "
+            "Give weights=FILE with a state dict, or weights=None for random weights"
+        ) from error
+
+
+def _torchvision(name: str, weights: Any, spec: ImageSpec | None) -> tuple[nn.Module, ImageSpec]:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise ValueError(
+            f"torchvision has no classifier {name!r}; see torchvision.models.list_models(module=torchvision.models)"
+        )
+    default: Any = models.get_model_weights(name).DEFAULT
+    if spec is None:
+        preset = default.transforms()
+        spec = ImageSpec(
+            channels=len(preset.mean),
+            size=(preset.crop_size[0],) * 2,
+            mean=preset.mean,
+            std=preset.std,
+            classes=default.meta["categories"],
+        )
+    if weights != "pretrained":
+        return models.get_model(name, weights=None, num_classes=spec.n_classes), spec
+    # Published Inception weights would normalise once more inside the network; Target is the one who does.
+    options: dict[str, Any] = {"transform_input": False} if name in ("inception_v3", "googlenet") else {}
+    return _published(f"torchvision/{name}", lambda: models.get_model(name, weights=default, **options)), spec
+
+
+def _timm(name: str, weights: Any, spec: ImageSpec | None) -> tuple[nn.Module, ImageSpec]:
+    import timm
+
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ValueError(f"timm has no network {name!r}; near names: {close}")
+    if weights == "pretrained":
+        module = _published(f"timm/{name}", lambda: _from_hub(name))
+    else:
+        options: dict[str, Any] = {"num_classes": spec.n_classes} if spec else {}
+        module = timm.create_model(name, pretrained=False, **options)
+    if spec is None:
+        config: Any = module.pretrained_cfg
+        channels, *size = config["input_size"]
+        names = _imagenet_names(config["num_classes"])
+        spec = ImageSpec(channels=channels, size=tuple(size), mean=config["mean"], std=config["std"], classes=names)
+    return module, spec
+
+
+def _from_hub(name: str) -> nn.Module:
+    """timm's network with its published weights, from the cache or the hub."""
+    import timm
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    config: Any = timm.get_pretrained_cfg(name)
+    hub, files = config.hf_hub_id, ("model.safetensors", "pytorch_model.bin")
+    if hub and not any(isinstance(try_to_load_from_cache(hub, file), str) for file in files):
+        # Asked once beforehand: where there is no network, the download itself would try again for a minute.
+        with contextlib.suppress(HfHubHTTPError, EntryNotFoundError):  # an answer, be it a refusal: see the download
+            get_hf_file_metadata(hf_hub_url(hub, files[0]), timeout=5)
+    return timm.create_model(name, pretrained=True)
+
+
+def _imagenet_names(n: int) -> tuple[str, ...]:
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    return tuple(_IMAGENET_CATEGORIES) if n == 1000 else tuple(f"class {i}" for i in range(n))

@@ -1,0 +1,43 @@
+"""R_feature as the papers' own programs compute it: by autograd through each layer's statistics.
+
+Kept for comparison, in tests, in the benchmark and in the first chapter; nothing in the package runs on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invkit.core.target import Target
+from invkit.objectives.batch_norm import BatchNormPenalty
+
+
+def hooked_penalty(target: Target, images: Tensor, *, keep_features: bool) -> Tensor:
+    """R_feature of ``images`` as one batch, a scalar with a graph to them (Botach & Cohen, §4.1.1).
+
+    ``keep_features`` collects each layer's input in a list and computes the statistics at the end, as the authors did
+    first; otherwise hooks add the penalty up during the forward pass, as they did then.
+    """
+    layers = BatchNormPenalty(target.module).layers
+    kept: list[tuple[nn.Module, Tensor]] = []
+    terms: list[Tensor] = []
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if keep_features:
+            kept.append((layer, inputs[0]))
+        else:
+            terms.append(_gap(layer, inputs[0]))
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        target(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(terms + [_gap(layer, x) for layer, x in kept]).sum()
+
+
+def _gap(layer: Any, x: Tensor) -> Tensor:
+    dims = [0, *range(2, x.ndim)]
+    return (x.mean(dims) - layer.running_mean).norm() + (x.var(dims) - layer.running_var).norm()

@@ -1,0 +1,67 @@
+"""Image priors: one value per image, so that their mean does not depend on the batch size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invkit.objectives.objective import Term
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Total variation ``(N,)`` of images ``(N, C, H, W)`` over the four one-pixel shifts.
+
+    ``||x - x_H||_2 + ||x - x_V||_2 + ||x - x_D1||_2 + ||x - x_D2||_2`` per image (Botach & Cohen, §3.1.1, R_TV), the
+    shifts being horizontal, vertical and along both diagonals; pixels without a neighbour take no part.
+
+    >>> float(total_variation(torch.full((1, 3, 4, 4), 0.3)))
+    0.0
+    """
+    differences = (
+        images[..., :, 1:] - images[..., :, :-1],
+        images[..., 1:, :] - images[..., :-1, :],
+        images[..., 1:, 1:] - images[..., :-1, :-1],
+        images[..., 1:, :-1] - images[..., :-1, 1:],
+    )
+    return sum((_norm(d) for d in differences), start=images.new_zeros(()))
+
+
+def l2(images: Tensor) -> Tensor:
+    """Euclidean norm ``(N,)`` of each image (Botach & Cohen, §3.1.1, R_l2).
+
+    >>> float(l2(torch.ones(1, 1, 2, 2)))
+    2.0
+    """
+    return _norm(images)
+
+
+def squared_variation(images: Tensor) -> Tensor:
+    """``sum_hw (I_(h+1,w) - I_(h,w))^2 + (I_(h,w+1) - I_(h,w))^2`` ``(N,)`` (Suhail et al., §5.3, L_Var).
+
+    >>> squared_variation(torch.tensor([[[[0.0, 1.0], [2.0, 2.0]]]])).tolist()
+    [6.0]
+    """
+    return sum((images.diff(dim=axis).square().flatten(1).sum(1) for axis in (2, 3)), start=images.new_zeros(()))
+
+
+def out_of_range(images: Tensor) -> Tensor:
+    """``sum max(0, -I) + sum max(0, I - 1)`` ``(N,)``, zero for images in [0, 1] (Suhail et al., §5.3, L_Pix).
+
+    >>> out_of_range(torch.tensor([[[[-0.5, 1.25]]]])).tolist()
+    [0.75]
+    """
+    return ((-images).relu() + (images - 1).relu()).flatten(1).sum(1)
+
+
+def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
+    """The image prior ``tv R_TV + l2 R_l2`` (§3.1.1) as terms of an objective; a weight of zero leaves its term out."""
+    terms: dict[str, tuple[float, Term]] = {
+        "tv": (tv, lambda batch: total_variation(batch.images)),
+        "l2": (l2_, lambda batch: l2(batch.images)),
+    }
+    return {name: term for name, term in terms.items() if term[0]}
+
+
+def _norm(x: Tensor) -> Tensor:
+    # The subgradient of the norm at zero is zero: a constant image is not a singular point.
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)

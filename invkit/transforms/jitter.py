@@ -1,0 +1,62 @@
+"""Random shifts and flips: drawn apart from being applied, so that they can be replayed and undone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Jitter:
+    """For each of ``N`` images: offsets ``down`` and ``right`` in pixels, and whether it is flipped, each ``(N,)``."""
+
+    down: Tensor
+    right: Tensor
+    flip: Tensor
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The three as columns ``(N, 1)`` on ``device``, without waiting for it."""
+        down, right, flip = (t[:, None].to(device, non_blocking=True) for t in (self.down, self.right, self.flip))
+        return down, right, flip
+
+
+def draw_jitter(n: int, jitter: int, flip: float, generator: torch.Generator) -> Jitter:
+    """Offsets uniform in -jitter..jitter and flips with probability ``flip``, for each image on its own."""
+    down, right = torch.randint(-jitter, jitter + 1, (2, n), generator=generator)
+    return Jitter(down, right, torch.rand(n, generator=generator) < flip)
+
+
+def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
+    """Flip, then shift ``images`` ``(N, C, H, W)``; what leaves on one side comes back on the other, or is black.
+
+    Black borders are what random cropping with padding, the usual training augmentation of small images, shows.
+    """
+    if len(images) != len(draw.flip):
+        raise ValueError(f"the jitter was drawn for {len(draw.flip)} images, not {len(images)}")
+    down, right, flip = draw.on(images.device)
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) - down
+    columns = torch.arange(width, device=images.device) - right
+    return _gather(images, rows, torch.where(flip, width - 1 - columns, columns), wrap)
+
+
+def undo_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
+    """Inverse (where nothing was lost), and for a gradient the adjoint, of :func:`apply_jitter`."""
+    down, right, flip = draw.on(images.device)
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) + down
+    columns = torch.arange(width, device=images.device)
+    return _gather(images, rows, torch.where(flip, width - 1 - columns, columns) + right, wrap)
+
+
+def _gather(images: Tensor, rows: Tensor, columns: Tensor, wrap: bool) -> Tensor:
+    """``out[n, :, i, j] = images[n, :, rows[n, i], columns[n, j]]``, modulo the size or zero outside."""
+    height, width = images.shape[-2:]
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    moved = images[which, :, rows.remainder(height)[:, :, None], columns.remainder(width)[:, None, :]]
+    if not wrap:
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        moved = moved * inside[..., None].to(images.dtype)
+    return moved.permute(0, 3, 1, 2)  # a channels-last view

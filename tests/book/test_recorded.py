@@ -1,0 +1,108 @@
+"""Recorded runs: complete, vouched for, never replaced in silence."""
+
+import pytest
+import torch
+
+from invkit.book.recorded import commit_of, load_recorded, record, show_recorded
+from invkit.show.grids import image_grid
+
+FACTS = {
+    "title": "A <small> run",
+    "config": {"lr": 0.1},
+    "measured": {"accuracy": [0.8, 0.9], "loss": 2.0},
+    "command": "make run SEED=0",
+    "seed": 0,
+    "seconds": 400,
+    "device": "one GPU",
+}
+
+
+def figure():
+    return image_grid(torch.zeros(1, 1, 4, 4), title="Black")
+
+
+def test_a_run_comes_back_as_it_was(tmp_path):
+    record("run-1", **FACTS, figure=figure(), folder=tmp_path)
+    run = load_recorded("run-1", tmp_path)
+    assert (run.config, run.command, run.seed, run.device) == ({"lr": 0.1}, "make run SEED=0", 0, "one GPU")
+    assert run.measured["accuracy"] == {
+        "mean": pytest.approx(0.85),
+        "sd": pytest.approx(0.0707, abs=1e-4),
+        "n": 2,
+    }
+    assert run.picture is not None
+
+
+def test_it_is_shown_as_recorded_with_its_origin(tmp_path):
+    record("run-1", **FACTS, figure=figure(), folder=tmp_path)
+    bundle = show_recorded("run-1", tmp_path)._repr_mimebundle_()
+    for text in bundle["text/html"], bundle["text/plain"]:
+        assert "Recorded run" in text
+        assert "one GPU, 7 min, seed 0, commit " in text
+        assert "make run SEED=0" in text
+        assert "0.85 ± 0.071 (2 seeds)" in text
+    assert "A &lt;small&gt; run" in bundle["text/html"]
+    assert 'alt="Black: One image."' in bundle["text/html"]
+
+
+def test_nothing_is_replaced_in_silence(tmp_path):
+    record("run-1", **FACTS, folder=tmp_path)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        record("run-1", **FACTS | {"seed": 1}, folder=tmp_path)
+    assert load_recorded("run-1", tmp_path).seed == 0
+    record("run-1", **FACTS | {"seed": 1}, folder=tmp_path, overwrite=True)
+    assert load_recorded("run-1", tmp_path).seed == 1
+
+
+def test_another_picture_is_noticed(tmp_path):
+    path = record("run-1", **FACTS, figure=figure(), folder=tmp_path)
+    path.with_suffix(".png").write_bytes(b"other")
+    with pytest.raises(ValueError, match="not the picture of this run"):
+        load_recorded("run-1", tmp_path)
+    path.with_suffix(".png").unlink()
+    with pytest.raises(ValueError, match="missing"):
+        load_recorded("run-1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("../run", {}, "lower-case"),
+        ("run", {"measured": {"a": float("nan")}}, "not finite"),
+        ("run", {"command": " "}, "command"),
+    ],
+)
+def test_bad_records_are_refused(tmp_path, name, change, message):
+    with pytest.raises(ValueError, match=message):
+        record(name, **FACTS | change, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_not_there_lists_those_that_are(tmp_path):
+    record("run-1", **FACTS, folder=tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is run-1"):
+        load_recorded("run-2", tmp_path)
+
+
+def test_outside_of_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit_of(tmp_path / "not" / "there") == "unknown"
+
+
+def test_names_of_rows_and_columns_make_a_table(tmp_path):
+    measured = {"first: a": 1.0, "first: b": 2.0, "second: b": 3.0}
+    record(
+        "matrix",
+        title="t",
+        config={},
+        measured=measured,
+        command="x",
+        seed=0,
+        seconds=1.0,
+        device="cpu",
+        folder=tmp_path,
+    )
+    assert show_recorded("matrix", tmp_path).means() == {"first": {"a": 1, "b": 2}, "second": {"b": 3}}
+    page = show_recorded("matrix", tmp_path)._repr_html_()
+    assert '<th scope="col">a</th><th scope="col">b</th>' in page
+    assert '<th scope="row">second</th><td></td><td>3</td>' in page
