@@ -121,7 +121,7 @@ class LogitProbe:
         return {how: self.draw(z) for how, z in moves(self.logits[rows], amount, generator=generator).items()}
 
     def gains(self, amount: float, generator: torch.Generator) -> dict[str, float]:
-        """Change of the image per change of the logits, by ``amount`` > 0, see :func:`~invkit.analysis.logits.moves`."""
+        """Image change per change of the logits, by ``amount`` > 0, see :func:`~invkit.analysis.logits.moves`."""
         made = self.moved(amount, generator)
         return {how: relative_change(self.made, images, self.real) / amount for how, images in made.items()}
 
