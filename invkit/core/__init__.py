@@ -1,6 +1,6 @@
 """What everything stands on: specifications, targets, results, random generators, devices and files."""
 
-from invkit.core.config import config_hash, plain
+from invkit.core.config import Config, config_hash, plain
 from invkit.core.device import autocast, pick_device, progress, saved_bytes
 from invkit.core.files import atomic_path, read_weights, write_json
 from invkit.core.results import FitResult, InversionResult, Step
@@ -9,6 +9,7 @@ from invkit.core.spec import ImageSpec, LatentSpec
 from invkit.core.target import FrozenNetwork, GeneratorTarget, Target
 
 __all__ = [
+    "Config",
     "FitResult",
     "FrozenNetwork",
     "GeneratorTarget",

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invkit.core.config import config_hash, plain
+from invkit.core.config import Config, config_hash, is_number, plain
 from invkit.core.device import progress
 from invkit.core.files import digest, read_checkpoint, save_state
 from invkit.core.results import InversionResult, Step
@@ -25,7 +25,7 @@ Callback = Callable[[Step], bool | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoopConfig:
+class LoopConfig(Config):
     """How images are optimised; every method's config adds its own weights to these fields."""
 
     steps: int = 2000
@@ -62,31 +62,21 @@ class LoopConfig:
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {"ci": {"steps": 20}, "book": {"steps": 300}, "paper": {}}
 
     def __post_init__(self) -> None:
-        checks = {
-            "steps must be a whole number >= 1": isinstance(self.steps, int) and self.steps >= 1,
-            "lr must be positive and finite": 0 < self.lr < math.inf,
-            "betas must be two numbers in [0, 1)": len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            "schedule must be cosine, plateau or constant": self.schedule in ("cosine", "plateau", "constant"),
-            "jitter must be a whole number of pixels >= 0": isinstance(self.jitter, int) and self.jitter >= 0,
-            "flip must be a probability": 0 <= self.flip <= 1,
-            "micro_batch must be >= 1 or None": self.micro_batch is None or self.micro_batch >= 1,
-            "patience must be a positive share of the steps or None": self.patience is None or self.patience > 0,
-            "plateau_patience must be a positive share of the steps": self.plateau_patience > 0,
-            "low_resolutions must be pairs (size, steps) >= 1": all(
-                isinstance(r, tuple | list) and len(r) == 2 and min(r) >= 1 for r in self.low_resolutions
-            ),
-            "log_every and checkpoint_every must be >= 1": min(self.log_every, self.checkpoint_every) >= 1,
-        }
-        for sentence, good in checks.items():
-            if not good:
-                raise ValueError(f"{type(self).__name__}: {sentence}; got {plain(self)}")
-
-    @classmethod
-    def for_profile(cls, profile: str, **overrides: Any) -> Self:
-        """The config of profile ``ci`` (seconds), ``book`` (minutes) or ``paper`` (a GPU), with fields overridden."""
-        if profile not in cls.PROFILES:
-            raise ValueError(f"profile must be one of {', '.join(cls.PROFILES)}, not {profile!r}")
-        return cls(**cls.PROFILES[profile] | overrides)
+        self.require_whole("steps", "log_every", "checkpoint_every")
+        self.require_whole("jitter", least=0)
+        self.require_positive("lr", "plateau_patience")
+        self.require_betas()
+        self.require_choice("schedule", "cosine", "plateau", "constant")
+        self.require("flip", is_number(self.flip) and 0 <= self.flip <= 1, "be a probability")
+        if self.patience is not None:
+            self.require_positive("patience")
+        if self.micro_batch is not None:
+            self.require_whole("micro_batch")
+        pairs = all(
+            isinstance(r, tuple | list) and len(r) == 2 and all(isinstance(v, int) and v >= 1 for v in r)
+            for r in self.low_resolutions
+        )
+        self.require("low_resolutions", pairs, "be pairs (size, steps) of whole numbers of at least 1")
 
 
 def optimise_images(

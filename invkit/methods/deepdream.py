@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invkit.core.config import is_number
 from invkit.core.results import InversionResult
 from invkit.core.rng import default_generator
 from invkit.core.target import Target
@@ -43,14 +45,11 @@ class DeepDreamConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        if self.octaves < 1 or self.octave_scale <= 1:
-            raise ValueError("DeepDreamConfig: octaves must be >= 1 and octave_scale > 1")
-        if not (self.tv >= 0 and self.l2 >= 0):
-            raise ValueError(f"DeepDreamConfig: the weights tv and l2 must be >= 0, not {self.tv} and {self.l2}")
-        if self.low_resolutions:
-            raise ValueError(
-                "DeepDreamConfig: octaves already go from low to high resolution; leave low_resolutions empty"
-            )
+        self.require_weight("tv", "l2")
+        self.require_whole("octaves")
+        scale = self.octave_scale
+        self.require("octave_scale", is_number(scale) and 1 < scale < math.inf, "be finite and more than 1")
+        self.require("low_resolutions", not self.low_resolutions, "be empty, since octaves go from low to high")
 
 
 def deep_dream(

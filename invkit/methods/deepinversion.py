@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +68,8 @@ class DeepInversionConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        for name in ("cross_entropy", "class_logit", "tv", "l2", "batch_norm", "competition"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"DeepInversionConfig: the weight {name} must be >= 0 and finite, not {getattr(self, name)}"
-                )
-        if not (0 < self.temperature < math.inf and 0 < self.first_layer_scale < math.inf):
-            raise ValueError("DeepInversionConfig: temperature and first_layer_scale must be > 0")
+        self.require_weight("cross_entropy", "class_logit", "tv", "l2", "batch_norm", "competition")
+        self.require_positive("temperature", "first_layer_scale")
 
 
 def deep_inversion(

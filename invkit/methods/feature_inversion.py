@@ -6,7 +6,6 @@ also on the statistics in the network's batch norms.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,16 +53,8 @@ class FeatureInversionConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        for name in ("match", "tv", "l2", "batch_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"FeatureInversionConfig: the weight {name} must be >= 0 and finite, not {getattr(self, name)}"
-                )
-        if self.low_resolutions:
-            raise ValueError(
-                "FeatureInversionConfig: features given at full resolution cannot be compared at a lower one; "
-                "leave low_resolutions empty"
-            )
+        self.require_weight("match", "tv", "l2", "batch_norm")
+        self.require("low_resolutions", not self.low_resolutions, "be empty, since features are those of a full image")
 
 
 def feature_inversion(

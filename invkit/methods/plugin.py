@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invkit.core.config import config_hash
+from invkit.core.config import config_hash, is_number
 from invkit.core.files import digest
 from invkit.core.results import InversionResult, Step
 from invkit.core.rng import default_generator, spawn
@@ -78,21 +78,15 @@ class PlugInConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        for name in ("stages", "redraw", "ensemble"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"PlugInConfig: {name} must be a whole number >= 1, not {value!r}")
+        self.require_whole("stages", "redraw", "ensemble")
+        self.require_weight("tv")
         for name in ("alpha", "beta"):
             value = getattr(self, name)
             numbers = value if isinstance(value, tuple | list) else (value,)
-            if not numbers or not all(0 <= v < math.inf for v in numbers):
-                raise ValueError(f"PlugInConfig: {name} must be >= 0 and finite, not {value!r}")
-        if not 0 <= self.tv < math.inf:
-            raise ValueError(f"PlugInConfig: the weight tv must be >= 0 and finite, not {self.tv}")
-        if self.resize not in ("auto", "always", "never"):
-            raise ValueError(f"PlugInConfig: resize must be auto, always or never, not {self.resize!r}")
-        if self.low_resolutions:
-            raise ValueError("PlugInConfig: stages already go from small to large; leave low_resolutions empty")
+            good = bool(numbers) and all(is_number(v) and 0 <= v < math.inf for v in numbers)
+            self.require(name, good, "be one number, or one for each channel, at least 0 and finite")
+        self.require_choice("resize", "auto", "always", "never")
+        self.require("low_resolutions", not self.low_resolutions, "be empty, since stages go from small to large")
 
 
 def plug_in_inversion(
