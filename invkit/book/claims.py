@@ -38,7 +38,7 @@ class Claim:
 
 def load_claims() -> dict[str, Claim]:
     """All claims by id, in the order of the list. Raises ``ValueError`` on a duplicate id."""
-    rows = yaml.safe_load((resources.files("invkit.show") / "claims.yml").read_text("utf8"))
+    rows = yaml.safe_load((resources.files("invkit.book") / "claims.yml").read_text("utf8"))
     claims = {row["id"]: Claim(**row) for row in rows}
     if len(claims) != len(rows):
         raise ValueError("claims.yml: two claims share an id")
