@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from invkit.core.config import plain
-from invkit.core.files import atomic_path, read_safetensors, write_json
+from invkit.core.files import read_safetensors, save_tensors, write_json
 
 History = Mapping[str, tuple[float, ...]]
 
@@ -61,8 +60,7 @@ class InversionResult:
         if self.labels is not None:
             tensors["labels"] = self.labels
         tensors |= {f"stage.{i}": s.contiguous() for i, s in enumerate(self.stages)}
-        with atomic_path(folder / "tensors.safetensors") as temporary:
-            save_file(tensors, temporary)
+        save_tensors(folder / "tensors.safetensors", tensors)
         record = {k: getattr(self, k) for k in ("best_step", "config", "seed", "seconds", "device", "stopped")}
         write_json(folder / "result.json", plain(record | {"history": dict(self.history)}))
         return folder

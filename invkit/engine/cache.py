@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock
-from safetensors.torch import save_file
 from torch import nn
 
 from invkit.core.config import config_hash, plain
-from invkit.core.files import atomic_path, write_json
+from invkit.core.files import save_tensors, write_json
 from invkit.core.results import FitResult
 from invkit.data.datasets import DataSet
 from invkit.networks.loading import load_weights
@@ -86,6 +85,5 @@ def _train_and_save(
         raise ArithmeticError(f"{record['network']} did not train on {record['data']}: {result.stopped}; {advice}")
     if result.stopped == "steps":  # a run that a callback cut short is used, not kept
         write_json(path.with_suffix(".json"), {**record, "result": plain(result)})
-        with atomic_path(path) as temporary:
-            save_file({k: v.contiguous() for k, v in module.state_dict().items()}, temporary)
+        save_tensors(path, module.state_dict())
         unfinished.unlink(missing_ok=True)

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from invkit.core.config import plain
-from invkit.core.files import atomic_path, read_safetensors, write_json
+from invkit.core.files import read_safetensors, save_tensors, write_json
 from invkit.networks.block_inverses import inverse_of
 from invkit.partition.chain import Block, Chain
 
@@ -76,8 +75,7 @@ class ChainInverse(nn.Module):
         """Write ``inverse.safetensors`` and ``inverse.json`` into ``folder``: all, or the first ``depth`` blocks."""
         folder, depth = Path(folder), len(self) if depth is None else depth
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.blocks[:depth].state_dict().items()}
-        with atomic_path(folder / "inverse.safetensors") as temporary:
-            save_file(tensors, temporary)
+        save_tensors(folder / "inverse.safetensors", tensors)
         record = {"target": self.target, "fingerprint": self.fingerprint, "parts": plain(self.parts[:depth])}
         write_json(folder / "inverse.json", record)
         return folder

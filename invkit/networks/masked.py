@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from invkit.core.files import atomic_path
+from invkit.core.files import read_safetensors, save_tensors
 
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Masks = Mapping[str, Tensor]
@@ -201,15 +200,9 @@ def apply_masks(network: nn.Module, masks: Masks) -> nn.Module:
 
 def save_masks(masks: Masks, path: str | Path) -> None:
     """Write masks as safetensors, whole or not at all."""
-    with atomic_path(path) as temporary:
-        save_file({name: mask.contiguous() for name, mask in masks.items()}, temporary)
+    save_tensors(path, masks)
 
 
 def load_masks(path: str | Path) -> dict[str, Tensor]:
     """Masks that :func:`save_masks` wrote; raises ``ValueError`` for a file that holds something else."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # safetensors raises errors of its own
-        raise ValueError(f"{path} is no file of masks ({type(error).__name__})") from error
+    return read_safetensors(path, "file of masks")
