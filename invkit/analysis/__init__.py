@@ -1,7 +1,7 @@
 """What an inversion tells of a network: comparisons, probes of logits, planes and codes of features."""
 
 from invkit.analysis import logits
-from invkit.analysis.compare import SeedRows, best_row, grid_search, local_maxima
+from invkit.analysis.compare import Comparison, Lead, Run, SeedRows, best_row, compare, grid_search, local_maxima
 from invkit.analysis.feature_space import FeaturePlane, Regions, cluster_counts, decision_regions, tsne
 from invkit.analysis.logit_probe import LogitProbe
 from invkit.analysis.sparse_autoencoder import (
@@ -12,15 +12,19 @@ from invkit.analysis.sparse_autoencoder import (
 )
 
 __all__ = [
+    "Comparison",
     "FeaturePlane",
+    "Lead",
     "LogitProbe",
     "Regions",
+    "Run",
     "SeedRows",
     "SparseAutoencoder",
     "SparseAutoencoderConfig",
     "best_row",
     "cluster_counts",
     "code_overlap",
+    "compare",
     "decision_regions",
     "grid_search",
     "local_maxima",

@@ -1,18 +1,483 @@
-"""Methods and settings side by side: grids of settings, scores seed by seed."""
+"""Methods and settings side by side: one protocol for several methods and seeds, and grids of settings."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
+import math
+import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from invkit.core.config import config_hash, plain
 from invkit.core.device import progress
-from invkit.core.files import write_json
+from invkit.core.files import digest, write_json
+from invkit.core.results import InversionResult
+from invkit.core.rng import seeded
 
 Row = dict[str, Any]
+Method = Callable[[Any, torch.Generator], Tensor | InversionResult]
+"""Inverts references (labels, features, logits) with a generator; the images may come alone or in their record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead:
+    """By how much one method is above another, over seeds that both ran with; negative where it is below."""
+
+    mean: float
+    """Mean difference."""
+    low: float
+    """Lower end of its interval; minus infinity with a single seed, which tells nothing of the spread."""
+    high: float
+    """Upper end of its interval; infinity with a single seed."""
+    seeds: int
+    """Seeds that were compared."""
+    level: float
+    """Confidence of the interval, in (0, 1)."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval leaves out zero and everything below.
+
+        >>> Lead(mean=1.0, low=0.2, high=1.8, seeds=3, level=0.95).certain
+        True
+        """
+        return self.low > 0
+
+    def __str__(self) -> str:
+        if self.seeds < 2:
+            return f"{self.mean:.3g} (one seed: no interval)"
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] ({self.level:.0%}, {self.seeds} seeds)"
+
+
+class SeedRows(dict[str, Sequence[Mapping[str, float]]]):
+    """Names with one mapping of scores for each seed, as :func:`invkit.show.table` shows them.
+
+    Args:
+        rows: Names to lists of mappings, one for each seed; one mapping alone counts as one seed.
+
+    >>> rows = SeedRows({"a": [{"x": 3.0}, {"x": 5.0}], "b": [{"x": 1.0}, {"x": 4.0}]})
+    >>> rows.mean("a", "x"), rows.worst_lead("x", "a", "b")
+    (4.0, 1.0)
+    """
+
+    def __init__(self, rows: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.add(rows or {})
+
+    def add(self, rows: Mapping[str, Any], suffix: str = "") -> None:
+        """Take further rows in, under their names with ``suffix``.
+
+        Args:
+            rows: As the constructor takes them.
+            suffix: What is put behind each name.
+
+        >>> rows = SeedRows({"a": {"x": 3.0}})
+        >>> rows.add({"a": {"x": 4.0}}, " on digits")
+        >>> list(rows)
+        ['a', 'a on digits']
+        """
+        for name, row in rows.items():
+            self[name + suffix] = [row] if isinstance(row, Mapping) else row
+
+    def columns(self, keys: Iterable[str], *names: str) -> dict[str, list[float]]:
+        """The numbers of some rows, one list over the seeds for each row and score.
+
+        Args:
+            keys: Which scores.
+            names: Which rows.
+
+        Returns:
+            ``{"name, key": [one number for each seed]}``, as :meth:`~invkit.book.claims.Claims.add` takes it.
+
+        >>> SeedRows({"a": [{"x": 3.0}, {"x": 5.0}]}).columns(["x"], "a")
+        {'a, x': [3.0, 5.0]}
+        """
+        return {f"{name}, {key}": self._values(name, key) for key in keys for name in names}
+
+    def mean(self, name: str, key: str) -> float:
+        """Mean of the score ``key`` of the row ``name`` over its seeds.
+
+        Args:
+            name: The row.
+            key: The score.
+
+        Returns:
+            The mean.
+
+        >>> SeedRows({"a": [{"x": 3.0}, {"x": 5.0}]}).mean("a", "x")
+        4.0
+        """
+        return statistics.fmean(self._values(name, key))
+
+    def deviation(self, name: str, key: str) -> float:
+        """Standard deviation of the score ``key`` of the row ``name`` over its seeds.
+
+        Args:
+            name: The row.
+            key: The score.
+
+        Returns:
+            The deviation, with n - 1 in the denominator; nan for a single seed.
+
+        >>> SeedRows({"a": [{"x": 3.0}, {"x": 5.0}]}).deviation("a", "x") ** 2
+        2.0000...
+        """
+        values = self._values(name, key)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    def lead(self, key: str, first: str, second: str, level: float = 0.95) -> Lead:
+        """By how much ``first`` is above ``second``, with the interval of a paired t-test over the seeds.
+
+        Rows are compared seed by seed, as far as both go.
+
+        Args:
+            key: The score.
+            first: A row.
+            second: The row that it is compared with.
+            level: Confidence of the interval, in (0, 1).
+
+        Returns:
+            The mean difference and its interval, which is infinite for a single seed.
+
+        Raises:
+            ValueError: For a level outside (0, 1), or rows without a seed in common.
+
+        >>> rows = SeedRows({"a": [{"x": 3.0}, {"x": 5.0}], "b": [{"x": 1.0}, {"x": 4.0}]})
+        >>> print(rows.lead("x", "a", "b"))
+        1.5 [-4.85, 7.85] (95%, 2 seeds)
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie in (0, 1), not {level}")
+        differences = self._differences(key, first, second)
+        mean, count = statistics.fmean(differences), len(differences)
+        if count < 2:
+            return Lead(mean=mean, low=-math.inf, high=math.inf, seeds=count, level=level)
+        from scipy.stats import t  # imported where needed: it takes a second
+
+        half = float(t.ppf((1 + level) / 2, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
+        return Lead(mean=mean, low=mean - half, high=mean + half, seeds=count, level=level)
+
+    def worst_lead(self, key: str, first: str, second: str) -> float:
+        """By how much ``first`` is above ``second`` at the seed where it leads by least; negative where it is below.
+
+        Args:
+            key: The score.
+            first: A row.
+            second: The row that it is compared with, seed by seed, as far as both go.
+
+        Returns:
+            The smallest difference.
+
+        Raises:
+            ValueError: For rows without a seed in common.
+
+        >>> rows = SeedRows({"a": [{"x": 3.0}, {"x": 5.0}], "b": [{"x": 1.0}, {"x": 4.0}]})
+        >>> rows.worst_lead("x", "a", "b")
+        1.0
+        """
+        return min(self._differences(key, first, second))
+
+    def _values(self, name: str, key: str) -> list[float]:
+        return [row[key] for row in self[name]]
+
+    def _differences(self, key: str, first: str, second: str) -> list[float]:
+        pairs = list(zip(self._values(first, key), self._values(second, key), strict=False))
+        if not pairs:
+            raise ValueError(f"{first!r} and {second!r} have no seed in common to be compared at")
+        return [one - other for one, other in pairs]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """One method at one seed: what it made and how that was scored, or why there is nothing."""
+
+    method: str
+    """Its name in the comparison."""
+    seed: int
+    """Of its generator."""
+    result: InversionResult | None = None
+    """The images, with their record where the method gave one; ``seconds`` are those of the whole call."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The judge's, and ``seconds``."""
+    failure: str = ""
+    """Why it gave no scores; empty where it did."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Several methods at several seeds; see :func:`compare`."""
+
+    runs: tuple[Run, ...]
+    """Method after method, seed after seed."""
+
+    @cached_property
+    def results(self) -> dict[str, list[InversionResult]]:
+        """The records of each method, one for each seed that it finished; ``images`` are in them.
+
+        >>> noise = lambda labels, generator: torch.rand(len(labels), 1, 4, 4, generator=generator)
+        >>> comparison = compare({"noise": noise}, torch.arange(2), lambda images: {}, seeds=(0, 3))
+        >>> [record.seed for record in comparison.results["noise"]]
+        [0, 3]
+        """
+        return {name: [run.result for run in runs if run.result is not None] for name, runs in self._finished.items()}
+
+    @property
+    def images(self) -> dict[str, Tensor]:
+        """Each method's images ``(N, C, H, W)`` at the first seed that it finished.
+
+        >>> noise = lambda labels, generator: torch.rand(len(labels), 1, 4, 4, generator=generator)
+        >>> compare({"noise": noise}, torch.arange(2), lambda images: {}).images["noise"].shape
+        torch.Size([2, 1, 4, 4])
+        """
+        return {name: results[0].images for name, results in self.results.items()}
+
+    @cached_property
+    def scores(self) -> SeedRows:
+        """The scores of each method, one mapping for each seed that it finished.
+
+        >>> Comparison((Run(method="a", seed=0, scores={"x": 3.0}),)).scores
+        {'a': [{'x': 3.0}]}
+        """
+        return SeedRows({name: [run.scores for run in runs] for name, runs in self._finished.items()})
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Methods that finished with no seed, or ``method, seed 3`` that failed at one, with the reason.
+
+        >>> runs = (Run(method="a", seed=0, scores={"x": 3.0}), Run(method="b", seed=0, failure="no batch norm"))
+        >>> Comparison(runs).failures
+        {'b': 'no batch norm'}
+        """
+        failed = [run for run in self.runs if run.failure]
+        return {
+            f"{run.method}, seed {run.seed}" if run.method in self._finished else run.method: run.failure
+            for run in failed
+        }
+
+    def table(self) -> dict[str, list[dict[str, float]] | dict[str, str]]:
+        """Rows for :func:`invkit.show.table`, which tells each score as mean ± standard deviation over the seeds.
+
+        Returns:
+            Each method's scores, one mapping for each seed; after them, what failed with the reason.
+
+        >>> runs = (Run(method="a", seed=0, scores={"x": 3.0}), Run(method="b", seed=0, failure="no batch norm"))
+        >>> Comparison(runs).table()
+        {'a': [{'x': 3.0}], 'b': {'failed': 'no batch norm'}}
+        """
+        rows: dict[str, list[dict[str, float]] | dict[str, str]] = {}
+        rows |= {name: [dict(scores) for scores in seeds] for name, seeds in self.scores.items()}
+        return rows | {name: {"failed": reason} for name, reason in self.failures.items()}
+
+    def mean(self, name: str, key: str) -> float:
+        """Mean of a score over the seeds; see :meth:`SeedRows.mean`.
+
+        Args:
+            name: The method.
+            key: The score.
+
+        Returns:
+            The mean.
+
+        >>> runs = (Run(method="a", seed=0, scores={"x": 3.0}), Run(method="a", seed=1, scores={"x": 5.0}))
+        >>> Comparison(runs).mean("a", "x")
+        4.0
+        """
+        return self.scores.mean(name, key)
+
+    def deviation(self, name: str, key: str) -> float:
+        """Standard deviation of a score over the seeds, nan for one seed; see :meth:`SeedRows.deviation`.
+
+        Args:
+            name: The method.
+            key: The score.
+
+        Returns:
+            The deviation.
+
+        >>> runs = (Run(method="a", seed=0, scores={"x": 3.0}), Run(method="a", seed=1, scores={"x": 5.0}))
+        >>> Comparison(runs).deviation("a", "x") ** 2
+        2.0000...
+        """
+        return self.scores.deviation(name, key)
+
+    def lead(self, key: str, first: str, second: str, level: float = 0.95) -> Lead:
+        """By how much ``first`` is above ``second``, with an interval, over the seeds that both finished.
+
+        Args:
+            key: The score.
+            first: A method.
+            second: The method that it is compared with.
+            level: Confidence of the interval, in (0, 1).
+
+        Returns:
+            The mean difference and its interval; see :meth:`SeedRows.lead`.
+
+        Raises:
+            ValueError: For a level outside (0, 1), or methods that finished no seed in common.
+
+        >>> rows = [("a", 0, 3.0), ("a", 1, 5.0), ("b", 0, 1.0), ("b", 1, 4.0)]
+        >>> runs = tuple(Run(method=m, seed=s, scores={"x": x}) for m, s, x in rows)
+        >>> print(Comparison(runs).lead("x", "a", "b"))
+        1.5 [-4.85, 7.85] (95%, 2 seeds)
+        """
+        return self._paired(first, second).lead(key, first, second, level)
+
+    def worst_lead(self, key: str, first: str, second: str) -> float:
+        """The smallest lead of ``first`` over ``second`` at any seed that both finished.
+
+        Args:
+            key: The score.
+            first: A method.
+            second: The method that it is compared with.
+
+        Returns:
+            The smallest difference.
+
+        Raises:
+            ValueError: For methods that finished no seed in common.
+
+        >>> rows = [("a", 0, 3.0), ("a", 1, 5.0), ("b", 0, 1.0), ("b", 1, 4.0)]
+        >>> runs = tuple(Run(method=m, seed=s, scores={"x": x}) for m, s, x in rows)
+        >>> Comparison(runs).worst_lead("x", "a", "b")
+        1.0
+        """
+        return self._paired(first, second).worst_lead(key, first, second)
+
+    @property
+    def _finished(self) -> dict[str, list[Run]]:
+        finished: dict[str, list[Run]] = {}
+        for run in self.runs:
+            if not run.failure:
+                finished.setdefault(run.method, []).append(run)
+        return finished
+
+    def _paired(self, *names: str) -> SeedRows:
+        """The rows of ``names``, at the seeds that all of them finished."""
+        by_seed = {name: {run.seed: run.scores for run in self._finished.get(name, [])} for name in names}
+        common = [seed for seed in by_seed[names[0]] if all(seed in rows for rows in by_seed.values())]
+        return SeedRows({name: [rows[seed] for seed in common] for name, rows in by_seed.items()})
+
+
+def compare(
+    methods: Mapping[str, Method],
+    references: Tensor | Sequence[Any],
+    judge: Callable[..., Mapping[str, float]],
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    folder: str | Path | None = None,
+) -> Comparison:
+    """Run each method on the same references with each seed, and let one judge score all images.
+
+    A method that raises ``ValueError`` or ``ArithmeticError``, diverges, or gives images that cannot be scored becomes
+    a row with the reason, and the others go on.
+
+    Args:
+        methods: Names to callables ``(references, generator)`` that return images ``(N, C, H, W)`` in [0, 1] or an
+            :class:`~invkit.core.results.InversionResult`. Their randomness must come from the generator, which is
+            fresh for each run. Any callable will do, so a method of your own is one more entry.
+        references: What is inverted, one for each image: labels, features, logits.
+        judge: Callable ``(images, references)`` or ``(images)`` that returns numbers by name, as
+            :class:`~invkit.metrics.judge.Judge` and :class:`~invkit.metrics.judge.PairJudge` are.
+        seeds: One run of each method for each of them.
+        folder: Where finished images are kept. A run found there is judged, not repeated. It is known by the method's
+            name, the seed and the references, so give a method that you changed another name or folder.
+
+    Returns:
+        Images, records and scores of all runs.
+
+    Raises:
+        ValueError: For no methods, no seeds, a seed named twice, or where every run failed.
+        KeyboardInterrupt: Where a run is interrupted; with ``folder`` the finished ones are kept.
+
+    >>> def noise(labels, generator):
+    ...     return torch.rand(len(labels), 1, 4, 4, generator=generator)
+    >>> comparison = compare({"noise": noise}, torch.arange(3), lambda images: {"mean": float(images.mean())})
+    >>> round(comparison.mean("noise", "mean"), 1)
+    0.5
+    """
+    if not methods or not seeds:
+        raise ValueError(f"a comparison needs methods and seeds, not {len(methods)} methods and {len(seeds)} seeds")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must differ, not {list(seeds)}")
+    with_references = _takes_two(judge)
+    runs = []
+    cells = list(itertools.product(methods, seeds))
+    for name, seed in progress(cells, len(cells), "comparing"):
+        path = Path(folder) / config_hash([name, seed, _plain_references(references)]) if folder else None
+        try:
+            result = _invert(methods[name], references, seed, path)
+            scores = judge(result.images, references) if with_references else judge(result.images)
+        except (ValueError, ArithmeticError) as error:
+            runs.append(Run(method=name, seed=seed, failure=str(error) or type(error).__name__))
+        else:
+            scores = dict(scores) | {"seconds": result.seconds}
+            runs.append(Run(method=name, seed=seed, result=result, scores=scores))
+    comparison = Comparison(tuple(runs))
+    if not comparison.scores:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in comparison.failures.items())
+        raise ValueError(f"no method gave images that could be scored: {reasons}")
+    return comparison
+
+
+def _invert(method: Method, references: Any, seed: int, folder: Path | None) -> InversionResult:
+    """The record of one run, from ``folder`` where it is there."""
+    if folder is not None and (folder / "result.json").exists():  # written last
+        return InversionResult.load(folder)
+    start = time.perf_counter()
+    output = method(references, seeded(seed))
+    seconds = time.perf_counter() - start
+    result = output if isinstance(output, InversionResult) else _record(output, seed)
+    if result.stopped == "interrupted":
+        raise KeyboardInterrupt
+    if result.stopped not in ("steps", "patience", "callback"):
+        raise ValueError(result.stopped)
+    _check_images(result.images, references)
+    result = replace(result, seconds=seconds)
+    if folder is not None:
+        result.save(folder)
+    return result
+
+
+def _record(images: Any, seed: int) -> InversionResult:
+    """A record of images that came without one."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"a method must give images (N, C, H, W) or an InversionResult, not {type(images).__name__}")
+    return InversionResult(
+        images=images.detach().cpu(), labels=None, history={}, best_step=0, config={}, seed=seed, seconds=0.0,
+        device=str(images.device), stopped="steps",
+    )  # fmt: skip
+
+
+def _check_images(images: Tensor, references: Any) -> None:
+    if images.ndim != 4:
+        raise ValueError(f"a method must give images (N, C, H, W), not {tuple(images.shape)}")
+    if len(images) != len(references):
+        raise ValueError(f"a method must give one image for each of {len(references)} references, not {len(images)}")
+    if not images.isfinite().all():
+        raise ValueError("the images hold values that are not finite")
+
+
+def _takes_two(judge: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(judge).bind(None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def _plain_references(references: Any) -> Any:
+    if isinstance(references, Tensor):
+        return [list(references.shape), digest(references)]
+    return plain(list(references))
 
 
 def grid_search(
@@ -21,10 +486,21 @@ def grid_search(
     *,
     folder: str | Path | None = None,
 ) -> list[Row]:
-    """``evaluate(**point)`` at every point of ``grid``; rows hold the point and its scores, in the grid's order.
+    """Evaluate a function at every point of a grid; the paper scored points by Inception Score (Botach & Cohen, §5.1).
 
-    With ``folder``, each finished point is kept there and not evaluated again. The paper scored points by Inception
-    Score (Botach & Cohen, §5.1). Raises ``ValueError`` for an empty grid.
+    Args:
+        evaluate: Called with one value of each parameter by name; returns scores by name.
+        grid: Parameters with their values.
+        folder: Where each finished point is kept, not to be evaluated again.
+
+    Returns:
+        Rows that hold the point and its scores, in the grid's order.
+
+    Raises:
+        ValueError: For an empty grid.
+
+    >>> grid_search(lambda a, b: {"sum": a + b}, {"a": [1, 2], "b": [3]})
+    [{'a': 1, 'b': 3, 'sum': 4}, {'a': 2, 'b': 3, 'sum': 5}]
     """
     if not grid or not all(len(values) for values in grid.values()):
         raise ValueError("a grid needs at least one value for each of its parameters")
@@ -42,49 +518,45 @@ def grid_search(
 
 
 def best_row(rows: Sequence[Row], score: str) -> Row:
-    """The row with the highest ``score``."""
+    """The row with the highest score.
+
+    Args:
+        rows: As :func:`grid_search` gives them.
+        score: The name of the score.
+
+    Returns:
+        One of ``rows``, the first of several.
+
+    >>> best_row([{"a": 1, "s": 0.5}, {"a": 2, "s": 0.7}], "s")
+    {'a': 2, 's': 0.7}
+    """
     return max(rows, key=lambda row: row[score])
 
 
 def local_maxima(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], score: str) -> list[Row]:
-    """Rows whose ``score`` exceeds that of every neighbour, one step along one axis of the grid; more than one means
-    that the score is not concave over the grid.
+    """Rows that score more than every neighbour, one step along one axis of the grid; several mean that the score is
+    not concave over the grid.
+
+    Args:
+        rows: As :func:`grid_search` gives them.
+        grid: The grid that they come from.
+        score: The name of the score.
+
+    Returns:
+        Some of ``rows``.
 
     >>> grid = {"a": [0, 1, 2]}
     >>> len(local_maxima([{"a": a, "s": s} for a, s in zip([0, 1, 2], [3, 1, 2])], grid, "s"))
     2
     """
-    places = {tuple(list(values).index(row[name]) for name, values in grid.items()): row for row in rows}
-
-    def peaks(place: tuple[int, ...], row: Row) -> bool:
-        steps = ((*place[:k], place[k] + d, *place[k + 1 :]) for k in range(len(place)) for d in (-1, 1))
-        return all(row[score] > places[n][score] for n in steps if n in places)
-
-    return [row for place, row in places.items() if peaks(place, row)]
-
-
-class SeedRows(dict[str, Sequence[Mapping[str, float]]]):
-    """Names with one mapping of scores for each seed; :func:`~invkit.show.tables.table` shows them and their spread."""
-
-    def __init__(self, rows: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.add(rows or {})
-
-    def columns(self, keys: Iterable[str], *names: str) -> dict[str, list[float]]:
-        """``{"name, key": [one number for each seed]}``, as :meth:`~invkit.book.claims.Claims.add` takes it."""
-        return {f"{name}, {key}": [row[key] for row in self[name]] for key in keys for name in names}
-
-    def lead(self, key: str, first: str, second: str) -> float:
-        """By how much ``first`` is above ``second`` at the seed where it leads by least; negative where it is below.
-
-        Rows are compared seed by seed, as far as both go.
-
-        >>> SeedRows({"a": [{"x": 3.0}, {"x": 5.0}], "b": [{"x": 1.0}, {"x": 4.0}]}).lead("x", "a", "b")
-        1.0
-        """
-        return min(one[key] - other[key] for one, other in zip(self[first], self[second], strict=False))
-
-    def add(self, rows: Mapping[str, Any], suffix: str = "") -> None:
-        """Takes further rows in, under their names with ``suffix``; one mapping alone counts as one seed."""
-        for name, row in rows.items():
-            self[name + suffix] = [row] if isinstance(row, Mapping) else row
+    positions = {tuple(list(values).index(row[name]) for name, values in grid.items()): row for row in rows}
+    maxima = []
+    for position, row in positions.items():
+        neighbours = [
+            (*position[:axis], position[axis] + step, *position[axis + 1 :])
+            for axis in range(len(position))
+            for step in (-1, 1)
+        ]
+        if all(row[score] > positions[place][score] for place in neighbours if place in positions):
+            maxima.append(row)
+    return maxima
