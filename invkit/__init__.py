@@ -1,6 +1,21 @@
-"""Run trained networks backwards: from labels, logits, features or weights to images."""
+"""Run trained networks backwards: from labels, logits, features or weights to images.
+
+A :class:`Target` is a frozen network with what its images look like; a method turns it and what is to be inverted into
+images:
+
+>>> import invkit as ik
+>>> from invkit.testing import tiny_target  # or ik.load_target("timm/resnet18.a1_in1k")
+>>> result = ik.deep_inversion(tiny_target(), [0, 1, 2], ik.DeepInversionConfig.for_profile("ci"))
+>>> result.images.shape
+torch.Size([3, 3, 8, 8])
+
+The names here are those that most programs need. The rest stands in the rooms: ``ik.metrics.psnr``,
+``ik.data.photo_patches``, ``ik.networks.build``. Figures (``invkit.show``) and the book's own tools (``invkit.book``) are
+imported by their names.
+"""
 
 from invkit import analysis, attacks, core, data, engine, methods, metrics, networks, objectives, partition, transforms
+from invkit.analysis.compare import Comparison, compare
 from invkit.analysis.sparse_autoencoder import SparseAutoencoderConfig
 from invkit.core.results import FitResult, InversionResult, Step
 from invkit.core.rng import seeded
@@ -31,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchNormPenalty",
     "ClassifierConfig",
+    "Comparison",
     "DCIConfig",
     "DataSet",
     "DeePSiMConfig",
@@ -59,6 +75,7 @@ __all__ = [
     "analysis",
     "attacks",
     "class_inversion",
+    "compare",
     "core",
     "data",
     "deep_dream",

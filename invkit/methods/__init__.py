@@ -1,4 +1,26 @@
-"""The published methods, one file each."""
+"""The published methods, one file each.
+
+Methods that optimise images, from a frozen network to an :class:`~invkit.core.results.InversionResult`:
+
+- :func:`deep_inversion`: labels to images with the batch-norm statistics of the training set (Yin et al. 2020).
+- :func:`plug_in_inversion`: labels to images by augmentations in the place of priors (Ghiasi et al. 2021).
+- :func:`class_inversion`: labels to images with an image prior alone, DeepDream's baseline (Mordvintsev et al. 2015).
+- :func:`deep_dream`: images to images that a layer answers more strongly (Mordvintsev et al. 2015).
+- :func:`feature_inversion`: features of a layer to images that have them (the baselines of Dong et al. 2021).
+
+Methods that learn something, which they return with a :class:`~invkit.core.results.FitResult`:
+
+- :func:`divide_and_conquer`: network and images to an inverse, block after block (Dong et al. 2021).
+- :func:`deepsim`: network and images to a generator from features to images (Dosovitskiy & Brox 2016).
+- :func:`feedforward_inversion`: network and images to a generator from logits to images (Teterwak et al. 2021).
+- :func:`network_inversion`: network to a generator of images of its classes (Suhail et al. 2024).
+- :func:`reconstruct`: network to a generator of images like its training set (Suhail et al. 2024, §5.3).
+- :func:`train_with_garbage`: labelled images to a classifier with a class for what is none of them (Suhail et al., §5.2).
+- :func:`distil`: network and images to a student that learnt from both alone (Botach & Cohen 2021, §5.3).
+- :func:`train_hidden`: labelled images to a network hidden among random weights (Ramanujan et al. 2020).
+
+A new method is a file here, a line above with its names below, and a row in ``tests/methods/test_contract.py``.
+"""
 
 from invkit.methods.dci import DCI, DCIConfig, divide_and_conquer
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion, deep_dream
