@@ -10,8 +10,8 @@ images:
 torch.Size([3, 3, 8, 8])
 
 The names here are those that most programs need. The rest stands in the rooms: ``ik.metrics.psnr``,
-``ik.data.photo_patches``, ``ik.networks.build``. Figures (``invkit.show``) and the book's own tools (``invkit.book``) are
-imported by their names.
+``ik.data.photo_patches``, ``ik.networks.build``. Figures (``invkit.show``) and the book's own tools (``invkit.book``)
+are imported by their names.
 """
 
 from invkit import analysis, attacks, core, data, engine, methods, metrics, networks, objectives, partition, transforms

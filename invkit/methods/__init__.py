@@ -15,7 +15,7 @@ Methods that learn something, which they return with a :class:`~invkit.core.resu
 - :func:`feedforward_inversion`: network and images to a generator from logits to images (Teterwak et al. 2021).
 - :func:`network_inversion`: network to a generator of images of its classes (Suhail et al. 2024).
 - :func:`reconstruct`: network to a generator of images like its training set (Suhail et al. 2024, §5.3).
-- :func:`train_with_garbage`: labelled images to a classifier with a class for what is none of them (Suhail et al., §5.2).
+- :func:`train_with_garbage`: labelled images to a classifier with one more class, for what is none of them (§5.2).
 - :func:`distil`: network and images to a student that learnt from both alone (Botach & Cohen 2021, §5.3).
 - :func:`train_hidden`: labelled images to a network hidden among random weights (Ramanujan et al. 2020).
 
