@@ -138,7 +138,7 @@ def line(claim: Claim, chapter: Chapter | None) -> nodes.row:
         "",
         cell(id, nodes.Text(" " + claim.claim)),
         cell(nodes.Text(claim.reported)),
-        cell(nodes.Text(book_claims.told(row) if row else "–")),
+        cell(nodes.Text(book_claims.answer(row) if row else "–")),
         cell(mark),
     )
 

@@ -1,8 +1,8 @@
 """The papers' claims and the chapters' answers: what was reported, what we measured, and whether it holds.
 
 A chapter collects its answers in :class:`Claims`, shows them with :meth:`Claims.table` and writes them with
-:meth:`Claims.save`; the scoreboard page gathers the files. The list of claims is ``claims.yml`` beside this
-file."""
+:meth:`Claims.save`; the scoreboard page gathers the files. The list of claims is ``claims.yml`` beside this file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from invkit.book.numbers import summaries, tell
+from invkit.book.numbers import Summary, format_summary, summaries
 from invkit.core.config import config_hash
 from invkit.core.files import write_json
 
@@ -37,7 +37,14 @@ class Claim:
 
 
 def load_claims() -> dict[str, Claim]:
-    """All claims by id, in the order of the list. Raises ``ValueError`` on a duplicate id."""
+    """All claims by id, in the order of the list.
+
+    Raises:
+        ValueError: If two claims share an id.
+
+    >>> load_claims()["di.verifier"].chapter
+    '01'
+    """
     rows = yaml.safe_load((resources.files("invkit.book") / "claims.yml").read_text("utf8"))
     claims = {row["id"]: Claim(**row) for row in rows}
     if len(claims) != len(rows):
@@ -47,11 +54,11 @@ def load_claims() -> dict[str, Claim]:
 
 @dataclass(frozen=True)
 class Row:
-    """One answered claim; ``measured`` maps a name ("" for a single quantity) to mean, sd and n."""
+    """One answered claim; ``measured`` maps the name of a quantity (empty for a single one) to its summary."""
 
     id: str
     verdict: str
-    measured: dict[str, dict[str, Any]]
+    measured: dict[str, Summary]
     unit: str = ""
     note: str = ""
     reason: str = ""
@@ -62,7 +69,13 @@ class Row:
 class Claims:
     """The answers of one chapter (``"01_deepinversion"``) at one profile.
 
-    Raises ``ValueError`` if the list holds no claim of that chapter.
+    Raises:
+        ValueError: If the list holds no claim of that chapter.
+
+    >>> claims = Claims("01_deepinversion", profile="ci")
+    >>> claims.add("di.verifier", measured=[0.9, 0.8], holds=True)
+    >>> claims.rows["di.verifier"].verdict, len(claims.missing()) < len(claims.owned)
+    ('holds', True)
     """
 
     chapter: str
@@ -87,10 +100,18 @@ class Claims:
     ) -> None:
         """Answer claim ``id``; answering it again replaces the first answer.
 
-        ``measured`` is a number, one number per seed, or a mapping from names to these; ``holds=None`` means
-        out of reach at this profile and needs a ``reason``. ``recorded`` names the recorded run the numbers
-        come from. Raises ``ValueError`` for an id that is unknown or another chapter's, numbers that are
-        missing or not finite, and a missing reason.
+        Args:
+            id: One of this chapter's claims.
+            holds: The verdict; None where the claim is out of reach at this profile, which needs a ``reason``.
+            measured: A number, one number for each seed, or a mapping from names to these.
+            unit: Unit of the numbers.
+            note: What a reader must know of them.
+            reason: Why the claim is out of reach.
+            recorded: Name of the recorded run that the numbers come from.
+
+        Raises:
+            ValueError: For an id that is unknown or another chapter's, numbers that are missing or not finite, and a
+                missing reason.
         """
         self._check(id)
         if holds is not None and not isinstance(holds, bool | np.bool_):
@@ -100,8 +121,8 @@ class Claims:
         if holds is not None and measured is None:
             raise ValueError(f"{id}: a verdict needs measured numbers; without them the claim is out of reach")
         verdict = OUT if holds is None else HOLDS if holds else FAILS
-        found = {} if measured is None else summaries(measured, id)
-        self.rows[id] = Row(id, verdict, found, unit, note, reason, recorded)
+        numbers = {} if measured is None else summaries(measured, id)
+        self.rows[id] = Row(id, verdict, numbers, unit, note, reason, recorded)
 
     def missing(self) -> list[str]:
         """Ids of this chapter's claims that have no answer yet."""
@@ -115,7 +136,8 @@ class Claims:
     def save(self, folder: str | Path | None = None) -> Path:
         """Write ``<folder>/<chapter>.json``, whole or not at all; by default into ``build/claims/<profile>``.
 
-        Raises ``ValueError`` naming this chapter's claims that have no answer.
+        Raises:
+            ValueError: Naming this chapter's claims that have no answer.
         """
         if missing := self.missing():
             raise ValueError(f"chapter {self.chapter} owes an answer to {', '.join(missing)}")
@@ -155,7 +177,7 @@ class ClaimsTable:
         cells = [
             f"<code>{row.id}</code> {html.escape(claim.claim)}",
             html.escape(claim.reported),
-            html.escape(told(row)),
+            html.escape(answer(row)),
             f'<span class="{classes(row.verdict)}">{mark(row.verdict)}</span>',
         ]
         body = "".join(f'<td style="text-align:left"><p>{cell}</p></td>' for cell in cells)
@@ -165,12 +187,7 @@ class ClaimsTable:
         lines = ["| claim | reported | measured here | verdict |", "|---|---|---|---|"]
         for row in self.rows:
             claim = self.claims[row.id]
-            cells = (
-                f"`{row.id}` {claim.claim}",
-                claim.reported,
-                told(row),
-                f"{mark(row.verdict)}",
-            )
+            cells = (f"`{row.id}` {claim.claim}", claim.reported, answer(row), mark(row.verdict))
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         return "\n".join(lines)
 
@@ -179,11 +196,15 @@ class ClaimsTable:
         return {"text/plain": text, "text/markdown": text, "text/html": self._repr_html_()}
 
 
-def told(row: Row) -> str:
-    """What was measured, in words for a table cell: ``a 0.95 ± 0.01 (3 seeds); b 0.4``."""
+def answer(row: Row) -> str:
+    """What was measured, in words for a table cell.
+
+    >>> answer(Row("di.verifier", HOLDS, summaries({"a": [0.9, 1.0], "b": 0.4}, ""), unit="dB"))
+    'a 0.95 ± 0.071 dB; b 0.4 dB (2 seeds)'
+    """
     unit = f" {row.unit}" if row.unit else ""
-    parts = [f"{name} {tell(found)}{unit}".strip() for name, found in row.measured.items()]
-    seeds = {found["n"] for found in row.measured.values()} - {1}
+    parts = [f"{name} {format_summary(summary)}{unit}".strip() for name, summary in row.measured.items()]
+    seeds = {summary["n"] for summary in row.measured.values()} - {1}
     text = "; ".join(parts) + (f" ({max(seeds)} seeds)" if seeds else "")
     source = f"recorded run {row.recorded}" if row.recorded else ""
     return ". ".join(part.rstrip(".") for part in (text, row.reason, row.note, source) if part) or "–"
@@ -195,7 +216,11 @@ def digest(rows: Sequence[Any]) -> str:
 
 
 def mark(verdict: str) -> str:
-    """The verdict with its sign, which is read without colour too."""
+    """The verdict with its sign, which is read without colour too.
+
+    >>> mark(HOLDS)
+    '✓ holds'
+    """
     return f"{MARKS[verdict]} {verdict}"
 
 
@@ -205,12 +230,20 @@ def classes(verdict: str) -> str:
 
 
 def anchor(id: str) -> str:
-    """The HTML id of a claim's row on its chapter's page."""
+    """The HTML id of a claim's row on its chapter's page.
+
+    >>> anchor("di.verifier")
+    'claim-di-verifier'
+    """
     return "claim-" + id.replace(".", "-")
 
 
 def number_of(chapter: str) -> str:
-    """The chapter's number: ``"01"`` of ``"01_deepinversion"``."""
+    """The chapter's number.
+
+    >>> number_of("01_deepinversion")
+    '01'
+    """
     return Path(chapter).stem.split("_")[0]
 
 

@@ -1,42 +1,100 @@
-"""Measured numbers: their mean and spread over seeds, and how they are told."""
+"""Measured numbers: their mean and standard deviation over seeds, and how they are written."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 
-def summaries(measured: Any, what: str) -> dict[str, dict[str, Any]]:
-    """Mean, standard deviation (absent for one value) and count of each measured quantity.
+class Summary(TypedDict):
+    """Mean, standard deviation (None for a single value) and number of values."""
 
-    Raises ``ValueError``, beginning with ``what``, if there is no number or one is not finite.
+    mean: float
+    sd: float | None
+    n: int
+
+
+def is_summary(value: Any) -> bool:
+    """Whether ``value`` is a :class:`Summary` already.
+
+    >>> is_summary({"mean": 0.5, "sd": None, "n": 1}), is_summary([0.5])
+    (True, False)
     """
-    named = measured if isinstance(measured, Mapping) else {"": measured}
-    if not named:
-        raise ValueError(f"{what}: measured is empty")
-    return {str(name): _summary(value, f"{what}{' ' * bool(name)}{name}") for name, value in named.items()}
+    return isinstance(value, Mapping) and set(value) == {"mean", "sd", "n"}
 
 
-def _summary(value: Any, what: str) -> dict[str, Any]:
+def finite(value: Any, what: str) -> list[float]:
+    """The numbers of ``value``, which is one number or a sequence, array or tensor of them.
+
+    Args:
+        value: One number, or one for each seed.
+        what: Name of the quantity, with which an error begins.
+
+    Raises:
+        ValueError: If there is no number, or one is not finite.
+
+    >>> finite(2, "loss"), finite(np.array([1.0, 2.0]), "loss")
+    ([2.0], [1.0, 2.0])
+    """
     try:
         values = [float(v) for v in np.atleast_1d(np.asarray(value, dtype=float))]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: measured should be numbers, not {value!r}") from error
     if not values or not all(map(math.isfinite, values)):
         raise ValueError(f"{what}: measured holds no number or one that is not finite: {values}")
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "sd": spread, "n": len(values)}
+    return values
 
 
-def tell(found: Mapping[str, Any]) -> str:
-    """A summary as ``mean ± sd`` with three significant digits."""
-    mean, sd = found["mean"], found["sd"]
-    return _digits(mean) if sd is None else f"{_digits(mean)} ± {_digits(sd, 2)}"
+def summarise(value: Any, what: str = "value") -> Summary:
+    """Mean, standard deviation and count of one number or several; a summary comes back as it is.
+
+    Raises:
+        ValueError: If there is no number, or one is not finite.
+
+    >>> summarise([1.0, 3.0])
+    {'mean': 2.0, 'sd': 1.4142..., 'n': 2}
+    """
+    if is_summary(value):
+        finite(value["mean"], what)
+        return Summary(mean=value["mean"], sd=value["sd"], n=value["n"])
+    values = finite(value, what)
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": deviation, "n": len(values)}
 
 
-def _digits(value: float, n: int = 3) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{n}g}"
+def summaries(measured: Any, what: str) -> dict[str, Summary]:
+    """A summary of each measured quantity; of a single one, without a name, under the empty name.
+
+    Raises:
+        ValueError: If there is no quantity, or one of them holds no number or one that is not finite.
+
+    >>> summaries({"own": [1.0, 1.0]}, "chapter 1"), summaries(0.5, "chapter 1")
+    ({'own': {'mean': 1.0, 'sd': 0.0, 'n': 2}}, {'': {'mean': 0.5, 'sd': None, 'n': 1}})
+    """
+    named = measured if isinstance(measured, Mapping) else {"": measured}
+    if not named:
+        raise ValueError(f"{what}: measured is empty")
+    return {str(name): summarise(value, f"{what} {name}".rstrip()) for name, value in named.items()}
+
+
+def format_summary(summary: Summary) -> str:
+    """A summary as ``mean ± sd``, to three and two significant digits.
+
+    >>> format_summary(summarise([1.0, 3.0])), format_summary(summarise(12345.6))
+    ('2 ± 1.4', '12,346')
+    """
+    mean, sd = summary["mean"], summary["sd"]
+    return format_number(mean) if sd is None else f"{format_number(mean)} ± {format_number(sd, 2)}"
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """A number to so many significant digits, in the thousands as a whole number.
+
+    >>> format_number(0.12345), format_number(4321.5)
+    ('0.123', '4,322')
+    """
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"

@@ -35,7 +35,7 @@ def test_papers_are_in_the_bibliography_and_the_list_is_in_the_package():
     bibliography = (ROOT / "book/references.bib").read_text("utf8")
     assert all(f"{{{claim.paper}," in bibliography for claim in load_claims().values())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))
-    assert "show/claims.yml" in project["tool"]["setuptools"]["package-data"]["invkit"]
+    assert "book/claims.yml" in project["tool"]["setuptools"]["package-data"]["invkit"]
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,22 @@
 """Recorded runs: complete, vouched for, never replaced in silence."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 import torch
 
 from invkit.book.recorded import commit_of, load_recorded, record, show_recorded
 from invkit.show.grids import image_grid
 
+ROOT = Path(__file__).resolve().parents[2]
+STORED = sorted(path.stem for path in (ROOT / "book/recorded").glob("*.json"))
 FACTS = {
     "title": "A <small> run",
     "config": {"lr": 0.1},
-    "measured": {"accuracy": [0.8, 0.9], "loss": 2.0},
+    "measured": {"ours": {"accuracy": [0.8, 0.9], "loss": 2.0}},
     "command": "make run SEED=0",
-    "seed": 0,
+    "seeds": [0, 1],
     "seconds": 400,
     "device": "one GPU",
 }
@@ -24,13 +29,27 @@ def figure():
 def test_a_run_comes_back_as_it_was(tmp_path):
     record("run-1", **FACTS, figure=figure(), folder=tmp_path)
     run = load_recorded("run-1", tmp_path)
-    assert (run.config, run.command, run.seed, run.device) == ({"lr": 0.1}, "make run SEED=0", 0, "one GPU")
-    assert run.measured["accuracy"] == {
-        "mean": pytest.approx(0.85),
-        "sd": pytest.approx(0.0707, abs=1e-4),
-        "n": 2,
-    }
+    assert (run.config, run.command, run.seeds, run.device) == ({"lr": 0.1}, "make run SEED=0", [0, 1], "one GPU")
+    assert run.measured == {"ours": {"accuracy": [0.8, 0.9], "loss": [2.0]}}
     assert run.picture is not None
+
+
+def test_the_script_is_known_by_its_hash(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("print()")
+    record("run-1", **FACTS, script=script, folder=tmp_path)
+    assert load_recorded("run-1", tmp_path).script_sha256 == hashlib.sha256(b"print()").hexdigest()
+
+
+def test_numbers_come_by_row_and_column(tmp_path):
+    measured = {"ours": {"accuracy": [0.8, 0.9]}, "theirs": {"accuracy": {"mean": 0.5, "sd": 0.1, "n": 600}}}
+    record("run-1", **FACTS | {"measured": measured}, folder=tmp_path)
+    run = load_recorded("run-1", tmp_path)
+    assert run.means() == {"ours": {"accuracy": pytest.approx(0.85)}, "theirs": {"accuracy": 0.5}}
+    assert run.summaries()["ours"]["accuracy"] == {
+        "mean": pytest.approx(0.85), "sd": pytest.approx(0.0707, abs=1e-4), "n": 2,
+    }  # fmt: skip
+    assert run.summaries()["theirs"] == measured["theirs"]
 
 
 def test_it_is_shown_as_recorded_with_its_origin(tmp_path):
@@ -38,20 +57,28 @@ def test_it_is_shown_as_recorded_with_its_origin(tmp_path):
     bundle = show_recorded("run-1", tmp_path)._repr_mimebundle_()
     for text in bundle["text/html"], bundle["text/plain"]:
         assert "Recorded run" in text
-        assert "one GPU, 7 min, seed 0, commit " in text
+        assert "one GPU, 7 min, seeds 0, 1, commit " in text
         assert "make run SEED=0" in text
-        assert "0.85 ± 0.071 (2 seeds)" in text
+        assert "0.85 ± 0.071" in text
     assert "A &lt;small&gt; run" in bundle["text/html"]
     assert 'alt="Black: One image."' in bundle["text/html"]
+
+
+def test_rows_and_columns_make_a_table(tmp_path):
+    measured = {"first": {"a": 1.0, "b": 2.0}, "second": {"b": 3.0}}
+    record("run-1", **FACTS | {"measured": measured}, folder=tmp_path)
+    page = show_recorded("run-1", tmp_path)._repr_html_()
+    assert '<th scope="col">a</th><th scope="col">b</th>' in page
+    assert '<th scope="row">second</th><td></td><td>3</td>' in page
 
 
 def test_nothing_is_replaced_in_silence(tmp_path):
     record("run-1", **FACTS, folder=tmp_path)
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        record("run-1", **FACTS | {"seed": 1}, folder=tmp_path)
-    assert load_recorded("run-1", tmp_path).seed == 0
-    record("run-1", **FACTS | {"seed": 1}, folder=tmp_path, overwrite=True)
-    assert load_recorded("run-1", tmp_path).seed == 1
+        record("run-1", **FACTS | {"seeds": [7]}, folder=tmp_path)
+    assert load_recorded("run-1", tmp_path).seeds == [0, 1]
+    record("run-1", **FACTS | {"seeds": [7]}, folder=tmp_path, overwrite=True)
+    assert load_recorded("run-1", tmp_path).seeds == [7]
 
 
 def test_another_picture_is_noticed(tmp_path):
@@ -68,7 +95,10 @@ def test_another_picture_is_noticed(tmp_path):
     ("name", "change", "message"),
     [
         ("../run", {}, "lower-case"),
-        ("run", {"measured": {"a": float("nan")}}, "not finite"),
+        ("run", {"measured": {"ours": {"a": float("nan")}}}, "ours: a.*not finite"),
+        ("run", {"measured": {"ours": {"a": []}}}, "ours: a"),
+        ("run", {"measured": {"ours": 0.5}}, "columns.*'ours'"),
+        ("run", {"measured": {}}, "empty"),
         ("run", {"command": " "}, "command"),
     ],
 )
@@ -89,20 +119,13 @@ def test_outside_of_git_the_commit_is_unknown(tmp_path, monkeypatch):
     assert commit_of(tmp_path / "not" / "there") == "unknown"
 
 
-def test_names_of_rows_and_columns_make_a_table(tmp_path):
-    measured = {"first: a": 1.0, "first: b": 2.0, "second: b": 3.0}
-    record(
-        "matrix",
-        title="t",
-        config={},
-        measured=measured,
-        command="x",
-        seed=0,
-        seconds=1.0,
-        device="cpu",
-        folder=tmp_path,
-    )
-    assert show_recorded("matrix", tmp_path).means() == {"first": {"a": 1, "b": 2}, "second": {"b": 3}}
-    page = show_recorded("matrix", tmp_path)._repr_html_()
-    assert '<th scope="col">a</th><th scope="col">b</th>' in page
-    assert '<th scope="row">second</th><td></td><td>3</td>' in page
+@pytest.mark.parametrize("name", STORED)
+def test_what_is_stored_can_be_shown_and_repeated(name):
+    run = load_recorded(name, ROOT / "book/recorded")
+    assert run.means()
+    assert run.seeds
+    (script,) = (word for word in run.command.split() if word.endswith(".py"))
+    assert (ROOT / script).is_file()
+    for row in run.summaries().values():
+        # What is no seed is an image, a summary of which is stored.
+        assert {s["n"] for s in row.values() if s["n"] < 10} <= {1, len(run.seeds)}
