@@ -142,8 +142,8 @@ def write_json(path: str | Path, data: Any) -> None:
         temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=plain) + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path, what: str = "record") -> dict[str, Any]:
-    """Read a JSON object; ``what`` it should be stands in the messages.
+def read_json(path: str | Path, what: str = "record", *, advice: str = "") -> dict[str, Any]:
+    """Read a JSON object; ``what`` it should be, and an ``advice`` for a damaged file, stand in the messages.
 
     Raises:
         FileNotFoundError: Where there is no such file; other ``OSError`` where it cannot be read.
@@ -153,9 +153,9 @@ def read_json(path: str | Path, what: str = "record") -> dict[str, Any]:
     Traceback (most recent call last):
     FileNotFoundError: there is no record at nowhere.json
     """
-    data = _read(Path(path), what, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    data = _read(Path(path), what, lambda file: json.loads(file.read_text(encoding="utf-8")), advice=advice)
     if not isinstance(data, dict):
-        raise ValueError(f"{path} is not a readable {what}: it holds a {type(data).__name__}, not an object of fields")
+        raise ValueError(f"{path} is not a readable {what} (it holds a {type(data).__name__}, no object){advice}")
     return data
 
 

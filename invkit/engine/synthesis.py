@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invkit.core.config import config_hash, plain
 from invkit.core.device import progress
-from invkit.core.files import atomic_path, write_json
+from invkit.core.files import atomic_path, read_json, remove_unfinished, write_json
 from invkit.core.results import InversionResult
 from invkit.core.rng import seeded
 from invkit.core.target import Target
@@ -35,15 +35,35 @@ def synthesise(
 ) -> Path:
     """Invert ``n_images`` images, classes in turn, into ``folder``; return the path of their image folder.
 
-    ``invert(labels, generator)`` makes one batch, e.g. ``lambda y, g: deep_inversion(target, y, config, generator=g)``;
-    batch ``b`` draws from a generator of its own, so batches do not depend on each other. ``folder`` gets
-    ``images/<index>_<class>/<batch>_<k>.png``, a record of each batch under ``batches/`` (written when all its images
-    are), and ``manifest.json``. A call with the same arguments after a crash keeps every finished batch and makes the
-    missing ones; ``config`` is whatever the images depend on, compared then.
+    ``folder`` gets ``images/<index>_<class>/<batch>_<k>.png``, a record of each batch under ``batches/`` (written when
+    all its images are), and ``manifest.json``; ``load_data(f"folder:{path}")`` reads the images. A call with the same
+    arguments after a crash keeps every finished batch, makes the missing ones, and those of which a file was deleted,
+    and removes what was left half-written; the images are those of an uninterrupted run, bit for bit.
 
-    ``load_data(f"folder:{path}")`` reads the images. Raises ``ValueError`` where the folder holds another synthesis,
-    ``RuntimeError`` where a batch became non-finite, ``OSError`` where the disk is full or not writable; finished
-    batches stay in each case.
+    Args:
+        target: The network whose classes are inverted.
+        n_images: How many images in all.
+        folder: Where they go; files that are none of this function's are left alone.
+        invert: Makes one batch from labels and a generator, e.g. ``lambda y, g: deep_inversion(target, y, config,
+            generator=g)``. Each batch has a generator of its own, so batches do not depend on each other.
+        batch_size: Images of one batch.
+        classes: Indices of the classes, all if None.
+        seed: From which the batches' generators follow.
+        config: Whatever the images depend on beside the above; compared when a run goes on.
+
+    Raises:
+        ValueError: Where the folder holds another synthesis or a damaged record, naming it.
+        RuntimeError: Where a batch became non-finite.
+        OSError: Where the disk is full or not writable. Finished batches stay in each case.
+
+    >>> import tempfile
+    >>> from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
+    >>> from invkit.testing import tiny_target
+    >>> target, config = tiny_target(), DeepInversionConfig(steps=1)
+    >>> invert = lambda y, g: deep_inversion(target, y, config, generator=g)
+    >>> images = synthesise(target, 6, tempfile.mkdtemp(), invert, batch_size=4, config=config)
+    >>> len(list(images.glob("0000_class-0/*.png")))
+    2
     """
     folder = Path(folder)
     chosen = target.spec.check_labels(list(classes) if classes is not None else list(range(target.spec.n_classes)))
@@ -57,55 +77,82 @@ def synthesise(
         "classes": [target.spec.classes[int(i)] for i in chosen], "seed": seed, "config": plain(config),
     }  # fmt: skip
     _claim(folder, about)
-    for batch in progress(range(len(labels)), len(labels), "synthesising"):
-        record = folder / "batches" / f"{batch:05d}.json"
-        if not record.exists():
-            _one_batch(target, folder, record, batch, labels[batch], invert, seed)
-    return _finish(folder, about)
+    batches = [_Batch(folder, target, number, part) for number, part in enumerate(labels)]
+    missing = [batch for batch in batches if not batch.is_finished()]
+    done = len(batches) - len(missing)
+    for batch in progress(missing, len(batches), "synthesising", initial=done):
+        batch.make(invert, seed)
+    return _finish(folder, about, batches)
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Write what the folder holds, or make sure that it is the same."""
+    """Write what the folder holds, or make sure that it is the same; tidy up after a killed run."""
     path = folder / "synthesis.json"
     if not path.exists():
         write_json(path, about)
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differing = sorted(k for k in about if found.get(k) != json.loads(json.dumps(plain(about[k]))))
-    if differing:
-        raise ValueError(f"{folder} holds another synthesis (different: {', '.join(differing)}); choose another folder")
+    else:
+        record = read_json(path, "record of a synthesis", advice="; choose another folder")
+        wanted = json.loads(json.dumps(plain(about)))
+        differing = sorted(name for name in wanted if record.get(name) != wanted[name])
+        if differing:
+            raise ValueError(
+                f"{folder} holds another synthesis (different: {', '.join(differing)}); choose another folder"
+            )
+    remove_unfinished(folder, below=True)
 
 
-def _one_batch(
-    target: Target, folder: Path, record: Path, batch: int, labels: Tensor, invert: Invert, seed: int
-) -> None:
-    generator = seeded(int(config_hash([seed, batch]), 16))
-    result = invert(labels, generator)
-    if len(result.images) != len(labels):
-        raise ValueError(f"invert made {len(result.images)} images for {len(labels)} labels")
-    if not result.images.isfinite().all() or result.stopped.startswith("the term"):
-        raise RuntimeError(
-            f"batch {batch} was not kept: {result.stopped}; the {batch} batches before it are in {folder}"
-        )
-    if result.stopped == "interrupted":  # a batch that was cut short is not a finished batch
-        raise KeyboardInterrupt
-    names = []
-    for k, (image, label) in enumerate(zip(result.images, labels.tolist(), strict=True)):
-        name = f"{label:04d}_{_safe(target.spec.classes[label])}/{batch:05d}_{k:04d}.png"
-        with atomic_path(folder / "images" / name) as temporary:
-            to_pil(image).save(temporary)
-        names.append(name)
-    write_json(record, {"files": names, "labels": labels, "seconds": result.seconds, "stopped": result.stopped,
-                        "loss": {k: v[-1] for k, v in result.history.items() if v}})  # fmt: skip
+_WHOLE = ("steps", "patience", "callback")  # how an inversion may end whose images are kept
 
 
-def _finish(folder: Path, about: dict[str, Any]) -> Path:
+class _Batch:
+    """The images of some labels: where they go, and the record that is written once they are there."""
+
+    def __init__(self, folder: Path, target: Target, number: int, labels: Tensor) -> None:
+        self.folder, self.number, self.labels = folder, number, labels
+        self.path = folder / "batches" / f"{number:05d}.json"
+        names = [f"{label:04d}_{_safe(target.spec.classes[label])}" for label in labels.tolist()]
+        self.files = [f"{name}/{number:05d}_{k:04d}.png" for k, name in enumerate(names)]
+
+    def record(self) -> dict[str, Any]:
+        """What :meth:`make` wrote; ``ValueError`` where it is damaged."""
+        advice = "; delete it to make the batch anew"
+        record = read_json(self.path, "record of a batch", advice=advice)
+        if record.get("files") != self.files or record.get("labels") != self.labels.tolist():
+            raise ValueError(f"{self.path} is not the record of batch {self.number}{advice}")
+        return record
+
+    def is_finished(self) -> bool:
+        """Whether the record is there, and every image too: somebody may have deleted one."""
+        images = [self.folder / "images" / file for file in self.record()["files"]] if self.path.exists() else []
+        return bool(images) and all(image.is_file() and image.stat().st_size > 0 for image in images)
+
+    def make(self, invert: Invert, seed: int) -> None:
+        """Invert the labels, write the images and then the record."""
+        result = invert(self.labels, seeded(int(config_hash([seed, self.number]), 16)))
+        if len(result.images) != len(self.labels):
+            raise ValueError(f"invert made {len(result.images)} images for {len(self.labels)} labels")
+        if result.stopped == "interrupted":  # a batch that was cut short is not a finished batch
+            raise KeyboardInterrupt
+        if not result.images.isfinite().all() or result.stopped not in _WHOLE:
+            reason = getattr(result, "reason", "") or result.stopped
+            raise RuntimeError(
+                f"batch {self.number} was not kept: {reason}; the batches finished before it are in {self.folder}"
+            )
+        for file, image in zip(self.files, result.images, strict=True):
+            with atomic_path(self.folder / "images" / file) as temporary:
+                to_pil(image).save(temporary)
+        loss = {name: values[-1] for name, values in result.history.items() if values}
+        record = {"files": self.files, "labels": self.labels, "seconds": result.seconds, "stopped": result.stopped}
+        write_json(self.path, record | {"loss": loss})
+
+
+def _finish(folder: Path, about: dict[str, Any], batches: Sequence[_Batch]) -> Path:
     """Gather the records of the batches into one manifest."""
-    for unfinished in (folder / "images").rglob(".*"):  # what a kill left; other readers might take it for an image
-        unfinished.unlink(missing_ok=True)
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((folder / "batches").glob("*.json"))]
-    rows = [{"file": f, "label": y} for r in records for f, y in zip(r["files"], r["labels"], strict=True)]
-    seconds = sum(r["seconds"] for r in records)
+    records = [batch.record() for batch in batches]
+    rows = []
+    for record in records:
+        rows += [{"file": file, "label": label} for file, label in zip(record["files"], record["labels"], strict=True)]
+    seconds = sum(record.get("seconds", 0.0) for record in records)
     write_json(folder / "manifest.json", about | {"seconds": seconds, "images": rows})
     return folder / "images"
 

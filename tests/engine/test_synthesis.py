@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -11,6 +10,7 @@ import textwrap
 import pytest
 import torch
 
+from invkit.core.files import atomic_path
 from invkit.core.results import InversionResult
 from invkit.data.datasets import load_data
 from invkit.data.images import load_image, quantise
@@ -110,46 +110,130 @@ def test_a_second_call_makes_nothing(target, tmp_path):
 KILLED = """
     import os, signal, sys
     from pathlib import Path
+    from PIL import Image
     sys.path.insert(0, {tests!r})
     import torch
     torch.set_num_threads(1)
-    import invkit.engine.synthesis as s
+    from invkit.engine.synthesis import synthesise
     from invkit.testing import tiny_target
-    from test_synthesis import invert
+    from test_synthesis import invert, snapshot
 
-    written, point = [], int(sys.argv[2])
+    target, room, moments = tiny_target(), Path(sys.argv[1]), []
 
-    def to_pil(image, real=s.to_pil):
-        written.append(1)
-        if len(written) == point:
-            os.kill(os.getpid(), signal.SIGKILL)  # a temporary file is open now
-        return real(image)
+    def moment():
+        moments.append(1)
+        if len(moments) == point:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    s.to_pil = to_pil
-    s.synthesise(tiny_target(), 12, Path(sys.argv[1]), invert, batch_size=4)
+    def with_moments(real):
+        def call(*args, **options):
+            moment()
+            result = real(*args, **options)
+            moment()
+            return result
+        return call
+
+    def half_first(path, text, real=Path.write_text, **options):
+        real(path, text[: len(text) // 2], **options)
+        moment()
+        return real(path, text, **options)
+
+    def run(name):
+        # In a process of its own; says how it ended.
+        process = os.fork()
+        if process == 0:
+            os.fsync, os.replace, Image.Image.save = map(with_moments, (os.fsync, os.replace, Image.Image.save))
+            Path.write_text = half_first
+            synthesise(target, 5, room / name, invert, batch_size=3)
+            os._exit(0)
+        return os.waitpid(process, 0)[1]
+
+    point = 0
+    assert run("whole") == 0
+    while True:
+        point += 1
+        name = str(point)
+        if run(name) != signal.SIGKILL:
+            break
+        kill, point = point, 0
+        assert run(name) == 0
+        assert snapshot(room / name) == snapshot(room / "whole"), kill
+        point = kill
+    print(point - 1)
 """
 
 
-def test_kill_9_loses_and_repeats_nothing(target, tmp_path, request):
+def test_kill_9_at_any_moment_changes_nothing_and_leaves_nothing(tmp_path, request):
     code = textwrap.dedent(KILLED.format(tests=str(request.path.parent)))
-    folder = tmp_path / "killed"
-    done = subprocess.run([sys.executable, "-c", code, str(folder), "7"], check=False, timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    assert len(list((folder / "batches").glob("*.json"))) == 1
-    assert not (folder / "manifest.json").exists()
-    left = list((folder / "images").rglob(".*.png"))
-    assert len(left) == 1  # the file that was being written has another name
-    data = load_data(f"folder:{folder / 'images'}", channels=3)  # and no reader stumbles over it
-    assert sum(len(p.labels) for p in (data.train, data.test, data.heldout)) == 6
-    first = {p: t for p, t in times(folder / "images").items() if p.name.startswith("00000_")}
-    assert len(first) == 4
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, timeout=300, capture_output=True, text=True
+    )
+    files = 5 + 2 + 2  # images, records of batches, record and manifest
+    assert int(done.stdout) == files * 4 + 5 * 2 + 4
+
+
+def leave_behind(path):
+    """What a process of this number that was killed while it wrote ``path`` has left."""
+    with atomic_path(path) as temporary:
+        left = temporary.with_name(temporary.name[: -8 - len(path.suffix)] + "0" * 8 + path.suffix)
+        left.write_bytes(b"half")
+        path.write_bytes(b"")
+    path.unlink()
+    return left
+
+
+def test_what_a_killed_run_left_is_no_image_and_no_record(target, tmp_path):
+    images = synthesise(target, 8, tmp_path, invert, batch_size=4)
+    before, written = snapshot(tmp_path), times(tmp_path / "images")
+    class_folder = images / "0000_class-0"
+    left = [leave_behind(folder / name) for folder, name in (
+        (class_folder, "x.png"), (tmp_path / "batches", "00001.x.json"), (tmp_path, "x.json"),
+    )]  # fmt: skip
+    data = load_data(f"folder:{images}", channels=3)
+    assert sum(len(p.labels) for p in (data.train, data.test, data.heldout)) == 8
+    assert all(path.exists() for path in left)
+    synthesise(target, 8, tmp_path, invert, batch_size=4)
+    assert snapshot(tmp_path) == before
+    assert times(tmp_path / "images") == written
+
+
+def test_a_deleted_or_empty_image_is_made_again(target, tmp_path):
+    images = synthesise(target, 12, tmp_path, invert, batch_size=4)
+    whole = snapshot(tmp_path)
+    (images / "0002_class-2" / "00001_0002.png").unlink()
+    (images / "0003_class-3" / "00002_0003.png").write_bytes(b"")
     calls = []
-    synthesise(target, 12, folder, lambda y, g: invert(y, g, calls), batch_size=4)
+    synthesise(target, 12, tmp_path, lambda y, g: invert(y, g, calls), batch_size=4)
     assert len(calls) == 2
-    assert {p: t for p, t in times(folder / "images").items() if p in first} == first
-    synthesise(target, 12, tmp_path / "whole", invert, batch_size=4)
-    whole, resumed = snapshot(tmp_path / "whole"), snapshot(folder)
-    assert resumed == whole
+    assert snapshot(tmp_path) == whole
+
+
+def test_files_of_others_are_left_alone(target, tmp_path):
+    for place in ("", "images", "images/0000_class-0", "batches"):
+        (tmp_path / place / ".ipynb_checkpoints").mkdir(parents=True)
+        (tmp_path / place / ".ipynb_checkpoints" / "00000-checkpoint.json").write_text("{")
+        (tmp_path / place / ".hidden.png").write_text("")
+        (tmp_path / place / "notes.json").write_text("mine")
+    before = snapshot(tmp_path)
+    images = synthesise(target, 4, tmp_path, invert, batch_size=2)
+    assert snapshot(tmp_path).items() >= before.items()
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["images"]) == 4
+    data = load_data(f"folder:{images}", channels=3)
+    assert sum(len(p.labels) for p in (data.train, data.test, data.heldout)) == 4
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": 3}', "null"])
+@pytest.mark.parametrize("name", ["synthesis.json", "batches/00001.json"])
+def test_a_damaged_record_is_named_before_any_work(target, tmp_path, name, content):
+    synthesise(target, 8, tmp_path, invert, batch_size=4)
+    (tmp_path / name).write_text(content)
+    (tmp_path / "batches/00000.json").unlink()
+    calls = []
+    with pytest.raises(ValueError, match=rf"({name}.* (record|delete)|holds another synthesis)") as caught:
+        synthesise(target, 8, tmp_path, lambda y, g: invert(y, g, calls), batch_size=4)
+    assert "\n" not in str(caught.value)
+    assert type(caught.value) is ValueError
+    assert calls == []
 
 
 @pytest.mark.parametrize(
