@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from invkit.core.results import FitResult
-from invkit.core.rng import default_generator
-from invkit.data.batching import batches
-from invkit.engine.fit import FitConfig, fit
+from invkit.core.rng import default_generator, isolated_rng
+from invkit.engine.fit import FitConfig, Learner, epochs, fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +29,9 @@ class SparseAutoencoderConfig(FitConfig):
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
-        if not 1 <= self.active <= self.codes:
-            raise ValueError(f"SparseAutoencoderConfig: active must lie in 1..codes ({self.codes}), not {self.active}")
-        if self.batch_size < 1 or self.lr <= 0:
-            raise ValueError(f"SparseAutoencoderConfig: batch_size >= 1 and lr > 0, not {self.batch_size}, {self.lr}")
+        self.require_whole("batch_size", "codes", "active")
+        self.require_positive("lr")
+        self.require("active", self.active <= self.codes, f"lie in 1..codes ({self.codes})")
 
 
 class SparseAutoencoder(nn.Module):
@@ -75,8 +71,10 @@ class SparseAutoencoder(nn.Module):
         return (self.codes(features) > 0).float().mean(0)
 
 
-class SparseCoding:
+class SparseCoding(Learner[tuple[Tensor, Tensor]]):
     """The autoencoder's training: mean squared error of the scaled features."""
+
+    STATE: ClassVar[tuple[str, ...]] = ("network", "optimizers")
 
     def __init__(self, network: SparseAutoencoder, config: SparseAutoencoderConfig) -> None:
         self.network = network.train()
@@ -86,19 +84,7 @@ class SparseCoding:
         """One step on features ``(N, D)``."""
         features, _ = batch
         loss = ((self.network(features) - features) / self.network.scale).square().mean()
-        self.optimizers[0].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers[0].step()
-        return {"error": loss.detach()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network and optimiser."""
-        return {"network": self.network.state_dict(), "optimizer": self.optimizers[0].state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self.network.load_state_dict(state["network"])
-        self.optimizers[0].load_state_dict(state["optimizer"])
+        return {"error": self.minimise(loss)}
 
 
 def sparse_autoencoder(
@@ -108,17 +94,12 @@ def sparse_autoencoder(
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"an autoencoder needs 2 or more features (N, D), not {tuple(features.shape)}")
     config, generator = config or SparseAutoencoderConfig(), generator or default_generator()
-    given = features.detach().float().cpu()
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        network = SparseAutoencoder(given, config)
-    feed = partial(_passes, given, config.batch_size)
-    result = fit(SparseCoding(network, config), feed, config, generator=generator, desc="sparse autoencoder")
+    features = features.detach().float().cpu()
+    with isolated_rng(generator):
+        network = SparseAutoencoder(features, config)
+    batches = epochs(features, None, config.batch_size, drop_last=False)
+    result = fit(SparseCoding(network, config), batches, config, generator=generator, desc="sparse autoencoder")
     return network.eval().requires_grad_(False), result
-
-
-def _passes(features: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    return batches(features, torch.zeros(len(features)), size, generator)
 
 
 def code_overlap(one: Tensor, two: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -18,10 +18,9 @@ from invkit.core.results import FitResult
 from invkit.core.rng import seeded, spawn
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
-from invkit.data.batching import batches
 from invkit.data.datasets import DataSet, Split
 from invkit.engine.cache import cache_path, load_or_fit
-from invkit.engine.fit import Callback, FitConfig, fit
+from invkit.engine.fit import Callback, FitConfig, Learner, detached, epochs, fit, total
 from invkit.metrics.quality import accuracy
 from invkit.networks.classifiers import build
 from invkit.transforms.jitter import apply_jitter, draw_jitter
@@ -67,25 +66,22 @@ class ClassifierConfig(FitConfig):
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
-        checks = {
-            "batch_size must be at least 1": self.batch_size >= 1,
-            "optimizer must be adamw or sgd": self.optimizer in ("adamw", "sgd"),
-            "lr must be positive": self.lr > 0,
-            "weight_decay must not be negative": self.weight_decay >= 0,
-            "momentum must lie in [0, 1)": 0 <= self.momentum < 1,
-            "label_smoothing must lie in [0, 1)": 0 <= self.label_smoothing < 1,
-            "shift must not be negative": self.shift >= 0,
-            "clip_norm must be positive, or None": self.clip_norm is None or self.clip_norm > 0,
-            "eps must lie in [0, 1)": 0 <= self.eps < 1,
-            "attack_steps must be at least 1": self.attack_steps >= 1,
-        }
-        for sentence, good in checks.items():
-            if not good:
-                raise ValueError(f"{sentence}, not {getattr(self, sentence.split()[0])!r}")
+        self.require_whole("batch_size", "attack_steps")
+        self.require_whole("shift", least=0)
+        self.require_choice("optimizer", "adamw", "sgd")
+        self.require_positive("lr")
+        self.require_weight("weight_decay")
+        for field in ("momentum", "label_smoothing", "eps"):
+            self.require(field, 0 <= getattr(self, field) < 1, "lie in [0, 1)")
+        self.require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "be positive, or None")
 
     @classmethod
     def for_network(cls, network: str, profile: str = "book", **overrides: Any) -> Self:
-        """The profile's config with what ``network`` needs otherwise; overrides win."""
+        """The profile's config with what ``network`` needs otherwise; overrides win.
+
+        >>> ClassifierConfig.for_network("plain_cnn").lr < ClassifierConfig.for_network("bn_cnn").lr
+        True
+        """
         return cls.for_profile(profile, **_NEEDS.get(profile, {}).get(network, {}) | overrides)
 
 
@@ -98,44 +94,35 @@ _NEEDS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-class ClassifierLearner:
+class ClassifierLearner(Learner[tuple[Tensor, Tensor]]):
     """Cross-entropy on augmented images, ``CE(network(normalise(augment(x))), y)``, with label smoothing.
 
-    With a radius, ``min_θ E max_(|δ|∞ ≤ radius) CE(network(normalise(augment(x) + δ)), y)`` (Madry et al. 2018,
+    With ``eps``, ``min_θ E max_(|δ|∞ ≤ eps) CE(network(normalise(augment(x) + δ)), y)`` (Madry et al. 2018,
     eq. 2.1): the inner maximum is approached by :func:`invkit.attacks.pgd`.
     """
 
+    STATE: ClassVar[tuple[str, ...]] = ("module", "optimizers", "generator")
+
     def __init__(
-        self,
-        module: nn.Module,
-        spec: ImageSpec,
-        config: ClassifierConfig,
-        *,
-        generator: torch.Generator,
-        device: torch.device,
-    ):
+        self, module: nn.Module, spec: ImageSpec, config: ClassifierConfig,
+        *, generator: torch.Generator, device: torch.device,
+    ) -> None:  # fmt: skip
         # Channels last is the faster layout for small convolutions, on CPUs and GPUs alike.
         self.module = module.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
         self.spec, self.config, self.device = spec, config, device
         self.generator = spawn(generator)
-        self.optimizers: tuple[torch.optim.Optimizer] = (_optimizer(self.module, config),)
+        self.optimizers = (_optimizer(self.module, config),)
 
     def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """One step on images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``; returns the loss and the batch's
-        accuracy, on the attacked images where there is a radius.
+        accuracy, on the attacked images where there is an ``eps``.
         """
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
         images = self.attack(self.augment(images), labels)
         logits = self.module(self.spec.normalise(images))
         terms = self.losses(images, labels, logits)
-        (optimizer,) = self.optimizers
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
-        optimizer.step()
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        return {name: term.detach() for name, term in terms.items()} | {"accuracy": accuracy}
+        self.minimise(total(terms), clip_norm=self.config.clip_norm, parameters=self.module.parameters())
+        return detached(terms) | {"accuracy": (logits.argmax(1) == labels).float().mean()}
 
     def losses(self, images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """The terms whose sum is minimised, for augmented images and the network's logits ``(N, K)``."""
@@ -150,7 +137,7 @@ class ClassifierLearner:
         return apply_jitter(images, drawn, wrap=False)
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The images that raise the loss most within the configured radius, as far as PGD finds them.
+        """The images that raise the loss most within the configured ``eps``, as far as PGD finds them.
 
         They are sought in eval mode: what is attacked is the network that will be used, without dropout's noise in
         the gradient, and the stored statistics of batch norm see each batch once, as it is learnt, not at every
@@ -164,19 +151,6 @@ class ClassifierLearner:
                 lambda x: self.module(self.spec.normalise(x)), images, labels, eps=self.config.eps,
                 steps=self.config.attack_steps, generator=self.generator,
             )  # fmt: skip
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimiser and the generator of augmentation and attack."""
-        return {
-            "module": self.module.state_dict(), "optimizer": self.optimizers[0].state_dict(),
-            "generator": self.generator.get_state(),
-        }  # fmt: skip
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self.module.load_state_dict(state["module"])
-        self.optimizers[0].load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
 
 
 def _optimizer(module: nn.Module, config: ClassifierConfig) -> torch.optim.Optimizer:
@@ -212,17 +186,13 @@ def train_classifier(
     generator = seeded(seed)
     learner = ClassifierLearner(module, data.spec, config, generator=generator, device=pick_device(device))
 
-    def sampler(order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:
-        # A last batch of one image would stop batch norm, so a rest is left for a later pass.
-        return batches(data.train.pixels, data.train.labels, config.batch_size, order, drop_last=True)
-
     def evaluate() -> dict[str, float]:
         return _evaluate(module, data.spec, data.test, config.eps)
 
     try:
         return fit(
-            learner, sampler, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint,
-            evaluate=evaluate, desc=f"train {type(module).__name__}",
+            learner, epochs(data.train.pixels, data.train.labels, config.batch_size), config, generator=generator,
+            callbacks=callbacks, checkpoint=checkpoint, evaluate=evaluate, desc=f"train {type(module).__name__}",
         )  # fmt: skip
     finally:
         module.eval().to("cpu").to(memory_format=torch.contiguous_format)

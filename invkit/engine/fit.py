@@ -1,4 +1,4 @@
-"""How long to train, and by which learning rate."""
+"""The one loop for what learns: how long, by which learning rate, and how a run stops, is kept and goes on."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from invkit.core.config import config_hash, plain
+from invkit.core.config import Config, config_hash, plain
 from invkit.core.device import progress
-from invkit.core.files import load_state, save_state
+from invkit.core.files import read_checkpoint, save_state
 from invkit.core.results import FitResult
+from invkit.core.rng import isolated_rng
+from invkit.data.batching import batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitConfig:
+class FitConfig(Config):
     """How long and by which schedule to train; learners' configs add their own fields."""
 
     steps: int = 400
@@ -47,32 +49,19 @@ class FitConfig:
     }
 
     def __post_init__(self) -> None:
-        for name in ("steps", "period", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.evaluate_every is not None and self.evaluate_every < 1:
-            raise ValueError(f"evaluate_every must be at least 1, or None, not {self.evaluate_every}")
-        if self.schedule not in ("cosine", "restarts", "constant"):
-            raise ValueError(f"schedule must be cosine, restarts or constant, not {self.schedule!r}")
-        if not 0 <= self.warmup < self.steps:
-            raise ValueError(f"warmup must lie in 0..steps - 1 (steps is {self.steps}), not {self.warmup}")
-
-    @classmethod
-    def for_profile(cls, profile: str, **overrides: Any) -> Self:
-        """The config of the profile ``ci`` (seconds), ``book`` (minutes) or ``paper`` (a GPU), with fields
-        overridden.
-        """
-        if profile not in cls.PROFILES:
-            raise ValueError(f"profile must be one of {', '.join(cls.PROFILES)}, not {profile!r}")
-        return cls(**cls.PROFILES[profile] | overrides)
+        self.require_whole("steps", "period", "log_every", "checkpoint_every")
+        if self.evaluate_every is not None:
+            self.require_whole("evaluate_every")
+        self.require_choice("schedule", "cosine", "restarts", "constant")
+        self.require("warmup", 0 <= self.warmup < self.steps, f"lie in 0..steps - 1 (steps is {self.steps})")
 
 
 def lr_factor(config: FitConfig, step: int) -> float:
-    """The share of the base learning rate at ``step`` (from 0): a function of the step alone, so resuming
+    """The factor of the base learning rate at ``step`` (from 0): a function of the step alone, so resuming
     needs no state.
 
-    >>> c = FitConfig(steps=100, warmup=10)
-    >>> lr_factor(c, 4), lr_factor(c, 10), lr_factor(c, 55)
+    >>> config = FitConfig(steps=100, warmup=10)
+    >>> lr_factor(config, 4), lr_factor(config, 10), lr_factor(config, 55)
     (0.5, 1.0, 0.5)
     """
     if step < config.warmup:
@@ -85,23 +74,146 @@ def lr_factor(config: FitConfig, step: int) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * past / span)
 
 
-B = TypeVar("B", contravariant=True)
+Batch = TypeVar("Batch")
 Batches = Iterable[Any] | Callable[[torch.Generator], Iterable[Any]]
+"""A list or loader that is passed over again and again, or a function that starts one pass with a generator."""
 
 
-class Learner(Protocol[B]):
+class Learner(Generic[Batch]):
     """What :func:`fit` drives: one optimisation step on a batch, and a state that can be saved.
 
-    ``step`` returns the step's terms, unreduced to the host where possible. A learner may have
-    ``optimizers``, whose learning rates then follow the schedule, and ``device``; and ``problem(terms)``, asked about
-    each step once its terms are read: None for a good state, ``""`` for one not to go back to, or what to stop for.
-    ``state_dict`` must hold all that the next step depends on (networks, optimisers, generators of its own) as tensors
-    and plain values.
+    A learner defines :meth:`step` and names in :attr:`STATE` all attributes that the next step depends on: networks,
+    optimisers, generators of its own, learners inside it, tensors and plain values, or tuples of them.
+
+    >>> class Mean(Learner[Tensor]):
+    ...     STATE = ("value", "optimizers")
+    ...     def __init__(self):
+    ...         self.value = nn.Parameter(torch.zeros(2))
+    ...         self.optimizers = (torch.optim.SGD([self.value], lr=0.5),)
+    ...     def step(self, batch):
+    ...         return {"distance": self.minimise((self.value - batch).square().sum())}
+    >>> mean = Mean()
+    >>> fit(mean, [torch.tensor([1.0, 3.0])], FitConfig(steps=9), generator=torch.Generator()).steps
+    9
+    >>> mean.value.tolist()
+    [1.0, 3.0]
     """
 
-    def step(self, batch: B, /) -> Mapping[str, float | Tensor]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+    STATE: ClassVar[tuple[str, ...]] = ()
+    """Names of the attributes that :meth:`state_dict` holds."""
+    optimizers: Sequence[torch.optim.Optimizer] = ()
+    """Those whose learning rates follow the schedule."""
+    device: torch.device = torch.device("cpu")
+    """Where it computes."""
+
+    def step(self, batch: Batch, /) -> Mapping[str, float | Tensor]:
+        """One step on ``batch``; returns the step's terms, without a gradient and not yet on the host."""
+        raise NotImplementedError
+
+    def problem(self, terms: Mapping[str, float]) -> str | None:
+        """Called with each step's terms: None for a good state, "" for one not to go back to, or why to stop."""
+        return None
+
+    def minimise(
+        self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None, *,
+        clip_norm: float | None = None, parameters: Iterable[nn.Parameter] = (),
+    ) -> Tensor:  # fmt: skip
+        """One step of ``optimizer``, by default the first, down the gradient of ``loss``.
+
+        Args:
+            loss: A scalar.
+            optimizer: Whose step it is.
+            clip_norm: Largest norm of the gradient of ``parameters``; None does not clip.
+            parameters: Whose gradients are clipped together.
+
+        Returns:
+            The loss, without its gradient.
+        """
+        optimizer = self.optimizers[0] if optimizer is None else optimizer
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, clip_norm)
+        optimizer.step()
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, as tensors and plain values."""
+        return {name: _saved(getattr(self, name)) for name in self.STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: Where ``state`` is that of another learner.
+        """
+        missing = [name for name in self.STATE if name not in state]
+        if missing:
+            raise ValueError(f"the state is not one of {type(self).__name__}: it lacks {', '.join(missing)}")
+        for name in self.STATE:
+            setattr(self, name, _restored(getattr(self, name), state[name]))
+
+
+def _saved(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_saved(item) for item in value]
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, nn.Parameter):
+        return value.detach()
+    return value.state_dict() if hasattr(value, "state_dict") else value
+
+
+def _restored(value: Any, saved: Any) -> Any:
+    """``value`` with the ``saved`` state: the same object where it has one, else what was saved."""
+    if isinstance(value, tuple | list):
+        return type(value)(_restored(item, state) for item, state in zip(value, saved, strict=True))
+    if isinstance(value, torch.Generator):
+        value.set_state(saved)
+    elif isinstance(value, nn.Parameter):
+        value.data.copy_(saved)
+    elif hasattr(value, "load_state_dict"):
+        value.load_state_dict(saved)
+    else:
+        return saved
+    return value
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the terms of a loss, each a scalar.
+
+    >>> total({"image": torch.tensor(1.0), "cycle": torch.tensor(0.5)})
+    tensor(1.5000)
+    """
+    return torch.stack(list(terms.values())).sum()
+
+
+def detached(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same terms without their gradients, as :meth:`Learner.step` returns them.
+
+    >>> detached({"image": torch.ones((), requires_grad=True)})
+    {'image': tensor(1.)}
+    """
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def epochs(
+    images: Tensor, labels: Tensor | None, size: int, *, drop_last: bool = True
+) -> Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]:
+    """Shuffled passes for :func:`fit`: a function of a generator that starts one pass in batches of ``size``.
+
+    Args:
+        images: ``(N, ...)``, uint8 or float; batches are float.
+        labels: ``(N, ...)``, what belongs to each of them; None gives zeros to what needs none.
+        size: Of a batch.
+        drop_last: Leave a rest for a later pass: a last batch of one image would stop batch norm.
+
+    >>> one_pass = epochs(torch.rand(7, 1, 4, 4), None, size=3)
+    >>> [len(images) for images, labels in one_pass(torch.Generator())]
+    [3, 3]
+    """
+    given = torch.zeros(len(images), dtype=torch.long) if labels is None else labels
+    return lambda generator: batches(images, given, size, generator, drop_last=drop_last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +224,12 @@ class FitStep:
     values: Mapping[str, float | Tensor]
 
     def losses(self) -> dict[str, float]:
-        """The step's terms."""
-        return {k: float(v) for k, v in self.values.items()}
+        """The step's terms.
+
+        >>> FitStep(index=0, values={"error": torch.tensor(0.5)}).losses()
+        {'error': 0.5}
+        """
+        return {name: float(value) for name, value in self.values.items()}
 
 
 Callback = Callable[[FitStep], bool | None]
@@ -130,32 +246,47 @@ def fit(
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     desc: str = "fit",
 ) -> FitResult:
-    """Train ``learner`` for ``config.steps`` steps over ``batches``, passed over again and again.
+    """Train ``learner`` in place for ``config.steps`` steps over ``batches``, passed over again and again.
 
-    ``batches`` is a list, a loader, or a function of a generator that starts one pass (its draws must come
-    from there). All randomness comes from ``generator``: the global one, which dropout uses, is seeded by it
-    for the run and put back after. A callback that returns True stops the run. With ``checkpoint`` the run
-    goes on from that file if it is there, to the same bits as a run that was never stopped, and writes it
-    every ``checkpoint_every`` steps and at the end.
+    Args:
+        learner: What takes the steps.
+        batches: A list, a loader, or a function of a generator that starts one pass (its draws must come from there).
+        config: Steps, schedule, and how often to look, evaluate and save.
+        generator: All randomness comes from it: the global one, which dropout uses, is seeded by it for the run and
+            put back after.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file that is written every ``checkpoint_every`` steps and at the end. Where it is there, the run
+            goes on from it, to the same bits as a run that was never stopped.
+        evaluate: Gives the metrics, every ``evaluate_every`` steps and at the end.
+        desc: What stands before the progress bar.
 
-    ``stopped`` of the result is ``steps``, ``callback``, ``interrupted`` (Ctrl-C; what there is, is
-    returned), or names the non-finite term, or the learner's problem, and its step, with the learner put back to its
-    last good state; then ``diverged`` is true, and the checkpoint is one from before.
-    Raises ``ValueError`` where the checkpoint belongs to another config or there are no batches, ``OSError``
-    where the checkpoint cannot be written.
+    Returns:
+        How it went. ``stopped`` is ``steps``, ``callback``, ``interrupted`` (Ctrl-C; what there is, is returned), or
+        names the non-finite term, or the learner's problem, and its step, with the learner put back to its last good
+        state; then ``diverged`` is true, and the checkpoint is one from before.
+
+    Raises:
+        ValueError: Where the checkpoint belongs to another config or there are no batches.
+        OSError: Where the checkpoint cannot be written.
+
+    >>> from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
+    >>> from invkit.testing import tiny_target
+    >>> target, config, generator = tiny_target(), ClassifierConfig(steps=3, warmup=0), torch.Generator()
+    >>> learner = ClassifierLearner(target.module, target.spec, config, generator=generator, device=target.device)
+    >>> fit(learner, [(torch.rand(4, 3, 8, 8), torch.arange(4))], config, generator=generator).stopped
+    'steps'
     """
     start = time.perf_counter()
     seed = generator.initial_seed()
-    device = torch.device(getattr(learner, "device", "cpu"))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    device = torch.device(learner.device)
+    with isolated_rng(generator, device):
         run = _Run(learner, batches, config, generator, evaluate, None if checkpoint is None else Path(checkpoint))
         try:
             stopped = run.steps(callbacks, desc)
         except KeyboardInterrupt:
             stopped = run.look() or "interrupted"
     return FitResult(
-        history={k: tuple(v) for k, v in run.history.items()}, metrics=run.metrics, steps=run.step,
+        history={term: tuple(values) for term, values in run.history.items()}, metrics=run.metrics, steps=run.step,
         seconds=time.perf_counter() - start, device=str(device), stopped=stopped,
         config=plain(config), seed=seed,
     )  # fmt: skip
@@ -170,13 +301,12 @@ class _Run:
     ) -> None:  # fmt: skip
         self.learner, self.batches, self.config, self.generator = learner, batches, config, generator
         self.evaluate, self.path = evaluate, path
-        self.device = torch.device(getattr(learner, "device", "cpu"))
+        self.device = torch.device(learner.device)
         self.step = self.position = 0
         self.history: dict[str, list[float]] = {}
         self.metrics: dict[str, float] = {}
         self.pending: list[Mapping[str, float | Tensor]] = []
-        self.optimizers: Sequence[torch.optim.Optimizer] = getattr(learner, "optimizers", ())
-        self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in learner.optimizers]
         self.epoch_state = _random_state(generator, self.device)
         self.stream = self._stream()
         if path is not None and path.exists():
@@ -196,8 +326,10 @@ class _Run:
             stop = any(answer is True for answer in answers)
             end = stop or self.step == config.steps
             save = self.path is not None and (end or self.step % config.checkpoint_every == 0)
-            if (end or save or self.step % config.log_every == 0) and (problem := self.look()):
-                return problem
+            if end or save or self.step % config.log_every == 0:
+                problem = self.look()
+                if problem:
+                    return problem
             if self.evaluate and (end or (config.evaluate_every and self.step % config.evaluate_every == 0)):
                 self._evaluate()
             if save and (end or self.good[0] == self.step):  # no file of a state in doubt
@@ -210,13 +342,14 @@ class _Run:
         """Read the pending terms; a non-finite one takes the learner back and is named, else ''."""
         first, problem = self.step - len(self.pending), None
         for index, values in enumerate(self.pending, start=first):
-            read = {term: float(value) for term, value in values.items()}
-            if problem := self._problem(read):
+            terms = {term: float(value) for term, value in values.items()}
+            problem = self._problem(terms)
+            if problem:
                 self.step, state = self.good
                 self.learner.load_state_dict(state)
                 self.pending = []
                 return f"{problem} at step {index}; the state after {self.step} steps was kept"
-            for term, value in read.items():
+            for term, value in terms.items():
                 self.history.setdefault(term, []).append(value)
         self.pending = []
         if problem is None:
@@ -226,19 +359,16 @@ class _Run:
     def _problem(self, terms: Mapping[str, float]) -> str | None:
         """What a step's terms say: the learner's word, once they are finite."""
         bad = [term for term, value in terms.items() if not math.isfinite(value)]
-        if bad:
-            return f"non-finite {', '.join(bad)}"
-        asked = getattr(self.learner, "problem", None)
-        return None if asked is None else asked(terms)
+        return f"non-finite {', '.join(bad)}" if bad else self.learner.problem(terms)
 
     def _set_rates(self, factor: float) -> None:
-        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+        for optimizer, rates in zip(self.learner.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
 
     def _evaluate(self) -> None:
         assert self.evaluate is not None
-        self.metrics = {k: float(v) for k, v in self.evaluate().items()}
+        self.metrics = {name: float(value) for name, value in self.evaluate().items()}
         for name, value in self.metrics.items():
             self.history.setdefault(name, []).append(value)
 
@@ -263,43 +393,24 @@ class _Run:
         save_state(self.path, state)
 
     def _resume(self, path: Path) -> None:
-        state = _read_checkpoint(path)
+        state = read_checkpoint(path, fields=_CHECKPOINT)
         if state["config"] != config_hash(self.config):
             raise ValueError(f"{path} is the checkpoint of a run with another config; delete it or name another file")
-        self.learner.load_state_dict(state["learner"])
-        self.step, self.history, self.metrics, self.rates = (
-            state["step"],
-            state["history"],
-            state["metrics"],
-            state["rates"],
-        )
+        try:
+            self.learner.load_state_dict(state["learner"])
+        except (ValueError, KeyError, RuntimeError) as error:  # torch's own, where shapes differ
+            raise ValueError(
+                f"{path} is the checkpoint of another learner; delete it or name another file ({error})"
+            ) from error
+        self.step, self.rates = state["step"], state["rates"]
+        self.history, self.metrics = state["history"], state["metrics"]
         _set_random_state(self.generator, self.device, state["epoch"])
         for _ in range(state["position"]):  # replay the pass up to where it stood; its batches are dropped
             next(self.stream)
         _set_random_state(self.generator, self.device, state["random"])
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        state = load_state(path)
-        missing = {
-            "config",
-            "step",
-            "position",
-            "history",
-            "metrics",
-            "epoch",
-            "random",
-            "rates",
-            "learner",
-        } - set(state)
-    except Exception as error:  # torch raises pickle, zip and runtime errors here
-        raise ValueError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}); delete it to start anew"
-        ) from error
-    if missing:
-        raise ValueError(f"{path} is not a checkpoint of fit; it lacks {', '.join(sorted(missing))}")
-    return state
+_CHECKPOINT = {"config", "step", "position", "history", "metrics", "epoch", "random", "rates", "learner"}
 
 
 def _random_state(generator: torch.Generator, device: torch.device) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from invkit.core.device import pick_device
 from invkit.core.results import FitResult
-from invkit.core.rng import seeded, spawn
-from invkit.data.batching import batches
+from invkit.core.rng import isolated_rng, seeded, spawn
 from invkit.data.datasets import DataSet
 from invkit.engine.cache import cache_path, load_or_fit
-from invkit.engine.fit import Callback, FitConfig, fit
+from invkit.engine.fit import Callback, FitConfig, Learner, epochs, fit
 from invkit.networks.gan import Discriminator, GANGenerator
 from invkit.objectives.losses import hinge_discriminator, hinge_generator
 from invkit.transforms.jitter import apply_jitter, draw_jitter
@@ -63,27 +62,21 @@ class GANConfig(FitConfig):
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
-        checks = {
-            "batch_size must be at least 2": self.batch_size >= 2,
-            "latent must be at least 1": self.latent >= 1,
-            "width must be at least 1": self.width >= 1,
-            "discriminator_steps must be at least 1": self.discriminator_steps >= 1,
-            "lr_generator must be positive": self.lr_generator > 0,
-            "lr_discriminator must be positive": self.lr_discriminator > 0,
-            "betas must be two numbers in [0, 1)": len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            "ema must lie in [0, 1)": 0 <= self.ema < 1,
-            "shift must not be negative": self.shift >= 0,
-        }
-        for sentence, good in checks.items():
-            if not good:
-                raise ValueError(f"GANConfig: {sentence}, not {getattr(self, sentence.split()[0])!r}")
+        self.require_whole("batch_size", least=2)
+        self.require_whole("latent", "width", "discriminator_steps")
+        self.require_whole("shift", least=0)
+        self.require_positive("lr_generator", "lr_discriminator")
+        self.require_betas()
+        self.require("ema", 0 <= self.ema < 1, "lie in [0, 1)")
 
 
-class GANLearner:
+class GANLearner(Learner[tuple[Tensor, Tensor]]):
     """Two networks against each other: ``min_D E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))``, ``min_G -E D(G(z))``.
 
     The hinge losses of Miyato et al. (2018, eq. 16 and 17), with z standard normal.
     """
+
+    STATE: ClassVar[tuple[str, ...]] = ("generator", "discriminator", "average", "optimizers", "draws", "updates")
 
     def __init__(
         self, generator: GANGenerator, discriminator: Discriminator, config: GANConfig,
@@ -112,11 +105,11 @@ class GANLearner:
         """The steps of :meth:`step`, with each image's vector ``(N, D)`` for conditional networks."""
         images = images.to(self.device, non_blocking=True)
         parts = images.chunk(self.config.discriminator_steps)
-        given: Sequence[Tensor | None] = [None] * len(parts)
+        vectors: Sequence[Tensor | None] = [None] * len(parts)
         if condition is not None:
-            given = condition.to(self.device, non_blocking=True).split([len(part) for part in parts])
-        losses = [self.discriminate(part, c) for part, c in zip(parts, given, strict=True)]
-        terms = {"discriminator": losses[-1], "generator": self.generate(len(parts[0]), given[0])}
+            vectors = condition.to(self.device, non_blocking=True).split([len(part) for part in parts])
+        losses = [self.discriminate(part, vector) for part, vector in zip(parts, vectors, strict=True)]
+        terms = {"discriminator": losses[-1], "generator": self.generate(len(parts[0]), vectors[0])}
         self.updates += 1
         self._average()
         return terms
@@ -128,8 +121,7 @@ class GANLearner:
         both = torch.cat((self.augment(real), self.augment(fake)))
         twice = None if condition is None else torch.cat((condition, condition))
         loss = hinge_discriminator(*self.discriminator(both, twice).split(len(real))).mean()
-        self._minimise(loss, self.optimizers[1])
-        return loss.detach()
+        return self.minimise(loss, self.optimizers[1])
 
     def generate(self, count: int, condition: Tensor | None = None) -> Tensor:
         """One step of the generator on ``count`` latent codes; returns its loss."""
@@ -137,9 +129,7 @@ class GANLearner:
         fake = self.generator(self.latents(count), condition)
         scores = self.discriminator(self.augment(fake), condition)
         self.discriminator.requires_grad_(True)
-        loss = hinge_generator(scores).mean()
-        self._minimise(loss, self.optimizers[0])
-        return loss.detach()
+        return self.minimise(hinge_generator(scores).mean(), self.optimizers[0])
 
     def latents(self, count: int) -> Tensor:
         """Standard normal codes ``(count, latent)``."""
@@ -151,35 +141,15 @@ class GANLearner:
             return images
         return apply_jitter(images, draw_jitter(len(images), self.config.shift, 0.0, self.draws), wrap=False)
 
-    def _minimise(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
     @torch.no_grad()
     def _average(self) -> None:
         # A short memory at first, so that the random start is soon forgotten.
         decay = min(self.config.ema, (1 + self.updates) / (10 + self.updates))
-        for kept, new in self.averaged:
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
+        for average, latest in self.averaged:
+            if average.is_floating_point():
+                average.lerp_(latest, 1 - decay)
             else:
-                kept.copy_(new)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, average, optimisers and the state of the draws."""
-        networks = {n: getattr(self, n).state_dict() for n in ("generator", "discriminator", "average")}
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        return networks | {"optimizers": optimizers, "draws": self.draws.get_state(), "updates": self.updates}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        for name in ("generator", "discriminator", "average"):
-            getattr(self, name).load_state_dict(state[name])
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        self.draws.set_state(state["draws"])
-        self.updates = state["updates"]
+                average.copy_(latest)
 
 
 def train_gan(
@@ -228,8 +198,7 @@ def load_or_train_gan(
 
 
 def _build(data: DataSet, config: GANConfig, seed: int) -> nn.ModuleDict:
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+    with isolated_rng(seed):
         generator = GANGenerator.build(data.spec, latent=config.latent, width=config.width)
         return nn.ModuleDict({"generator": generator, "discriminator": Discriminator(data.spec, width=config.width)})
 
@@ -242,14 +211,11 @@ def _train(
     draws, size = seeded(seed), config.batch_size * config.discriminator_steps
     generator, discriminator = cast(GANGenerator, networks["generator"]), cast(Discriminator, networks["discriminator"])
     learner = GANLearner(generator, discriminator, config, draws=draws, device=pick_device(device))
-
-    def sampler(order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:
-        return batches(data.train.pixels, data.train.labels, size, order, drop_last=True)
-
     try:
         return fit(
-            learner, sampler, config, generator=draws, callbacks=callbacks, checkpoint=checkpoint, desc="train GAN"
-        )
+            learner, epochs(data.train.pixels, data.train.labels, size), config, generator=draws,
+            callbacks=callbacks, checkpoint=checkpoint, desc="train GAN",
+        )  # fmt: skip
     finally:
         generator.load_state_dict(learner.average.state_dict())
         networks.to("cpu").to(memory_format=torch.contiguous_format)

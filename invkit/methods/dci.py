@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invkit.core.config import config_hash, plain
+from invkit.core.config import Config, config_hash, plain
 from invkit.core.rng import default_generator
 from invkit.core.target import FrozenNetwork
-from invkit.engine.fit import Callback, FitConfig
+from invkit.engine.fit import Callback, FitConfig, Learner, detached, total
 from invkit.engine.stages import StageFolder, StagesResult
 from invkit.networks.block_inverses import BlockInverse
 from invkit.networks.inverse import ChainInverse
@@ -36,7 +36,7 @@ _GENERATOR: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DCIConfig:
+class DCIConfig(Config):
     """How the inverses are trained. The defaults are the paper's, for 5,000 images of 224 pixels (App. A.1)."""
 
     steps: int = 3000
@@ -83,40 +83,35 @@ class DCIConfig:
     }
 
     def __post_init__(self) -> None:
-        checks = {
-            "batch_size must be at least 1": self.batch_size >= 1,
-            "restarts must not be negative": self.restarts >= 0,
-            "steps must be more than the restarts": self.steps > self.restarts,
-            "fine_tune_steps must be more than the restarts": self.fine_tune_steps > self.restarts,
-            "lr must be positive": self.lr > 0,
-            "fine_tune_lr must be positive": self.fine_tune_lr > 0,
-            "alpha must not be negative, or None": self.alpha is None or self.alpha >= 0,
-            "cycle must not be negative": self.cycle >= 0,
-            "stages must be at least 1, or None": self.stages is None or self.stages >= 1,
-            "cache_bytes must not be negative": self.cache_bytes >= 0,
-        }
-        for sentence, good in checks.items():
-            if not good:
-                raise ValueError(f"{sentence}, not {getattr(self, sentence.split()[0])!r}")
-        self.schedule("train", 1)
-
-    @classmethod
-    def for_profile(cls, profile: str, **overrides: Any) -> Self:
-        """The config of the profile ``ci``, ``book`` or ``paper``, with fields overridden."""
-        if profile not in cls.PROFILES:
-            raise ValueError(f"profile must be one of {', '.join(cls.PROFILES)}, not {profile!r}")
-        return cls(**cls.PROFILES[profile] | overrides)
+        self.require_whole("batch_size", "log_every", "checkpoint_every")
+        self.require_whole("restarts", "cache_bytes", least=0)
+        self.require_positive("lr", "fine_tune_lr")
+        self.require_weight("cycle")
+        for field in ("steps", "fine_tune_steps"):
+            self.require_whole(field)
+            self.require(field, getattr(self, field) > self.restarts, f"be more than the restarts ({self.restarts})")
+        if self.alpha is not None:
+            self.require_weight("alpha")
+        if self.stages is not None:
+            self.require_whole("stages")
 
     @classmethod
     def for_generator(cls, profile: str, **overrides: Any) -> Self:
-        """The same for inverting a generator: ``means``, and more fine-tuning. ``paper`` keeps the paper's steps."""
+        """The config of a profile for inverting a generator: ``means``, and more fine-tuning. ``paper`` keeps the
+        paper's steps.
+
+        >>> DCIConfig.for_generator("book").means
+        True
+        """
         few = {"ci": _GENERATOR | {"steps": 8, "fine_tune_steps": 4}, "book": _GENERATOR, "paper": {"means": True}}
-        if profile not in few:
-            raise ValueError(f"profile must be one of {', '.join(few)}, not {profile!r}")
-        return cls(**few[profile] | overrides)
+        return cls.for_profile(profile, **few.get(profile, {}) | overrides)
 
     def phases(self, k: int) -> tuple[Phase, ...]:
-        """Those of stage k: there is nothing to fine-tune in the first (§3.3)."""
+        """Those of stage k: there is nothing to fine-tune in the first (§3.3).
+
+        >>> DCIConfig().phases(1), DCIConfig().phases(2)
+        (('train',), ('train', 'fine_tune'))
+        """
         return ("train", "fine_tune") if k > 1 and self.fine_tune and not self.end_to_end else ("train",)
 
     def schedule(self, phase: Phase, depth: int) -> FitConfig:
@@ -131,13 +126,15 @@ class DCIConfig:
         )  # fmt: skip
 
 
-class DCI:
+class DCI(Learner[Sequence[Tensor]]):
     """One phase of stage k: ``L_k = L_layer + L_img + alpha L_cyc`` (eq. 4) by Adam, for :func:`invkit.engine.fit.fit`.
 
     A batch is ``[x, F_1(x), ..., F_1:L(x)]``, as a :class:`invkit.partition.feature_store.FeatureStore` gives it: the
     target itself runs on the reconstructions alone. In the phase ``train`` only ``F_k^-1`` learns, in ``fine_tune``
     all up to it.
     """
+
+    STATE: ClassVar[tuple[str, ...]] = ("learning", "optimizers", "alpha")
 
     def __init__(
         self, chain: Chain, inverse: ChainInverse, depth: int, config: DCIConfig, *,
@@ -154,12 +151,7 @@ class DCI:
     def step(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """One step; returns the weighted terms and their total."""
         terms = self.losses([part.to(self.device, non_blocking=True) for part in batch])
-        total = torch.stack(list(terms.values())).sum()
-        (optimizer,) = self.optimizers
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
-        return {name: term.detach() for name, term in (terms | {"total": total}).items()}
+        return detached(terms) | {"total": self.minimise(total(terms))}
 
     def losses(self, features: Sequence[Tensor], alpha: float | None = None) -> dict[str, Tensor]:
         """The terms of eq. 4 for ``[x, F_1(x), ..., F_1:L(x)]``: sums of absolute differences, as in the paper, all
@@ -209,17 +201,6 @@ class DCI:
     def weights(self) -> dict[str, float]:
         """Of the losses: what was measured."""
         return {"cycle": self.alpha}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The inverses that learn, the optimiser and alpha."""
-        state = {"inverses": self.learning.state_dict(), "optimizer": self.optimizers[0].state_dict()}
-        return state | {"alpha": self.alpha}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self.learning.load_state_dict(state["inverses"])
-        self.optimizers[0].load_state_dict(state["optimizer"])
-        self.alpha = state["alpha"]
 
 
 Evaluate = Callable[[ChainInverse, int], Mapping[str, float]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +12,8 @@ from torch import Tensor, nn
 from invkit.core.results import FitResult
 from invkit.core.rng import seeded
 from invkit.core.target import Target
-from invkit.data.batching import batches
 from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
-from invkit.engine.fit import fit
+from invkit.engine.fit import epochs, fit
 from invkit.objectives import losses
 
 
@@ -34,8 +31,8 @@ class DistillationConfig(ClassifierConfig):
 
     def __post_init__(self) -> None:
         ClassifierConfig.__post_init__(self)
-        if self.temperature <= 0 or self.hard < 0:
-            raise ValueError("DistillationConfig: temperature must be > 0 and hard >= 0")
+        self.require_positive("temperature")
+        self.require_weight("hard")
 
 
 class Distillation(ClassifierLearner):
@@ -51,8 +48,8 @@ class Distillation(ClassifierLearner):
     def losses(self, images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """The terms for augmented ``images`` ``(N, C, H, W)``: the teacher answers the same views as the student."""
         with torch.no_grad():
-            answers = self.teacher(images)
-        terms = {"distillation": losses.distillation(logits, answers, self.config.temperature).mean()}
+            teacher_logits = self.teacher(images)
+        terms = {"distillation": losses.distillation(logits, teacher_logits, self.config.temperature).mean()}
         if self.config.hard:
             smooth = self.config.label_smoothing
             terms["cross_entropy"] = self.config.hard * F.cross_entropy(logits, labels, label_smoothing=smooth)
@@ -77,13 +74,8 @@ def distil(
     config, generator = config or DistillationConfig(), generator or seeded(0)
     teacher.spec.check(images)
     learner = Distillation(teacher, student, config, generator=generator)
-    feed = partial(_passes, images, teacher.spec.check_labels(labels), config.batch_size)
-    result = fit(learner, feed, config, generator=generator, desc="distilling")
+    batches = epochs(images, teacher.spec.check_labels(labels), config.batch_size)
+    result = fit(learner, batches, config, generator=generator, desc="distilling")
     if result.diverged:
         raise ArithmeticError(f"the student did not train: {result.stopped}")
     return Target(student, teacher.spec, type(student).__name__), result
-
-
-def _passes(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    # A last batch of one image would stop batch norm, so a rest is left for a later pass.
-    return batches(images, labels, size, generator=generator, drop_last=True)

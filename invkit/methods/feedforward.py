@@ -6,7 +6,7 @@ asks for an image that they could be of. One adversarial loss is all there is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from invkit.core.results import FitResult
-from invkit.core.rng import default_generator
+from invkit.core.rng import default_generator, isolated_rng
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
-from invkit.data.batching import batches
-from invkit.engine.fit import Callback, fit
+from invkit.engine.fit import Callback, epochs, fit
 from invkit.engine.gan import GANConfig, GANLearner
 from invkit.metrics.quality import in_batches
 from invkit.networks.gan import ConditionalBatchNorm2d, Discriminator, GANGenerator
@@ -63,9 +62,7 @@ class FeedforwardConfig(GANConfig):
 
     def __post_init__(self) -> None:
         GANConfig.__post_init__(self)
-        for name in ("hidden", "zero_loss_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"FeedforwardConfig: {name} must be at least 1, not {getattr(self, name)!r}")
+        self.require_whole("hidden", "zero_loss_steps")
 
 
 class LogitInverse(nn.Module):
@@ -120,17 +117,18 @@ class FeedforwardInversion(GANLearner):
     average are those of every GAN here. Raises ``ValueError`` for logits that are not of two classes or more.
     """
 
+    STATE: ClassVar[tuple[str, ...]] = (*GANLearner.STATE, "silence")
+
     def __init__(
         self, spec: ImageSpec, logits: Tensor, config: FeedforwardConfig,
         *, draws: torch.Generator, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         if logits.ndim != 2 or min(logits.shape) < 2:
             raise ValueError(f"need logits (N, K) of two classes or more, of two images or more: {tuple(logits.shape)}")
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=draws)))
+        with isolated_rng(draws):
             inverse = LogitInverse(spec, logits.mean(0), logits.std(0), config)
-            seen = logits.shape[1] if config.projection else None
-            discriminator = Discriminator(spec, width=config.width, condition=seen)
+            condition = logits.shape[1] if config.projection else None
+            discriminator = Discriminator(spec, width=config.width, condition=condition)
         super().__init__(inverse.generator, discriminator, config, draws=draws, device=device)
         self.inverse, self.limit, self.silence = inverse.to(self.device), config.zero_loss_steps, 0
 
@@ -139,21 +137,12 @@ class FeedforwardInversion(GANLearner):
         images, logits = (part.to(self.device, non_blocking=True) for part in batch)
         return self.alternate(images, self.inverse.standardise(logits))
 
-    def problem(self, terms: dict[str, float]) -> str | None:
+    def problem(self, terms: Mapping[str, float]) -> str | None:
         """Says so when the discriminator's loss has been 0 for ``config.zero_loss_steps`` steps."""
         self.silence = self.silence + 1 if terms["discriminator"] == 0 else 0
         if self.silence >= self.limit:
             return f"discriminator loss at 0 for {self.silence} steps"
         return "" if self.silence else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """As for every GAN, and for how long the discriminator has been silent."""
-        return super().state_dict() | {"silence": self.silence}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        super().load_state_dict(state)
-        self.silence = state["silence"]
 
 
 def feedforward_inversion(
@@ -179,11 +168,9 @@ def feedforward_inversion(
     with torch.no_grad():
         logits = in_batches(target, images)
     learner = FeedforwardInversion(target.spec, logits, config, draws=generator, device=target.device)
-    feed = partial(_passes, images, logits, min(config.batch_size * config.discriminator_steps, len(images)))
-    result = fit(learner, feed, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint, desc="inverse")
+    result = fit(
+        learner, epochs(images, logits, config.batch_size * config.discriminator_steps), config, generator=generator,
+        callbacks=callbacks, checkpoint=checkpoint, desc="inverse",
+    )  # fmt: skip
     learner.inverse.generator.load_state_dict(learner.average.state_dict())
     return learner.inverse.eval().requires_grad_(False), result
-
-
-def _passes(images: Tensor, logits: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    return batches(images, logits, size, generator, drop_last=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,12 +17,11 @@ from invkit.core.results import FitResult
 from invkit.core.rng import seeded, spawn
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
-from invkit.data.batching import batches
 from invkit.data.datasets import DataSet
 from invkit.data.images import quantise
 from invkit.data.outliers import gaussian_noise
 from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
-from invkit.engine.fit import Callback, fit
+from invkit.engine.fit import Callback, epochs, fit
 from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig, make_generators, run
 from invkit.metrics.quality import in_batches
 from invkit.networks.sampling import TrainedGenerator
@@ -52,13 +50,9 @@ class GarbageConfig(ClassifierConfig):
 
     def __post_init__(self) -> None:
         ClassifierConfig.__post_init__(self)
-        if self.noise < 1 or self.per_class < 0 or self.inversion_steps < 1:
-            raise ValueError(
-                "GarbageConfig: noise and inversion_steps must be at least 1 and per_class at least 0, "
-                f"not {self.noise}, {self.inversion_steps} and {self.per_class}"
-            )
-        if self.source not in ("inversion", "noise"):
-            raise ValueError(f"GarbageConfig: source must be inversion or noise, not {self.source!r}")
+        self.require_whole("noise", "inversion_steps")
+        self.require_whole("per_class", least=0)
+        self.require_choice("source", "inversion", "noise")
 
 
 def with_garbage(spec: ImageSpec) -> ImageSpec:
@@ -74,6 +68,7 @@ class GarbageLearner(ClassifierLearner):
     """
 
     config: GarbageConfig
+    STATE: ClassVar[tuple[str, ...]] = (*ClassifierLearner.STATE, "bank", "steps_done", "inverter")
 
     def __init__(
         self, module: nn.Module, spec: ImageSpec, labels: Tensor, config: GarbageConfig,
@@ -98,19 +93,19 @@ class GarbageLearner(ClassifierLearner):
             torch.cat([images.cpu(), garbage]),
             torch.cat([labels.cpu(), torch.full((count,), len(self.counts) - 1)]),
         )
-        found = super().step(mixed)
+        terms = super().step(mixed)
         self.steps_done += 1
         if self.steps_done % self.epoch_steps == 0 and self.steps_done < self.config.steps:
             self.bank = torch.cat([self.bank, quantise(self.more())])
-        return found
+        return terms
 
     def losses(self, images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """Cross-entropy in which each class weighs alike, by the counts of this epoch: ``w_k = n / (K n_k)``."""
         smooth = self.config.label_smoothing
-        weights = self.weights().to(logits)
+        weights = self.class_weights().to(logits)
         return {"cross_entropy": F.cross_entropy(logits, labels, weight=weights, label_smoothing=smooth)}
 
-    def weights(self) -> Tensor:
+    def class_weights(self) -> Tensor:
         """The weight of each class ``(N + 1,)``, from the counts as they now are."""
         counts = self.counts.clone()
         counts[-1] = len(self.bank)
@@ -124,27 +119,16 @@ class GarbageLearner(ClassifierLearner):
         self.inverter.target = self._frozen()
         for group in self.inverter.optimizers[0].param_groups:
             group["lr"] = self.inversion.lr  # the schedule of the epoch before has taken it down
-        made, how = run(self.inverter, spawn(self.generator))
-        if how.stopped == "interrupted":  # the inner loop has caught what was meant for both
+        trained, result = run(self.inverter, spawn(self.generator))
+        if result.stopped == "interrupted":  # the inner loop has caught what was meant for both
             raise KeyboardInterrupt
-        images, _ = made.sample(torch.arange(inside).repeat_interleave(self.config.per_class), generator=self.generator)
+        labels = torch.arange(inside).repeat_interleave(self.config.per_class)
+        images, _ = trained.sample(labels, generator=self.generator)
         self.inverter.networks.to(self.device).train().requires_grad_(True)
         return images
 
     def _frozen(self) -> Target:
         return Target(copy.deepcopy(self.module), self.spec, "the classifier of this epoch")
-
-    def state_dict(self) -> dict[str, Any]:
-        """As a classifier's, with the garbage, the generators and the place in the epoch."""
-        inverter = {} if self.inverter is None else self.inverter.state_dict()
-        return super().state_dict() | {"bank": self.bank, "steps_done": self.steps_done, "inverter": inverter}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        super().load_state_dict(state)
-        self.bank, self.steps_done = state["bank"], state["steps_done"]
-        if self.inverter is not None:
-            self.inverter.load_state_dict(state["inverter"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,15 +175,12 @@ def train_with_garbage(
         return {"test_top1": float(right.double().mean()), "kept": float(kept.double().mean())}
 
     result = fit(
-        learner, partial(_passes, data, config.batch_size), config, generator=generator, callbacks=callbacks,
-        checkpoint=checkpoint, evaluate=evaluate if len(data.test) else None, desc="training with a garbage class",
+        learner, epochs(data.train.pixels, data.train.labels, config.batch_size), config, generator=generator,
+        callbacks=callbacks, checkpoint=checkpoint, evaluate=evaluate if len(data.test) else None,
+        desc="training with a garbage class",
     )  # fmt: skip
     made = None if learner.inverter is None else learner.inverter.trained()
     target = Target(
         module.cpu().to(memory_format=torch.contiguous_format), spec, f"{type(module).__name__} with garbage"
     )
     return GarbageResult(target=target, inverter=made, garbage=learner.bank, fit=result)
-
-
-def _passes(data: DataSet, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    return batches(data.train.pixels, data.train.labels, size, generator, drop_last=True)

@@ -10,7 +10,7 @@ scores are learnt by SGD:
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,11 +24,10 @@ from invkit.core.results import FitResult
 from invkit.core.rng import seeded, spawn
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
-from invkit.data.batching import batches
 from invkit.data.datasets import DataSet
 from invkit.engine.cache import cache_path, load_or_fit
 from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
-from invkit.engine.fit import Callback, fit
+from invkit.engine.fit import Callback, epochs, fit
 from invkit.metrics.quality import accuracy
 from invkit.networks.classifiers import build
 from invkit.networks.masked import ScoredWeight, draw_untrained, maskable, masks_of, score_weights
@@ -74,10 +73,8 @@ class HiddenConfig(ClassifierConfig):
     def __post_init__(self) -> None:
         ClassifierConfig.__post_init__(self)
         object.__setattr__(self, "k", float(self.k))  # 50 and 50.0 are kept under one name
-        if not 0 < self.k <= 100:
-            raise ValueError(f"HiddenConfig: k is a percentage in (0, 100], not {self.k}")
-        if self.init not in ("signed_constant", "kaiming_normal"):
-            raise ValueError(f"HiddenConfig: init must be signed_constant or kaiming_normal, not {self.init!r}")
+        self.require("k", 0 < self.k <= 100, "be a percentage in (0, 100]")
+        self.require_choice("init", "signed_constant", "kaiming_normal")
 
     def draw(self, module: nn.Module, generator: torch.Generator) -> nn.Module:
         """The untrained network that ``generator`` gives, by :func:`invkit.networks.masked.draw_untrained`."""
@@ -114,9 +111,10 @@ class EdgePopup(ClassifierLearner):
         self.module.requires_grad_(False)
         self.scores = [m.scores.requires_grad_() for m in self.module.modules() if isinstance(m, ScoredWeight)]
         lr, decay = config.lr, config.weight_decay
-        self.optimizers: tuple[torch.optim.Optimizer] = (
+        sgd = config.optimizer == "sgd"
+        self.optimizers = (
             torch.optim.SGD(self.scores, lr=lr, momentum=config.momentum, weight_decay=decay)
-            if config.optimizer == "sgd"
+            if sgd
             else torch.optim.AdamW(self.scores, lr=lr, weight_decay=decay),
         )
 
@@ -154,16 +152,14 @@ def train_hidden(
     config, generator = config or HiddenConfig(), seeded(seed)
     learner = EdgePopup(module, data.spec, config, generator=generator, device=pick_device(device))
 
-    def sampler(order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:
-        return batches(data.train.pixels, data.train.labels, config.batch_size, order, drop_last=True)
-
     def evaluate() -> dict[str, float]:
         found = accuracy(Target(learner.network(), data.spec), data.test.pixels, data.test.labels)
         return {f"test_{name}": value for name, value in found.items()}
 
     result = fit(
-        learner, sampler, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint,
-        evaluate=evaluate if len(data.test) else None, desc=f"mask {type(module).__name__}",
+        learner, epochs(data.train.pixels, data.train.labels, config.batch_size), config, generator=generator,
+        callbacks=callbacks, checkpoint=checkpoint, evaluate=evaluate if len(data.test) else None,
+        desc=f"mask {type(module).__name__}",
     )  # fmt: skip
     return Target(learner.network(), data.spec, f"hidden {type(module).__name__}"), result
 

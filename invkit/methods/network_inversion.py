@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from invkit.core.results import FitResult
-from invkit.core.rng import default_generator, spawn
+from invkit.core.rng import default_generator, isolated_rng, spawn
 from invkit.core.target import Target
-from invkit.engine.fit import Callback, FitConfig, fit
+from invkit.engine.fit import Callback, FitConfig, Learner, detached, fit, total
 from invkit.metrics.quality import accuracy
-from invkit.networks.conditional_generator import ConditionalGenerator, Conditioning, Conditions, Kind
+from invkit.networks.conditional_generator import KINDS, ConditionalGenerator, Conditioning, Conditions, Kind
 from invkit.networks.sampling import TrainedGenerator
 from invkit.objectives import losses
 
@@ -72,28 +71,25 @@ class NetworkInversionConfig(FitConfig):
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
-        checks = {
-            "batch_size must be at least 2, since the pairwise terms compare images": self.batch_size >= 2,
-            "lr must be positive": 0 < self.lr < math.inf,
-            "width must be at least 1": self.width >= 1,
-            "dropout must lie in [0, 1)": 0 <= self.dropout < 1,
-            "generators must be at least 1": self.generators >= 1,
-            "vector_std must be positive": 0 < self.vector_std < math.inf,
-            "temperature must be positive": 0 < self.temperature < math.inf,
-        } | {f"{w} must be >= 0 and finite": 0 <= getattr(self, w) < math.inf for w in self.loss_weights()}
+        self.require_whole("batch_size", least=2)  # the pairwise terms compare images
+        self.require_whole("latent", "width", "generators")
+        self.require_choice("conditioning", *KINDS)
+        self.require_positive("lr", "vector_std", "temperature")
+        self.require_betas()
+        self.require("dropout", 0 <= self.dropout < 1, "lie in [0, 1)")
+        self.require_weight(*self.loss_weights())
         if not any(self.loss_weights().values()):
             raise ValueError(f"{type(self).__name__}: at least one weight of the loss must be above 0")
-        for sentence, good in checks.items():
-            if not good:
-                raise ValueError(f"{type(self).__name__}: {sentence}, not {getattr(self, sentence.split()[0])!r}")
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of each term of the loss."""
         return {name: getattr(self, name) for name in ("kl", "cross_entropy", "cosine", "orthogonality")}
 
 
-class NetworkInversion:
+class NetworkInversion(Learner[Conditions]):
     """The generators' training: images for drawn conditions, the frozen classifier's answer, ``L_Inv`` (§3.3)."""
+
+    STATE: ClassVar[tuple[str, ...]] = ("networks", "optimizers")
 
     def __init__(
         self, target: Target, networks: Sequence[ConditionalGenerator], config: NetworkInversionConfig
@@ -106,45 +102,31 @@ class NetworkInversion:
     def step(self, batch: Conditions) -> dict[str, Tensor]:
         """One step on ``batch``; returns the weighted terms, their ``total`` and the batch's inversion ``accuracy``."""
         batch = batch.to(self.device)
-        found = [self.terms(network(batch), batch) for network in self.networks]
-        terms = {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
-        reached = terms.pop("accuracy")
-        total = torch.stack(list(terms.values())).sum()
-        (optimizer,) = self.optimizers
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
-        return {k: v.detach() for k, v in terms.items()} | {"total": total.detach(), "accuracy": reached}
+        by_network = [self.terms(network(batch), batch) for network in self.networks]
+        terms = {name: torch.stack([terms[name] for terms in by_network]).mean() for name in by_network[0]}
+        accuracy = terms.pop("accuracy")
+        return detached(terms) | {"total": self.minimise(total(terms)), "accuracy": accuracy}
 
-    def terms(self, images: Tensor, asked: Conditions) -> dict[str, Tensor]:
-        """Weighted terms of the loss for images ``(n, C, H, W)`` made for the conditions ``asked``, and the share
-        ``accuracy`` of them that the classifier puts where they belong.
+    def terms(self, images: Tensor, conditions: Conditions) -> dict[str, Tensor]:
+        """Weighted terms of the loss for images ``(n, C, H, W)`` made for the ``conditions``, and ``accuracy``, the
+        fraction of them that the classifier puts where they belong.
         """
         logits, features = self.target.with_features(images)
-        loss_weights, found = self.config.loss_weights(), {}
+        loss_weights, terms = self.config.loss_weights(), {}
         if loss_weights["kl"]:
-            found["kl"] = losses.kl_divergence(logits, asked.vectors, self.config.temperature).mean()
+            terms["kl"] = losses.kl_divergence(logits, conditions.vectors, self.config.temperature).mean()
         if loss_weights["cross_entropy"]:
-            found["cross_entropy"] = losses.cross_entropy(logits, asked.labels).mean()
+            terms["cross_entropy"] = losses.cross_entropy(logits, conditions.labels).mean()
         if loss_weights["cosine"] or loss_weights["orthogonality"]:
             cosines = losses.cosine_matrix(features)
-            found["cosine"] = losses.pairwise_cosine(cosines)
-            found["orthogonality"] = losses.gram_orthogonality(cosines)
-        found = {name: loss_weights[name] * term for name, term in found.items() if loss_weights[name]}
-        return found | {"accuracy": (logits.argmax(1) == asked.labels).float().mean()}
+            terms["cosine"] = losses.pairwise_cosine(cosines)
+            terms["orthogonality"] = losses.gram_orthogonality(cosines)
+        terms = {name: loss_weights[name] * term for name, term in terms.items() if loss_weights[name]}
+        return terms | {"accuracy": (logits.argmax(1) == conditions.labels).float().mean()}
 
     def trained(self) -> TrainedGenerator:
         """The generators as they now are, ready for sampling, on the CPU."""
         return TrainedGenerator([network.cpu() for network in self.networks])  # type: ignore[misc]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Generators and optimiser."""
-        return {"networks": self.networks.state_dict(), "optimizer": self.optimizers[0].state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self.networks.load_state_dict(state["networks"])
-        self.optimizers[0].load_state_dict(state["optimizer"])
 
 
 def network_inversion(
@@ -209,8 +191,7 @@ def make_generators(
         hot=hot,
         only=chosen,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    with isolated_rng(generator):
         return [
             ConditionalGenerator(target.spec, conditioning, width=config.width, dropout=config.dropout, bounded=bounded)
             for _ in range(config.generators)

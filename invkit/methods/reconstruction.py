@@ -58,13 +58,9 @@ class ReconstructionConfig(NetworkInversionConfig):
 
     def __post_init__(self) -> None:
         NetworkInversionConfig.__post_init__(self)
-        if not 0 <= self.eps < 1:
-            raise ValueError(f"ReconstructionConfig: eps must lie in [0, 1), not {self.eps}")
-        if not 1 <= self.gradient_images <= self.batch_size:
-            raise ValueError(
-                f"ReconstructionConfig: gradient_images must lie in 1..batch_size ({self.batch_size}), "
-                f"not {self.gradient_images}"
-            )
+        self.require("eps", 0 <= self.eps < 1, "lie in [0, 1)")
+        fits = 1 <= self.gradient_images <= self.batch_size
+        self.require("gradient_images", fits, f"lie in 1..batch_size ({self.batch_size})")
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of each term of the loss."""
@@ -77,32 +73,32 @@ class Reconstruction(NetworkInversion):
 
     config: ReconstructionConfig
 
-    def terms(self, images: Tensor, asked: Conditions) -> dict[str, Tensor]:
+    def terms(self, images: Tensor, conditions: Conditions) -> dict[str, Tensor]:
         """As in network inversion, with the terms that steer towards training-like images."""
-        found, loss_weights = super().terms(images, asked), self.config.loss_weights()
-        more: dict[str, Callable[[], Tensor]] = {
+        terms, loss_weights = super().terms(images, conditions), self.config.loss_weights()
+        terms |= self._perturbed(images, conditions)
+        image_terms: dict[str, Callable[[], Tensor]] = {
             "variation": lambda: priors.squared_variation(images).mean(),
             "pixel": lambda: priors.out_of_range(images).mean(),
-            "gradient": lambda: self._gradient(images, asked.labels),
+            "gradient": lambda: self._gradient(images, conditions.labels),
         }
-        found |= self._perturbed(images, asked)
-        return found | {name: loss_weights[name] * term() for name, term in more.items() if loss_weights[name]}
+        return terms | {name: loss_weights[name] * term() for name, term in image_terms.items() if loss_weights[name]}
 
-    def _perturbed(self, images: Tensor, asked: Conditions) -> dict[str, Tensor]:
+    def _perturbed(self, images: Tensor, conditions: Conditions) -> dict[str, Tensor]:
         alpha, beta = self.config.kl_perturbed, self.config.cross_entropy_perturbed
         if not (alpha or beta):
             return {}
         # From the global numbers that the fit loop seeds, as dropout's are.
         noise = torch.empty_like(images).uniform_(-self.config.eps, self.config.eps)
         logits = self.target(images + noise)
-        kl = losses.kl_divergence(logits, asked.vectors, self.config.temperature).mean()
-        entropy = losses.cross_entropy(logits, asked.labels).mean()
+        kl = losses.kl_divergence(logits, conditions.vectors, self.config.temperature).mean()
+        entropy = losses.cross_entropy(logits, conditions.labels).mean()
         both = {"kl_perturbed": (alpha, kl), "cross_entropy_perturbed": (beta, entropy)}
         return {name: weight * term for name, (weight, term) in both.items() if weight}
 
     def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
-        some = self.config.gradient_images
-        return gradient_norm(self.target, images[:some], labels[:some]).mean()
+        count = self.config.gradient_images
+        return gradient_norm(self.target, images[:count], labels[:count]).mean()
 
 
 def gradient_norm(target: Target, images: Tensor, labels: Tensor) -> Tensor:
@@ -110,13 +106,13 @@ def gradient_norm(target: Target, images: Tensor, labels: Tensor) -> Tensor:
 
     It can be differentiated once more, with respect to the images ``(N, C, H, W)``.
     """
-    loss_weights = {name: p.detach() for name, p in target.module.named_parameters()}
+    parameters = {name: p.detach() for name, p in target.module.named_parameters()}
 
-    def loss(loss_weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(target.module, loss_weights, (target.spec.normalise(image[None]),))
+    def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(target.module, parameters, (target.spec.normalise(image[None]),))
         return F.cross_entropy(logits, label[None])
 
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(loss_weights, images, labels)
+    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
     squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0)
     # The root's slope at zero is infinite, and the images of a sure network come near it.
     return (squares + torch.finfo(squares.dtype).eps ** 2).sqrt()

@@ -14,12 +14,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invkit.core.rng import isolated_rng
 from invkit.core.spec import ImageSpec
 
 MIN_SIZE = 8
@@ -53,9 +54,7 @@ def build(
     if dropout is not None and not (name in _WITH_DROPOUT and 0 <= dropout < 1):
         raise ValueError(f"dropout in [0, 1) is an option of {', '.join(_WITH_DROPOUT)}; got {name} with {dropout}")
     options = {k: v for k, v in (("width", width), ("dropout", dropout)) if v is not None}
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.random.default_generator.manual_seed(seed)
+    with nullcontext() if seed is None else isolated_rng(seed):
         return _BUILDERS[name](spec, **options)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from invkit.core.config import plain
 from invkit.core.files import read_safetensors, save_tensors, write_json
+from invkit.core.rng import isolated_rng
 from invkit.networks.block_inverses import inverse_of
 from invkit.partition.chain import Block, Chain
 
@@ -35,8 +36,7 @@ class ChainInverse(nn.Module):
     ) -> ChainInverse:
         """Fresh inverses of the first ``depth`` blocks, where the target is, with weights from ``generator`` alone."""
         target = chain.target
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with isolated_rng(generator):
             parts = chain.blocks[: chain.check_depth(depth)]
             inverse = cls(parts, target=target.name, fingerprint=target.fingerprint(), build=build)
         # Channels last is the faster layout for small convolutions, on CPUs and GPUs alike.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invkit.core.rng import isolated_rng
 from invkit.networks.conditional_generator import ConditionalGenerator, Conditions
 
 
@@ -29,8 +30,7 @@ class TrainedGenerator:
         turn = torch.arange(count) % len(self.networks) if which is None else torch.full((count,), which)
         images = torch.empty(count, *self.spec.shape)
         device = next(self.networks[0].parameters()).device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout knows no generator
+        with isolated_rng(generator, device):  # dropout knows no generator
             for index, network in enumerate(self.networks):
                 rows = torch.nonzero(turn == index)[:, 0]
                 for part in rows.split(256):

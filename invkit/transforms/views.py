@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from invkit.core.rng import isolated_rng
+
 Shift = Callable[[Tensor], Tensor]
 """``(N, C, H, W)`` to ``(N * e, C, H, W)``, the copies of one image next to each other."""
 
@@ -37,8 +39,7 @@ class RandomViews:
     def _apply(self, n: int, copies: int, seed: int, images: Tensor) -> Tensor:
         if len(images) != n:
             raise ValueError(f"the views were drawn for {n} images, not {len(images)}")
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)
+        with isolated_rng(seed, images.device):
             made = [self.transform(image) for image in images for _ in range(copies)]
         if (shape := tuple(made[0].shape)) != tuple(images.shape[1:]):
             raise ValueError(f"a view must keep the shape {tuple(images.shape[1:])}, not make it {shape}")

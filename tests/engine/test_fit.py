@@ -1,5 +1,6 @@
 """The fit loop and what trains on it: schedules, stopping, resuming to the same bits, kept networks."""
 
+import copy
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from invkit.core.rng import seeded
 from invkit.data.datasets import DataSet, load_data
 from invkit.engine.classifier import ClassifierConfig, load_or_train, train_classifier, weights_path
-from invkit.engine.fit import FitConfig, FitStep, fit, lr_factor
+from invkit.engine.fit import FitConfig, FitStep, Learner, detached, epochs, fit, lr_factor, total
 from invkit.networks.classifiers import build
 
 
@@ -26,10 +27,10 @@ def digits() -> DataSet:
     return load_data("digits", size=8, limit=200)
 
 
-class Regression:
+class Regression(Learner[Tensor]):
     """The smallest learner that needs all of a checkpoint: it draws from the global state as dropout does."""
 
-    device = "cpu"
+    STATE = ("weight", "optimizers")
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.weight = nn.Parameter(torch.zeros(3))
@@ -40,18 +41,8 @@ class Regression:
         self.rates.append(self.optimizers[0].param_groups[0]["lr"])
         self.seen.append(batch)
         loss = ((self.weight + 0.1 * torch.randn(3) - batch) ** 2).sum()
-        self.optimizers[0].zero_grad()
-        loss.backward()
-        self.optimizers[0].step()
         ill = len(self.seen) - 1 == self.fail_at
-        return {"loss": loss.detach(), "penalty": float("nan") if ill else 0.5}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"weight": self.weight.detach(), "adam": self.optimizers[0].state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.weight.data.copy_(state["weight"])
-        self.optimizers[0].load_state_dict(state["adam"])
+        return {"loss": self.minimise(loss), "penalty": float("nan") if ill else 0.5}
 
 
 def shuffled(generator: torch.Generator) -> Iterator[Tensor]:
@@ -130,6 +121,10 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="lacks config"):
         run(FitConfig(steps=5), checkpoint=path)
+    path.unlink()
+    fit(Everything(), shuffled, FitConfig(steps=5), generator=seeded(0), checkpoint=path)
+    with pytest.raises(ValueError, match=r"another learner; delete it .* lacks weight"):
+        run(FitConfig(steps=5), checkpoint=path)
 
 
 def test_a_non_finite_term_stops_by_name_and_the_good_state_is_kept() -> None:
@@ -158,6 +153,70 @@ def test_callbacks_stop_and_ctrl_c_returns_what_there_is() -> None:
 
     _, result = run(FitConfig(steps=20), callbacks=[interrupt])
     assert (result.stopped, result.steps, len(result.history["loss"])) == ("interrupted", 7, 7)
+
+
+class Everything(Learner[Tensor]):
+    """One of each that a state may hold."""
+
+    STATE = ("network", "none", "draws", "parameter", "bank", "count", "optimizers", "inner")
+
+    def __init__(self) -> None:
+        self.network, self.none, self.draws = nn.Linear(2, 1), None, seeded(3)
+        self.parameter, self.bank, self.count = nn.Parameter(torch.zeros(2)), torch.zeros(1), 0
+        self.optimizers = tuple(torch.optim.Adam(p) for p in ([self.parameter], self.network.parameters()))
+        self.inner = Regression()
+
+    def step(self, batch: Tensor) -> dict[str, Tensor]:
+        self.count += 1
+        self.bank = torch.cat([self.bank, torch.rand(1, generator=self.draws)])
+        self.inner.step(batch)
+        loss = self.network(batch[:2] + self.parameter).sum()
+        self.minimise(loss, self.optimizers[1])
+        return {"loss": self.minimise(self.parameter.square().sum() + self.parameter.sum())}
+
+
+def test_a_state_holds_networks_optimisers_generators_tensors_and_learners() -> None:
+    one, two = Everything(), Everything()
+    for _ in range(3):
+        one.step(torch.ones(3))
+    saved = copy.deepcopy(one.state_dict())
+    same = {id(getattr(two, name)) for name in ("network", "draws", "parameter", "inner")}
+    two.load_state_dict(saved)
+    assert {id(getattr(two, name)) for name in ("network", "draws", "parameter", "inner")} == same
+    with torch.random.fork_rng():
+        for learner in (one, two):
+            torch.manual_seed(0)
+            learner.step(torch.ones(3))
+    assert (two.count, two.none, len(two.bank)) == (4, None, 5)
+    for a, b in ((one.bank, two.bank), (one.parameter, two.parameter), (one.inner.weight, two.inner.weight)):
+        assert torch.equal(a, b)
+    assert torch.equal(one.network.weight, two.network.weight)
+    with pytest.raises(ValueError, match="not one of Everything: it lacks network"):
+        two.load_state_dict(Regression().state_dict())
+
+
+def test_minimise_takes_one_step_and_clips() -> None:
+    learner = Regression()
+    learner.optimizers = (torch.optim.SGD([learner.weight], lr=1.0),)
+    loss = learner.minimise(30 * learner.weight[0] + 1, clip_norm=1.0, parameters=[learner.weight])
+    assert not loss.requires_grad
+    torch.testing.assert_close(learner.weight.data, torch.tensor([-1.0, 0, 0]))
+    learner.minimise(30 * learner.weight[0])  # the gradient before is gone
+    torch.testing.assert_close(learner.weight.data, torch.tensor([-31.0, 0, 0]))
+    terms = {"one": learner.weight.sum(), "two": 2 * learner.weight.sum()}
+    assert float(total(terms).detach()) == -93
+    assert not any(term.requires_grad for term in detached(terms).values())
+
+
+def test_epochs_are_shuffled_passes_without_a_rest() -> None:
+    images, labels = torch.arange(10, dtype=torch.uint8)[:, None], torch.arange(10)
+    passes = [list(epochs(images, labels, 4)(seeded(seed))) for seed in (0, 0, 1)]
+    assert [len(batch) for batch, _ in passes[0]] == [4, 4]
+    assert all(torch.equal((batch * 255).round().long().flatten(), rows) for batch, rows in passes[0])
+    rows = [torch.cat([labels for _, labels in one]).tolist() for one in passes]
+    assert rows[0] == rows[1] != rows[2]
+    assert sum(len(batch) for batch, _ in epochs(images, None, 4, drop_last=False)(seeded(0))) == 10
+    assert len(next(epochs(images, None, 99)(seeded(0)))[0]) == 10
 
 
 def test_lists_are_passed_over_again_and_nothing_is_an_error() -> None:

@@ -49,15 +49,15 @@ def learner(**change):
 
 def test_the_weights_follow_the_counts():
     own = learner()
-    torch.testing.assert_close(own.weights(), torch.tensor([116 / 128, 116 / 128, 116 / 128, 116 / 80]))
+    torch.testing.assert_close(own.class_weights(), torch.tensor([116 / 128, 116 / 128, 116 / 128, 116 / 80]))
     own.bank = own.bank.repeat(4, 1, 1, 1)
-    torch.testing.assert_close(own.weights()[-1], torch.tensor(176 / 320))
+    torch.testing.assert_close(own.class_weights()[-1], torch.tensor(176 / 320))
     logits, labels = torch.randn(6, 4, generator=seeded(0)), torch.tensor([0, 1, 2, 3, 3, 3])
     found = own.losses(torch.zeros(6, 1, 8, 8), labels, logits)["cross_entropy"]
     each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.0)
     hard = learner(label_smoothing=0.0)
     hard.bank = own.bank
-    by_hand = (hard.weights()[labels] * each).sum() / hard.weights()[labels].sum()
+    by_hand = (hard.class_weights()[labels] * each).sum() / hard.class_weights()[labels].sum()
     torch.testing.assert_close(hard.losses(torch.zeros(6, 1, 8, 8), labels, logits)["cross_entropy"], by_hand)
     assert found > 0
 

@@ -148,7 +148,7 @@ def test_what_is_refused(target, make_target):
         network_inversion(make_target(channels=1), config(), init=made)
     with pytest.raises(ValueError, match="cannot reach 8x8 pixels"):
         network_inversion(make_target(classes=9), config())
-    with pytest.raises(ValueError, match=r"batch_size must be at least 2.*not 1"):
+    with pytest.raises(ValueError, match="batch_size"):
         config(batch_size=1)
     with pytest.raises(ValueError, match="at least one weight"):
         config(**dict.fromkeys(config().loss_weights(), 0.0))
