@@ -62,9 +62,8 @@ def _is_error(value: Any) -> bool:
 
 def undocumented_fields(config: type) -> list[str]:
     """Fields that neither the config nor one that it extends has a docstring for."""
-    documented = {
-        name for base in config.__mro__ if base.__module__.startswith("invkit.") for name in _documented(base)
-    }
+    bases = [base for base in config.__mro__ if issubclass(base, Config)]
+    documented = {name for base in bases for name in _documented(base)}
     return [f.name for f in dataclasses.fields(config) if f.name not in documented]
 
 

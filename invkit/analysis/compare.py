@@ -30,7 +30,11 @@ Method = Callable[[Any, torch.Generator], Tensor | InversionResult]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lead:
-    """By how much one method is above another, over seeds that both ran with; negative where it is below."""
+    """By how much one method is above another, over seeds that both ran with; negative where it is below.
+
+    >>> print(Lead(mean=1.0, low=0.2, high=1.8, seeds=3, level=0.95))
+    1 [0.2, 1.8] (95%, 3 seeds)
+    """
 
     mean: float
     """Mean difference."""
@@ -198,7 +202,11 @@ class SeedRows(dict[str, Sequence[Mapping[str, float]]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
-    """One method at one seed: what it made and how that was scored, or why there is nothing."""
+    """One method at one seed: what it made and how that was scored, or why there is nothing.
+
+    >>> Run(method="a", seed=0, scores={"x": 3.0}).failure
+    ''
+    """
 
     method: str
     """Its name in the comparison."""
@@ -214,7 +222,12 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Several methods at several seeds; see :func:`compare`."""
+    """Several methods at several seeds, as :func:`compare` gives them.
+
+    >>> runs = (Run(method="a", seed=0, scores={"x": 3.0}), Run(method="b", seed=0, scores={"x": 1.0}))
+    >>> print(Comparison(runs).lead("x", "a", "b"))
+    2 (one seed: no interval)
+    """
 
     runs: tuple[Run, ...]
     """Method after method, seed after seed."""
