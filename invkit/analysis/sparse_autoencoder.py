@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from invkit.core.results import FitResult
 from invkit.core.rng import default_generator, isolated_rng
-from invkit.engine.fit import FitConfig, Learner, epochs, fit
+from invkit.engine.fit import Callback, FitConfig, Learner, epochs, fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,12 @@ class SparseCoding(Learner[tuple[Tensor, Tensor]]):
 
 
 def sparse_autoencoder(
-    features: Tensor, config: SparseAutoencoderConfig | None = None, *, generator: torch.Generator | None = None
+    features: Tensor,
+    config: SparseAutoencoderConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
 ) -> tuple[SparseAutoencoder, FitResult]:
     """Train a sparse autoencoder on features ``(N, D)`` on the CPU (§5.1). Raises ``ValueError`` for fewer than two."""
     if features.ndim != 2 or len(features) < 2:
@@ -98,7 +105,10 @@ def sparse_autoencoder(
     with isolated_rng(generator):
         network = SparseAutoencoder(features, config)
     batches = epochs(features, None, config.batch_size, drop_last=False)
-    result = fit(SparseCoding(network, config), batches, config, generator=generator, desc="sparse autoencoder")
+    result = fit(
+        SparseCoding(network, config), batches, config, generator=generator, callbacks=callbacks,
+        checkpoint=checkpoint, desc="sparse autoencoder",
+    )  # fmt: skip
     return network.eval().requires_grad_(False), result
 
 

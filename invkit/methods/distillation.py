@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +15,7 @@ from invkit.core.results import FitResult
 from invkit.core.rng import seeded
 from invkit.core.target import Target
 from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
-from invkit.engine.fit import epochs, fit
+from invkit.engine.fit import Callback, epochs, fit
 from invkit.objectives import losses
 
 
@@ -64,6 +66,8 @@ def distil(
     config: DistillationConfig | None = None,
     *,
     generator: torch.Generator | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
 ) -> tuple[Target, FitResult]:
     """Train ``student`` from where it stands on ``images`` ``(N, C, H, W)`` alone; return it frozen, and how it went.
 
@@ -75,7 +79,9 @@ def distil(
     teacher.spec.check(images)
     learner = Distillation(teacher, student, config, generator=generator)
     batches = epochs(images, teacher.spec.check_labels(labels), config.batch_size)
-    result = fit(learner, batches, config, generator=generator, desc="distilling")
+    result = fit(
+        learner, batches, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint, desc="distilling"
+    )
     if result.diverged:
         raise ArithmeticError(f"the student did not train: {result.stopped}")
     return Target(student, teacher.spec, type(student).__name__), result
