@@ -1,4 +1,8 @@
-"""Image files and pixels: reading, writing, rounding to 8 bits."""
+"""Image files and pixels: reading, writing, rounding to 8 bits.
+
+One way from a file to pixels serves single images and whole folders: decoded to 8 bits, the centre cropped to the shape
+wanted, resized bilinearly with antialiasing.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from invkit.data.batching import to_float
 
 Size = tuple[int, int]
 
@@ -18,64 +23,133 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def quantise(images: Tensor) -> Tensor:
-    """Round to the 256 levels of an 8-bit file: what a reader of the saved images gets back."""
+    """Images in [0, 1] rounded to the 256 levels of an 8-bit file: what a reader of the saved images gets back.
+
+    Args:
+        images: Float, of any shape; values outside [0, 1] are clamped.
+
+    >>> quantise(torch.tensor([0.5, 2.0])) * 255
+    tensor([128., 255.])
+    """
     return images.clamp(0, 1).mul(255).round().div(255)
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """One image ``(C, H, W)`` in [0, 1], C of 1 or 3, as a PIL image of 8 bits."""
-    pixels = quantise(image.detach().float().cpu()).mul(255).byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    """One image ``(C, H, W)`` in [0, 1], C of 1 or 3, as a PIL image of 8 bits.
+
+    Raises:
+        ValueError: For another shape or a tensor of integers.
+
+    >>> to_pil(torch.ones(1, 8, 16)).size
+    (16, 8)
+    """
+    from torchvision.transforms.v2 import functional as vision  # imported where it is needed: it takes seconds
+
+    if image.ndim != 3 or len(image) not in (1, 3) or not image.is_floating_point():
+        raise ValueError(
+            f"an image file holds a float tensor (C, H, W) of 1 or 3 channels, not {image.dtype} {tuple(image.shape)}"
+        )
+    pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
+    picture: Image.Image = vision.to_pil_image(pixels)
+    return picture
 
 
 def from_pil(image: Image.Image, channels: int) -> Tensor:
-    """A PIL image as ``(C, H, W)`` float in [0, 1], turned to grey or RGB."""
-    if channels not in (1, 3):
-        raise ValueError(f"image files hold 1 or 3 channels, not {channels}")
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
-    return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
+    """A PIL image as ``(C, H, W)`` float in [0, 1], turned to grey (1 channel) or RGB (3).
 
+    Raises:
+        ValueError: For another number of channels.
 
-def load_image(path: str | Path, channels: int = 3, size: tuple[int, int] | None = None) -> Tensor:
-    """Read one image file as ``(1, C, H, W)`` in [0, 1]; ``size`` crops the centre to that shape and resizes.
-
-    Raises ``FileNotFoundError`` or ``ValueError`` naming the file.
+    >>> from_pil(Image.new("RGB", (16, 8), "white"), channels=1).shape
+    torch.Size([1, 8, 16])
     """
+    return to_float(to_pixels(image, channels)).contiguous()
+
+
+def to_pixels(image: Image.Image, channels: int | None = None) -> Tensor:
+    """A PIL image as uint8 ``(C, H, W)``, in grey (1 channel), RGB (3), or whichever of the two it is in (None).
+
+    >>> to_pixels(Image.new("L", (2, 1), 7)).tolist()
+    [[[7, 7]]]
+    """
+    from torchvision.transforms.v2 import functional as vision
+
+    if channels not in (1, 3, None):
+        raise ValueError(f"image files hold 1 or 3 channels, not {channels}")
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    if channels is None:
+        channels = 1 if image.mode in ("L", "1", "LA") else 3
+    pixels: Tensor = vision.pil_to_tensor(image.convert("L" if channels == 1 else "RGB"))
+    return pixels
+
+
+def load_image(path: str | Path, channels: int = 3, size: Size | None = None) -> Tensor:
+    """Read one image file as ``(1, C, H, W)`` in [0, 1], in the pixels that ``load_data("folder:...")`` would give.
+
+    Args:
+        path: The file.
+        channels: 1 for grey, 3 for RGB.
+        size: ``(H, W)``: the centre is cropped to this shape and resized, bilinear with antialiasing; None keeps the
+            image as it is.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: Where it is no readable image, or for sizes below 1, naming the file or the size.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "grey.png"
+    >>> to_pil(torch.full((1, 8, 16), 0.2)).save(path)
+    >>> load_image(path, channels=1, size=(2, 2))
+    tensor([[[[0.2000, 0.2000],
+              [0.2000, 0.2000]]]])
+    """
+    return to_float(fit_pixels(read_pixels(Path(path), channels), size))[None].contiguous()
+
+
+def read_pixels(path: Path, channels: int | None = None) -> Tensor:
+    """The pixels of an image file, see :func:`to_pixels`; ``FileNotFoundError`` or ``ValueError`` naming the file."""
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            file.load()
+            image = file.copy()
     except FileNotFoundError:
         raise FileNotFoundError(f"no image at {path}") from None
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable image: {error}") from None
-    if size is not None:
-        scale = min(image.width / size[1], image.height / size[0])
-        width, height = round(size[1] * scale), round(size[0] * scale)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height)).resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    return from_pil(image, channels).unsqueeze(0)
+    return to_pixels(image, channels)
 
 
 def fit_pixels(pixels: Tensor, size: Size | None) -> Tensor:
-    """Crop the centre of uint8 ``(..., H, W)`` to the shape of ``size`` and resize it, bilinear with
-    antialiasing.
+    """Crop the centre of uint8 ``(..., H, W)`` to the shape of ``size`` and resize it, bilinear with antialiasing.
+
+    >>> fit_pixels(torch.full((1, 9, 20), 7, dtype=torch.uint8), (3, 3)).unique()
+    tensor([7], dtype=torch.uint8)
     """
     height, width = pixels.shape[-2:]
-    if size is None or (height, width) == size:
+    if size is None or (height, width) == tuple(size):
         return pixels
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size must be (height, width) in pixels, at least 1, not {size}")
+    from torchvision.transforms.v2 import functional as vision
+
     scale = min(height / size[0], width / size[1])
     crop = [max(1, round(side * scale)) for side in size]
     top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
-    centre = pixels[..., top : top + crop[0], left : left + crop[1]]
-    batch = centre if centre.ndim == 4 else centre[None]
-    return F.interpolate(batch, size, mode="bilinear", antialias=True).view(*pixels.shape[:-2], *size)
+    fitted: Tensor = vision.resized_crop(pixels, top, left, *crop, list(size), antialias=True)
+    return fitted
 
 
 def file_reader(paths: list[Path], channels: int | None) -> Callable[[Sequence[int], Size | None], Tensor]:
+    """A function from indices of ``paths`` and a size (or None) to pixels, uint8 ``(n, C, H, W)``.
+
+    It raises ``ValueError`` naming two files where they differ in channels or, without a size, in shape.
+    """
+
     def read(indices: Sequence[int], size: Size | None) -> Tensor:
         chosen = [paths[i] for i in indices]
         with ThreadPoolExecutor() as pool:
-            images = list(pool.map(lambda path: fit_pixels(_decode(path, channels), size), chosen))
+            images = list(pool.map(lambda path: fit_pixels(read_pixels(path, channels), size), chosen))
         for path, image in zip(chosen, images, strict=True):
             if len(image) != len(images[0]):
                 raise ValueError(
@@ -90,22 +164,3 @@ def file_reader(paths: list[Path], channels: int | None) -> Callable[[Sequence[i
         return torch.stack(images)
 
     return read
-
-
-def _decode(path: Path, channels: int | None) -> Tensor:
-    try:
-        with Image.open(path) as file:
-            file.load()
-            image = file.copy()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a readable image: {error}") from None
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
-    mode = {1: "L", 3: "RGB", None: "L" if image.mode in ("L", "1", "LA") else "RGB"}[channels]
-    return to_tensor(image.convert(mode))
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """A PIL image as uint8 ``(C, H, W)``."""
-    pixels = np.array(image, dtype=np.uint8)
-    return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invkit.data.images import SUFFIXES, Size, file_reader, fit_pixels, to_tensor
+from invkit.data.images import SUFFIXES, Size, file_reader, fit_pixels, to_pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +204,6 @@ def _torchvision_split(data: Any) -> RawSplit:
         return from_arrays(pixels if pixels.shape[1] in (1, 3) else pixels.permute(0, 3, 1, 2), labels)
 
     def read(indices: Sequence[int], size: Size | None) -> Tensor:
-        return torch.stack([fit_pixels(to_tensor(data[i][0].convert("RGB")), size) for i in indices])
+        return torch.stack([fit_pixels(to_pixels(data[i][0], 3), size) for i in indices])
 
     return RawSplit(labels=labels, read=read)
