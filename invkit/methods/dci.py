@@ -31,7 +31,8 @@ _DIGITS: dict[str, Any] = {
 }  # fmt: skip
 # Found on a generator of such digits: the last inverse, from the picture, needs most of the steps.
 _GENERATOR: dict[str, Any] = {
-    "steps": 100, "fine_tune_steps": 400, "lr": 4e-3, "fine_tune_lr": 4e-3, "restarts": 0, "means": True,
+    "steps": 100, "fine_tune_steps": 400, "lr": 4e-3, "fine_tune_lr": 4e-3, "restarts": 0, "batch_size": 32,
+    "means": True,
 }  # fmt: skip
 
 
