@@ -6,9 +6,86 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def check_images(
+    images: Any,
+    what: str = "images",
+    *,
+    dtype: torch.dtype | None = None,
+    keep_bytes: bool = False,
+    wanted: Sequence[int] | None = None,
+) -> Tensor:
+    """Images as a finite float tensor ``(N, C, H, W)`` without a graph: what is harmless is converted.
+
+    Arrays and lists become tensors, bytes are divided by 255, and half precision becomes float32; what fits already is
+    returned as it is. The one place that checks images which come from outside: every public function calls it.
+
+    Args:
+        images: A tensor, an array, a list of numbers, or a list of images ``(C, H, W)``.
+        what: The argument's name, for the message.
+        dtype: Of the answer; None keeps a tensor of float64 as it is.
+        keep_bytes: Leave a uint8 tensor as it is, for functions that turn it into floats batch by batch.
+        wanted: Channels, height and width, for the message.
+
+    Raises:
+        ValueError: Naming ``what``, what it is and what is wanted, for anything else, no images, or values that are not
+            finite.
+
+    >>> check_images(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+    tensor([[[[0., 1.]]]])
+    >>> check_images(torch.rand(3, 8, 8))
+    Traceback (most recent call last):
+    ValueError: images must be a float tensor (N, C, H, W), not torch.float32 of shape (3, 8, 8)
+    """
+    shape = ", ".join(str(side) for side in wanted) if wanted else "C, H, W"
+    sentence = f"a float tensor (N, {shape})"
+    if keep_bytes and isinstance(images, Tensor) and images.dtype == torch.uint8:
+        tensor = images
+    else:
+        tensor = _as_floats(images, what, sentence, dtype)
+    if tensor.ndim != 4 or tensor.numel() == 0:
+        raise ValueError(f"{what} must be {sentence}, not {_describe(tensor)}")
+    return _finite(tensor, what)
+
+
+def _as_floats(values: Any, what: str, wanted: str, dtype: torch.dtype | None) -> Tensor:
+    """A float tensor without a graph; ``dtype`` None is float32 but for tensors of float64."""
+    tensor = values if isinstance(values, Tensor) else _as_tensor(values)
+    if tensor is None or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
+        raise ValueError(f"{what} must be {wanted}, not {_describe(values if tensor is None else tensor)}")
+    if tensor.dtype == torch.uint8:
+        return tensor.to(dtype or torch.float32) / 255
+    wide = tensor.dtype == torch.float64 and isinstance(values, Tensor)
+    return tensor.detach().to(dtype or (torch.float64 if wide else torch.float32))
+
+
+def _as_tensor(values: Any) -> Tensor | None:
+    """A tensor of an array, or of a list of numbers or tensors; None where there is no such thing."""
+    try:
+        if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
+            return torch.stack(list(values))
+        # A copy: an array may be read-only or run backwards, which torch does not take.
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _describe(values: Any) -> str:
+    if isinstance(values, Tensor):
+        return f"{values.dtype} of shape {tuple(values.shape)}"
+    return "None" if values is None else f"a {type(values).__name__}"
+
+
+def _finite(tensor: Tensor, what: str) -> Tensor:
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        bad = int((~tensor.isfinite()).sum())
+        raise ValueError(f"{what} must be finite, but hold {bad} values that are NaN or infinite")
+    return tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +139,22 @@ class ImageSpec:
         )
         return (images - mean) / std
 
-    def check(self, images: Tensor, what: str = "images") -> Tensor:
-        """``images`` if they are float ``(N, C, H, W)`` of this spec's channels and size; else ``ValueError``."""
-        if images.ndim != 4 or not images.is_floating_point():
-            raise ValueError(f"{what} must be a float tensor (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+    def check(
+        self, images: Any, what: str = "images", *, dtype: torch.dtype | None = torch.float32, keep_bytes: bool = False
+    ) -> Tensor:
+        """``images`` as the network takes them, see :func:`check_images`; they must have its channels and size.
+
+        Raises:
+            ValueError: Naming ``what``, what it is and what is wanted.
+
+        >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+        >>> spec.check(torch.ones(2, 1, 8, 8).byte() * 255).mean()
+        tensor(1.)
+        >>> spec.check(torch.ones(2, 3, 8, 8), "init")
+        Traceback (most recent call last):
+        ValueError: init have 3 channels; the network takes 1
+        """
+        images = check_images(images, what, dtype=dtype, keep_bytes=keep_bytes, wanted=self.shape)
         if images.shape[1] != self.channels:
             raise ValueError(f"{what} have {images.shape[1]} channels; the network takes {self.channels}")
         if tuple(images.shape[2:]) != self.size:
@@ -86,14 +175,22 @@ class ImageSpec:
         return torch.cat((fine, coarse))
 
     def check_labels(self, labels: Tensor | Sequence[int]) -> Tensor:
-        """Labels as an int64 tensor ``(N,)`` in ``range(n_classes)``; else ``ValueError``."""
-        given = torch.as_tensor(labels)
-        if given.ndim != 1 or given.numel() == 0 or given.is_floating_point():
+        """Labels as an int64 tensor ``(N,)`` in ``range(n_classes)``; else ``ValueError``.
+
+        >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+        >>> spec.check_labels([1, 0])
+        tensor([1, 0])
+        """
+        try:
+            indices = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"labels must be a non-empty list of class indices, not {labels!r}") from None
+        if indices.ndim != 1 or indices.numel() == 0 or indices.is_floating_point() or indices.dtype == torch.bool:
             raise ValueError(f"labels must be a non-empty list of class indices, not {labels!r}")
-        bad = sorted({int(v) for v in given if not 0 <= v < self.n_classes})
+        bad = sorted({int(v) for v in indices if not 0 <= v < self.n_classes})
         if bad:
             raise ValueError(f"labels {bad} are outside the network's classes 0..{self.n_classes - 1}")
-        return given.long()
+        return indices.long()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary, as it lies beside a weights file."""
@@ -146,13 +243,22 @@ class LatentSpec:
         """Two codes that deep layers tell apart."""
         return self.sample(2, generator)
 
-    def check(self, codes: Tensor, what: str = "codes") -> Tensor:
-        """``codes`` if they are float ``(N, size)``; else ``ValueError``."""
-        if codes.ndim != 2 or not codes.is_floating_point():
-            raise ValueError(f"{what} must be a float tensor (N, {self.size}), not {codes.dtype} {tuple(codes.shape)}")
-        if codes.shape[1] != self.size:
-            raise ValueError(f"{what} have {codes.shape[1]} entries; the generator takes {self.size}")
-        return codes
+    def check(self, codes: Any, what: str = "codes", *, dtype: torch.dtype | None = torch.float32) -> Tensor:
+        """``codes`` as floats ``(N, size)`` without a graph, from a tensor, an array or lists.
+
+        Raises:
+            ValueError: Naming ``what``, what it is and what is wanted.
+
+        >>> LatentSpec(2).check([[0.5, -1.0]])
+        tensor([[ 0.5000, -1.0000]])
+        """
+        wanted = f"a float tensor (N, {self.size})"
+        floats = _as_floats(codes, what, wanted, dtype)
+        if floats.ndim != 2:
+            raise ValueError(f"{what} must be {wanted}, not {_describe(floats)}")
+        if floats.shape[1] != self.size:
+            raise ValueError(f"{what} have {floats.shape[1]} entries; the generator takes {self.size}")
+        return _finite(floats, what)
 
     def check_range(self, codes: Tensor) -> Tensor:
         """``codes`` if they are finite; else ``ValueError``."""

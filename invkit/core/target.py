@@ -6,16 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self, cast
+from functools import partial
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from invkit.core.hooks import Hooks, StopForward
 from invkit.core.spec import ImageSpec, LatentSpec
-
-
-class _Stop(Exception):
-    """Ends a forward pass once every tapped layer has answered."""
 
 
 class FrozenNetwork(nn.Module):
@@ -36,6 +34,23 @@ class FrozenNetwork(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the first parameter that is a float, and so of what goes into the network."""
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+
+    def check(self, inputs: Any, what: str = "images") -> Tensor:
+        """``inputs`` as the network takes them, see :meth:`ImageSpec.check`, in its own precision.
+
+        Raises:
+            ValueError: Naming ``what``, what it is and what is wanted.
+
+        >>> from invkit.testing import tiny_target
+        >>> tiny_target().check(torch.zeros(2, 3, 8, 8, dtype=torch.float64)).dtype
+        torch.float32
+        """
+        return self.spec.check(inputs, what, dtype=self.dtype)
 
     def train(self, mode: bool = True) -> Self:
         """Refused: a target is frozen. Train its ``module`` and wrap it again."""
@@ -91,15 +106,17 @@ class Target(FrozenNetwork):
         """One black image through the network: the logits must fit, and the last layer with weights is the head."""
         order: list[str] = []
         layers = {n: m for n, m in self.module.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
-        hooks = [m.register_forward_hook(lambda *_, n=n: order.append(n)) for n, m in layers.items()]
+
+        def record(name: str, _output: Tensor) -> None:
+            order.append(name)
+
         try:
-            with torch.no_grad():
+            with torch.no_grad(), Hooks() as hooks:
+                for name, layer in layers.items():
+                    hooks.after(layer, partial(record, name))
                 logits = self(torch.zeros(1, *self.spec.shape, device=self.device))
         except (RuntimeError, ValueError, AssertionError) as error:
             raise ValueError(f"{self.name} does not take images of shape {self.spec.shape}: {error}") from error
-        finally:
-            for hook in hooks:
-                hook.remove()
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, self.spec.n_classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
@@ -118,38 +135,33 @@ class Target(FrozenNetwork):
         unknown = [n for n in names if n not in modules]
         if unknown or not names:
             raise ValueError(f"{self.name} has no layer named {unknown}; it has {[n for n in modules if n]}")
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
 
-        def keep(name: str, tensor: Tensor) -> None:
-            found[name] = tensor
-            if len(found) == len(set(names)):
-                raise _Stop
+        def visit(name: str, tensor: Tensor) -> None:
+            tensors[name] = tensor
+            if len(tensors) == len(set(names)):
+                raise StopForward
             if isinstance(tensor, Tensor):
-                found[name] = tensor.clone()  # a layer further on may write over its input in place
+                tensors[name] = tensor.clone()  # a layer further on may write over its input in place
 
         def read(images: Tensor) -> dict[str, Tensor]:
-            found.clear()
+            tensors.clear()
             try:
                 self(images)
-            except _Stop:
-                return dict(found)
-            raise ValueError(f"the forward pass of {self.name} never reached {sorted(set(names) - set(found))}")
+            except StopForward:
+                return dict(tensors)
+            raise ValueError(f"the forward pass of {self.name} never reached {sorted(set(names) - set(tensors))}")
 
-        if inputs:
-            hooks = [modules[n].register_forward_pre_hook(lambda _m, a, n=n: keep(n, a[0])) for n in names]
-        else:
-            hooks = [modules[n].register_forward_hook(lambda _m, _a, out, n=n: keep(n, out)) for n in names]
-        try:
+        with Hooks() as hooks:
+            for name in names:
+                place = hooks.before if inputs else hooks.after
+                place(modules[name], partial(visit, name))
             yield read
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features ``(N, D)``: the input of the last layer with weights, averaged over space."""
         with self.tap(self._head, inputs=True) as read:
-            features = read(images)[self._head]
-        return features.flatten(2).mean(2) if features.ndim > 2 else features
+            return _over_space(read(images)[self._head])
 
     @property
     def head(self) -> nn.Module:
@@ -158,13 +170,11 @@ class Target(FrozenNetwork):
 
     def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``(N, n_classes)`` and penultimate features ``(N, D)``, see :meth:`features`, of one forward pass."""
-        found: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
-        try:
+        inputs: list[Tensor] = []
+        with Hooks() as hooks:
+            hooks.before(self.head, inputs.append)
             logits = self(images)
-        finally:
-            hook.remove()
-        return logits, found[-1].flatten(2).mean(2) if found[-1].ndim > 2 else found[-1]
+        return logits, _over_space(inputs[-1])
 
     def accepts(self, size: Sequence[int]) -> bool:
         """Whether the network takes images of this ``(H, W)``, found by trying."""
@@ -184,6 +194,11 @@ class Target(FrozenNetwork):
                     f"{self.name} does not take images of {tuple(size)} pixels; "
                     "use fewer octaves or low resolutions, or larger images"
                 )
+
+
+def _over_space(features: Tensor) -> Tensor:
+    """Features ``(N, D)``, the mean over space where there is one."""
+    return features.flatten(2).mean(2) if features.ndim > 2 else features
 
 
 class GeneratorTarget(FrozenNetwork):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,16 @@ from torch import Tensor
 from invkit.core.config import Config, config_hash, is_number, plain
 from invkit.core.device import progress
 from invkit.core.files import digest, read_checkpoint, save_state
-from invkit.core.results import InversionResult, Step
+from invkit.core.results import InversionResult, Step, Stopped
+from invkit.core.rng import default_generator
+from invkit.core.target import Target
+from invkit.engine.multiscale import Stage
 from invkit.objectives.objective import Gradient, Objective
 from invkit.transforms.jitter import apply_jitter, draw_jitter, undo_jitter
+from invkit.transforms.resize import initial_images
 
 Callback = Callable[[Step], bool | None]
+C = TypeVar("C", bound="LoopConfig")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +51,6 @@ class LoopConfig(Config):
     """Probability of a horizontal flip of each image (§3.1.2)."""
     clip: bool = True
     """Clamp to [0, 1] after each step (§3.1.2)."""
-    low_resolutions: tuple[tuple[int, int], ...] = ()
-    """(size, steps) of square stages before full resolution, nearest-neighbour up-sampled (§3.1.3)."""
     micro_batch: int | None = None
     """Images per forward pass; the gradient stays that of the whole batch."""
     bf16: bool = False
@@ -72,11 +75,47 @@ class LoopConfig(Config):
             self.require_positive("patience")
         if self.micro_batch is not None:
             self.require_whole("micro_batch")
-        pairs = all(
-            isinstance(r, tuple | list) and len(r) == 2 and all(isinstance(v, int) and v >= 1 for v in r)
-            for r in self.low_resolutions
-        )
-        self.require("low_resolutions", pairs, "be pairs (size, steps) of whole numbers of at least 1")
+
+
+def prepare(
+    target: Target, config: C | None, default: type[C], generator: torch.Generator | None
+) -> tuple[C, torch.Generator]:
+    """What every inversion of ``target`` begins with: the config and the generator, or their defaults.
+
+    Raises:
+        TypeError: For another method's config.
+        ValueError: For a network in train mode.
+
+    >>> from invkit.testing import tiny_target
+    >>> prepare(tiny_target(), None, LoopConfig, None)[0].steps
+    2000
+    """
+    target.check_frozen()
+    if config is not None and not isinstance(config, default):
+        raise TypeError(f"config must be a {default.__name__}, not {type(config).__name__}")
+    return config or default(), generator or default_generator()
+
+
+def start_images(target: Target, count: int, init: Tensor | None, generator: torch.Generator) -> Tensor:
+    """``init`` ``(count, C, H, W)`` if it fits, else grey noise; on the target's device.
+
+    >>> from invkit.testing import tiny_target
+    >>> start_images(tiny_target(), 2, None, torch.Generator()).shape
+    torch.Size([2, 3, 8, 8])
+    """
+    if init is None:
+        return initial_images(count, target.spec.shape, generator).to(target.device, target.dtype)
+    images = target.check(init, "init")
+    if len(images) != count:
+        raise ValueError(f"init must hold one image for each of the {count} labels or features, not {len(images)}")
+    return images.to(target.device)
+
+
+class Ending(NamedTuple):
+    """Why a run ended, in one word and in a sentence."""
+
+    word: Stopped
+    reason: str
 
 
 def optimise_images(
@@ -85,27 +124,53 @@ def optimise_images(
     config: LoopConfig,
     *,
     generator: torch.Generator,
+    stages: Sequence[Stage] = (),
+    pick: Literal["best", "last"] = "best",
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> InversionResult:
     """Minimise ``objective`` over the pixels of ``images`` ``(N, C, H, W)`` and return the best images met.
 
-    Goes through ``config.low_resolutions``, then full resolution. ``checkpoint`` names a file that is written every
-    ``config.checkpoint_every`` steps and resumed from, to the same bits, where it exists. A callback that returns True
-    ends the run, so does Ctrl-C; a non-finite term ends it with the step and the term named in ``stopped``.
+    A callback that returns True ends the run, so does Ctrl-C; a term that is not finite ends it too, with the step and
+    the term named in ``reason``. The best images are those of the lowest loss met, so those after the very last step,
+    never evaluated, do not count; with ``clip=False`` they may leave [0, 1]. Under ``torchrun`` give each rank a
+    checkpoint of its own.
 
-    The images returned are those of the lowest loss met, so those after the very last step, never evaluated, do not
-    count; with ``clip=False`` they may leave [0, 1]. Under ``torchrun`` give each rank a checkpoint of its own.
+    Args:
+        objective: What is minimised, with one row of references for each image.
+        images: Where to begin, on the network's device.
+        config: How to optimise.
+        generator: Source of the jitter.
+        stages: Resolutions to go through, with their own numbers of steps; without any it is ``config.steps`` at the
+            size of ``images``. A stage that ends by ``patience`` hands on to the next.
+        pick: ``last`` hands on and returns the images after the last step of a stage, for losses that do not compare
+            from step to step, unless a term was not finite.
+        callbacks: Called after each step.
+        checkpoint: A file that is written every ``config.checkpoint_every`` steps and at the beginning of each stage
+            but the first, and resumed from, to the same bits, where it exists.
 
-    Raises ``ValueError`` when the checkpoint belongs to another run.
+    Returns:
+        One record of all stages.
+
+    Raises:
+        ValueError: When the checkpoint belongs to another run.
+
+    >>> from invkit.testing import tiny_target
+    >>> objective = Objective(
+    ...     network=tiny_target(), terms={"logit": (-1.0, lambda batch: batch.outputs[:, 0])}, references=torch.zeros(1)
+    ... )
+    >>> grey = torch.full((1, 3, 8, 8), 0.5)
+    >>> result = optimise_images(objective, grey, LoopConfig(steps=3), generator=torch.Generator())
+    >>> result.history["total"][-1] < result.history["total"][0]
+    True
     """
-    run = _Run(objective, images, config, generator, checkpoint)
+    run = _Run(objective, images, config, generator, stages, pick, Path(checkpoint) if checkpoint else None)
     started = time.perf_counter()
     with ExitStack() as stack:
         if objective.penalty:
             stack.enter_context(objective.penalty.attached())
-        stopped = run.go(callbacks)
-    return run.result(stopped, time.perf_counter() - started)
+        ending = run.go(callbacks)
+    return run.result(ending, time.perf_counter() - started)
 
 
 class _Run:
@@ -117,35 +182,34 @@ class _Run:
         images: Tensor,
         config: LoopConfig,
         generator: torch.Generator,
-        checkpoint: str | Path | None,
+        stages: Sequence[Stage],
+        pick: Literal["best", "last"],
+        checkpoint: Path | None,
     ) -> None:
         if len(images) != len(objective.references):
             raise ValueError(f"{len(images)} images were given for {len(objective.references)} labels")
         self.objective, self.config, self.generator = objective, config, generator
-        self.checkpoint = Path(checkpoint) if checkpoint else None
-        full = (tuple(images.shape[-2:]), config.steps)
-        self.plan = [*(((s, s), steps) for s, steps in config.low_resolutions), full]
+        self.staged, self.pick, self.checkpoint = bool(stages), pick, checkpoint
+        size = (images.shape[-2], images.shape[-1])
+        self.plan = stages or [Stage(size=size, steps=config.steps, start=lambda images: images)]
         self.seed = generator.initial_seed()
+        # Hashed once: a checkpoint is this network's, and of these first images.
         fingerprint = getattr(objective.network, "fingerprint", None)
-        self.network = (
-            fingerprint() if fingerprint and checkpoint else ""
-        )  # hashed once; a checkpoint is this network's
-        self.values = torch.full((sum(n for _, n in self.plan), len(objective.names)), math.nan, device=images.device)
-        self.start = digest(images, generator.get_state()) if checkpoint else ""
+        self.network = fingerprint() if fingerprint and checkpoint else ""
+        self.given = digest(images, generator.get_state()) if checkpoint else ""
+        steps = sum(stage.steps for stage in self.plan)
+        self.values = torch.full((steps, len(objective.names)), math.nan, device=images.device)
         self.done = 0  # steps over all stages
-        self.stages: list[Tensor] = []
-        self.start_stage(0, images.detach())
+        self.finished: list[Tensor] = []  # the images of finished stages
         self.gradient = Gradient(objective, micro_batch=config.micro_batch, bf16=config.bf16, compile=config.compile)
         if self.checkpoint and self.checkpoint.exists():
-            self.restore(read_checkpoint(self.checkpoint, self.key()))
+            self.restore(read_checkpoint(self.checkpoint, self.key()), images.device)
+        else:
+            self.begin(0, self.plan[0].start(images.detach()))
 
-    def start_stage(self, stage: int, images: Tensor) -> None:
-        """Resize to the stage's resolution and make the optimiser anew."""
-        size, self.steps = self.plan[stage]
-        if tuple(images.shape[-2:]) != size:
-            mode = "area" if images.shape[-1] > size[1] else "nearest"
-            images = F.interpolate(images, size=size, mode=mode)
-        self.stage, self.step = stage, 0
+    def begin(self, stage: int, images: Tensor) -> None:
+        """Optimise ``images`` from now on, with a new optimiser."""
+        self.stage, self.step, self.steps = stage, 0, self.plan[stage].steps
         # Convolutions and the backward pass of the moments are fastest on channels-last feature maps.
         self.images = images.clone(memory_format=torch.channels_last)
         self.best_images, self.best_step = self.images.clone(), torch.zeros((), dtype=torch.long, device=images.device)
@@ -153,29 +217,34 @@ class _Run:
         self.seen_best, self.since_best, self.since_cut = math.inf, 0, 0  # the host's copy of best_loss; steps since
         self.adam = torch.optim.Adam([self.images], lr=self.config.lr, betas=self.config.betas)
 
-    def go(self, callbacks: Sequence[Callback]) -> str:
+    def go(self, callbacks: Sequence[Callback]) -> Ending:
         """Run what is left of all stages; say why it ended."""
         bar = progress(range(len(self.values)), len(self.values), "inverting", self.done)
         try:
             while True:
-                while self.step < self.steps:
-                    stop = self.advance(callbacks)
-                    bar.update()
-                    if stop == "patience" and self.stage + 1 < len(self.plan):
-                        break  # a low resolution has given what it can
-                    if stop:
-                        return stop
-                if self.stage + 1 == len(self.plan):
-                    return "steps"
-                self.stages.append(self.best_images.contiguous().cpu())
-                self.start_stage(self.stage + 1, self.best_images)
+                ending = self.finish_stage(callbacks, bar.update)
+                last = self.stage + 1 == len(self.plan)
+                if last or ending.word not in ("steps", "patience"):
+                    return ending
+                self.finished.append(self.picked())
+                self.begin(self.stage + 1, self.plan[self.stage + 1].start(self.finished[-1].to(self.images.device)))
+                self.save()
         except KeyboardInterrupt:
-            return self.bad() or "interrupted"
+            return self.divergence() or Ending("interrupted", f"interrupted after {self.done} steps")
         finally:
             bar.close()
 
-    def advance(self, callbacks: Sequence[Callback]) -> str:
-        """One step; a non-empty answer is the reason to stop."""
+    def finish_stage(self, callbacks: Sequence[Callback], update: Callable[[], Any]) -> Ending:
+        """Run what is left of this stage."""
+        while self.step < self.steps:
+            ending = self.advance(callbacks)
+            update()
+            if ending:
+                return ending
+        return Ending("steps", f"all {self.done} steps were taken")
+
+    def advance(self, callbacks: Sequence[Callback]) -> Ending | None:
+        """One step; the answer, if any, is why to stop."""
         draw = draw_jitter(len(self.images), self.config.jitter, self.config.flip, self.generator)
         values, gradient = self.gradient(apply_jitter(self.images, draw, self.config.wrap))
         self.keep_best(values.sum())
@@ -192,8 +261,8 @@ class _Run:
         record = Step(index=self.done - 1, stage=self.stage, images=self.images, values=named)
         answers = [callback(record) for callback in callbacks]  # every one is asked
         if any(answer is True for answer in answers):
-            return self.bad() or "callback"
-        return self.look() if self.done % self.config.log_every == 0 or self.step == self.steps else ""
+            return self.divergence() or Ending("callback", f"a callback ended the run after step {record.index}")
+        return self.look() if self.done % self.config.log_every == 0 or self.step == self.steps else None
 
     def keep_best(self, loss: Tensor) -> None:
         """A true copy of the best images so far, chosen on the device; NaN never compares as better."""
@@ -202,10 +271,10 @@ class _Run:
         torch.where(better, self.images, self.best_images, out=self.best_images)
         self.best_step = torch.where(better, self.done, self.best_step)
 
-    def look(self) -> str:
+    def look(self) -> Ending | None:
         """Bring the losses to the host: non-finite terms, patience, plateau, checkpoint."""
-        if bad := self.bad():
-            return bad
+        if diverged := self.divergence():
+            return diverged
         best, stride = float(self.best_loss), self.config.log_every
         fell = best < self.seen_best
         self.seen_best = best
@@ -217,66 +286,73 @@ class _Run:
             self.adam.param_groups[0]["lr"] /= 2
             self.since_cut = 0
         if self.config.patience is not None and self.since_best >= max(self.config.patience * self.steps, stride):
-            return "patience"
-        if self.checkpoint and self.done % self.config.checkpoint_every < stride and self.done < len(self.values):
-            save_state(self.checkpoint, self.state())
-        return ""
+            return Ending("patience", f"the loss had not fallen for {self.since_best} steps after {self.done}")
+        if self.done % self.config.checkpoint_every < stride and self.done < len(self.values):
+            self.save()
+        return None
 
-    def bad(self) -> str:
-        """Names the first term that was not finite, and its step; empty where all were."""
-        found = (~self.values[: self.done].isfinite()).nonzero()
-        if not len(found):
-            return ""
-        step, term = found[0].tolist()
-        return f"the term {self.objective.names[term]!r} became {float(self.values[step, term])} at step {step}"
+    def divergence(self) -> Ending | None:
+        """Names the first term that was not finite, and its step; None where all were."""
+        bad = (~self.values[: self.done].isfinite()).nonzero()
+        if not len(bad):
+            return None
+        step, term = bad[0].tolist()
+        value = float(self.values[step, term])
+        return Ending("diverged", f"the term {self.objective.names[term]!r} became {value} at step {step}")
 
-    def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs to go on with the same bits."""
-        names = ("images", "best_images", "best_loss", "best_step", "values", "stages", "stage", "step", "done")
+    def save(self) -> None:
+        """Write the checkpoint, where one is asked for: everything that a resumed run needs for the same bits."""
+        if self.checkpoint is None:
+            return
+        names = ("images", "best_images", "best_loss", "best_step", "values", "finished", "stage", "step", "done")
         counters = ("seen_best", "since_best", "since_cut")
-        kept = {n: getattr(self, n) for n in (*names, *counters)}
-        kept["memory"] = self.objective.state.state_dict() if self.objective.state else {}
-        return kept | {"adam": self.adam.state_dict(), "generator": self.generator.get_state(), "key": self.key()}
+        state = {name: getattr(self, name) for name in (*names, *counters)}
+        state["memory"] = self.objective.state.state_dict() if self.objective.state else {}
+        state |= {"adam": self.adam.state_dict(), "generator": self.generator.get_state(), "key": self.key()}
+        save_state(self.checkpoint, state)
 
     def key(self) -> str:
         """What must agree between a checkpoint and the run that resumes it."""
-        about = [self.network, self.objective.depends_on, self.plan, self.objective.references, self.start]
+        plan = [(stage.size, stage.steps) for stage in self.plan]
+        about = [self.network, self.objective.depends_on, plan, self.objective.references, self.given]
         return config_hash([self.config, self.objective.names, *about])
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`."""
-        device = self.images.device
-        self.start_stage(state["stage"], state["images"].to(device))
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from what :meth:`save` wrote."""
+        self.begin(state["stage"], state["images"].to(device))
         self.adam.load_state_dict(state["adam"])
         for name in ("best_images", "best_loss", "best_step", "values"):
             setattr(self, name, state[name].to(device))
-        for name in ("stages", "step", "done", "seen_best", "since_best", "since_cut"):
+        for name in ("finished", "step", "done", "seen_best", "since_best", "since_cut"):
             setattr(self, name, state[name])
         self.generator.set_state(state["generator"])
         if self.objective.state:
             self.objective.state.load_state_dict(state["memory"])
 
-    def result(self, stopped: str, seconds: float) -> InversionResult:
+    def picked(self, diverged: bool = False) -> Tensor:
+        """The images of this stage, on the CPU."""
+        return (self.images if self.pick == "last" and not diverged else self.best_images).contiguous().cpu()
+
+    def result(self, ending: Ending, seconds: float) -> InversionResult:
         """The record of the run; a checkpoint of a finished run is removed."""
-        if stopped in ("steps", "patience") and self.checkpoint:
+        if ending.word in ("steps", "patience") and self.checkpoint:
             self.checkpoint.unlink(missing_ok=True)
         values = self.values[: self.done].double().cpu()
         history = {name: tuple(values[:, i].tolist()) for i, name in enumerate(self.objective.names)}
         history["total"] = tuple(values.sum(1).tolist())
-        device = torch.cuda.get_device_name(self.images.device) if self.images.is_cuda else "cpu"
-        size, _ = self.plan[-1]  # a run that ended in a low resolution still gives images of the size asked for
-        images = (
-            self.best_images if tuple(self.best_images.shape[-2:]) == size else F.interpolate(self.best_images, size)
-        )
+        diverged = ending.word == "diverged"
+        images, size = self.picked(diverged), self.plan[-1].size
         return InversionResult(
-            images=images.contiguous().cpu(),
+            # A run that ended in a low resolution still gives images of the size asked for.
+            images=images if tuple(images.shape[-2:]) == size else F.interpolate(images, size),
             labels=self.objective.references.cpu(),
             history=history,
-            best_step=int(self.best_step),
+            best_step=self.done if self.pick == "last" and not diverged else int(self.best_step),
             config=plain(self.config),
             seed=self.seed,
             seconds=seconds,
-            device=device,
-            stopped=stopped,
-            stages=tuple(self.stages),
+            device=torch.cuda.get_device_name(self.images.device) if self.images.is_cuda else "cpu",
+            stopped=ending.word,
+            reason=ending.reason,
+            stages=(*self.finished, images) if self.staged else (),
         )

@@ -1,66 +1,43 @@
-"""An inversion in stages: the results so far, a checkpoint of them, and one record of all."""
+"""Inversion at several resolutions: the stages that the image loop goes through, whatever the method calls them."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from invkit.core.config import plain
-from invkit.core.files import Stateful, read_checkpoint, save_state
-from invkit.core.results import InversionResult
-from invkit.transforms.resize import resize_images
+Size = tuple[int, int]
 
 
-class Stages:
-    """Results of the stages that are over, from a ``checkpoint`` where a run with the same ``key`` has left one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """``steps`` of an inversion at one ``size`` ``(H, W)``; a sequence of them is one run with one checkpoint.
 
-    ``current`` is the file for the stage under way, beside that of the finished ones.
+    ``start`` makes the first images of the stage from those that the stage before it ended with, or from those that the
+    run was given. It may draw from the run's generator: what it drew is in the checkpoint.
     """
 
-    def __init__(self, checkpoint: str | Path | None, key: str) -> None:
-        self.checkpoint = Path(checkpoint) if checkpoint else None
-        self.current = self.checkpoint.with_name(self.checkpoint.name + ".stage") if self.checkpoint else None
-        self.key = key
-        self.results: list[InversionResult] = []
+    size: Size
+    steps: int
+    start: Callable[[Tensor], Tensor]
 
-    @property
-    def steps(self) -> int:
-        """Steps taken in all finished stages."""
-        return sum(len(r.history["total"]) for r in self.results)
 
-    def resume(self, generator: torch.Generator, memory: Stateful) -> None:
-        """Take up the checkpoint, if there is one; ``ValueError`` if it is another run's."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return
-        state = read_checkpoint(self.checkpoint, self.key)
-        self.results = [InversionResult(**values) for values in state["results"]]
-        generator.set_state(state["generator"])
-        memory.load_state_dict(state["memory"])
+def low_resolution_stages(low: Sequence[tuple[int, int]], size: Size, steps: int) -> list[Stage]:
+    """Squares of ``low`` pairs (pixels, steps), then ``size`` ``(H, W)`` for ``steps``, each up-sampled from the last.
 
-    def add(self, result: InversionResult, generator: torch.Generator, memory: Stateful) -> bool:
-        """Keep a stage's result; whether the next one may begin."""
-        self.results.append(result)
-        over = result.stopped in ("steps", "patience")
-        if over and self.checkpoint:  # a stage cut short goes on from ``current``
-            kept = [{f.name: getattr(r, f.name) for f in fields(r)} for r in self.results]
-            state = {"results": kept, "generator": generator.get_state(), "memory": memory.state_dict()}
-            save_state(self.checkpoint, state | {"key": self.key})
-        return over
+    Images are up-sampled by their nearest neighbours (Botach & Cohen, §3.1.3), and made smaller by averaging.
 
-    def joined(self, size: tuple[int, int], config: Any) -> InversionResult:
-        """One record of all stages, with images of ``size``; the checkpoint of a finished run is removed."""
-        last, before = self.results[-1], self.steps - len(self.results[-1].history["total"])
-        if self.checkpoint and last.stopped in ("steps", "patience"):
-            self.checkpoint.unlink(missing_ok=True)
-        return replace(
-            last,
-            images=resize_images(last.images, size),
-            history={name: tuple(v for r in self.results for v in r.history[name]) for name in last.history},
-            best_step=before + last.best_step,
-            config=plain(config),
-            seconds=sum(r.seconds for r in self.results),
-            stages=tuple(r.images for r in self.results),
-        )
+    >>> [stage.size for stage in low_resolution_stages([(7, 100), (14, 100)], (28, 28), 200)]
+    [(7, 7), (14, 14), (28, 28)]
+    """
+    plan = [*(((side, side), count) for side, count in low), (size, steps)]
+    return [Stage(size=s, steps=count, start=partial(_to_size, size=s)) for s, count in plan]
+
+
+def _to_size(images: Tensor, size: Size) -> Tensor:
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size=size, mode="area" if images.shape[-1] > size[1] else "nearest")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invkit.core.config import is_number
+from invkit.core.files import digest
 from invkit.core.results import InversionResult
-from invkit.core.rng import default_generator
+from invkit.core.spec import check_images
 from invkit.core.target import Target
-from invkit.engine.image_loop import Callback, LoopConfig, optimise_images
+from invkit.engine.image_loop import Callback, LoopConfig, optimise_images, prepare, start_images
+from invkit.engine.multiscale import Size, Stage
 from invkit.objectives import losses, priors
-from invkit.objectives.objective import Objective, Term
-from invkit.transforms.resize import initial_images
+from invkit.objectives.objective import Batch, Objective, Term
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,6 @@ class DeepDreamConfig(LoopConfig):
         self.require_whole("octaves")
         scale = self.octave_scale
         self.require("octave_scale", is_number(scale) and 1 < scale < math.inf, "be finite and more than 1")
-        self.require("low_resolutions", not self.low_resolutions, "be empty, since octaves go from low to high")
 
 
 def deep_dream(
@@ -60,40 +62,78 @@ def deep_dream(
     *,
     generator: torch.Generator | None = None,
     callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
 ) -> InversionResult:
-    """Change ``images`` ``(N, C, H, W)`` so that ``layer`` answers more strongly, from small octaves to the full size.
+    """Change images so that a layer answers more strongly, from small octaves to the full size.
 
     Maximises the root mean square of the layer's activations, its l2 norm (§2.1) made comparable between octaves, less
-    the image prior. Any size goes that the network takes; the detail dreamt in one octave is carried to the next.
-    The history is that of the last octave.
+    the image prior. The detail dreamt in one octave is carried to the next.
 
-    Raises ``ValueError`` for an unknown layer, or an octave that the network does not take (naming its size).
+    Args:
+        target: The network whose layer dreams.
+        images: Where to begin, ``(N, C, H, W)`` in [0, 1] of any size that the network takes.
+        layer: A name of ``target.module.named_modules()``; ``""`` stands for the logits.
+        config: Octaves, prior and how to optimise.
+        generator: Source of the jitter; a fixed one if None.
+        callbacks: Called after each step; one that returns True ends the run.
+        checkpoint: A file to resume from, to the same bits.
+
+    Returns:
+        Images of the shape given, without labels; ``history`` is that of all octaves, ``stages`` their images.
+
+    Raises:
+        ValueError: For an unknown layer, images that do not fit, or an octave that the network does not take (naming
+            its size).
+
+    >>> from invkit.testing import tiny_target
+    >>> result = deep_dream(tiny_target(), torch.rand(1, 3, 12, 12), "conv2", DeepDreamConfig(steps=5, octaves=2))
+    >>> result.images.shape, [tuple(stage.shape[2:]) for stage in result.stages], len(result.history["total"])
+    (torch.Size([1, 3, 12, 12]), [(9, 9), (12, 12)], 10)
     """
-    config, generator = config or DeepDreamConfig(), generator or default_generator()
-    target.check_frozen()
-    replace(target.spec, size=(images.shape[-2], images.shape[-1])).check(images)
-    sizes = [
-        tuple(round(s / config.octave_scale**k) for s in images.shape[-2:]) for k in reversed(range(config.octaves))
-    ]
+    config, generator = prepare(target, config, DeepDreamConfig, generator)
+    images = _check_dream_images(target, images)
+    height, width = images.shape[-2:]
+    scales = [config.octave_scale**octave for octave in reversed(range(config.octaves))]
+    sizes = [(round(height / scale), round(width / scale)) for scale in scales]
     target.check_sizes(sizes)
-    detail = torch.zeros_like(images)
     with target.tap(layer) as read:
         objective = Objective(
             network=lambda x: read(x)[layer],
-            terms={"activation": (-1.0, lambda b: b.outputs.flatten(1).square().mean(1).sqrt())}
-            | priors.weighted(config.tv, config.l2),
+            terms={"activation": (-1.0, _activation)} | priors.weighted(config.tv, config.l2),
             references=torch.zeros(len(images), device=target.device),
+            depends_on=f"{target.fingerprint()} {layer} {digest(images)}" if checkpoint else "",
         )
-        for size in sizes:
-            base = _resize(images, size).to(target.device)
-            start = (base + _resize(detail, size).to(base)).clamp(0, 1)
-            result = optimise_images(objective, start, config, generator=generator, callbacks=callbacks)
-            detail = result.images - base.cpu()
-            if result.stopped not in ("steps", "patience"):  # an octave that has given what it can is no end
-                break
+        result = optimise_images(
+            objective,
+            images.to(target.device),
+            config,
+            generator=generator,
+            stages=[Stage(size=s, steps=config.steps, start=partial(_with_detail, images, s)) for s in sizes],
+            callbacks=callbacks,
+            checkpoint=checkpoint,
+        )
     # After an interruption in a small octave, what was dreamt so far still belongs on the image as it was given.
-    dreamt = (images.cpu() + _resize(detail, images.shape[-2:])).clamp(0, 1)
-    return replace(result, images=dreamt if result.images.shape != images.shape else result.images, labels=None)
+    dreamt = result.stages[-1]
+    whole = dreamt if dreamt.shape == images.shape else _with_detail(images, sizes[-1], dreamt).cpu()
+    return replace(result, images=whole, labels=None)
+
+
+def _activation(batch: Batch) -> Tensor:
+    """Root mean square ``(N,)`` of a layer's answer to each image."""
+    return batch.outputs.flatten(1).square().mean(1).sqrt()
+
+
+def _with_detail(images: Tensor, size: Size, dreamt: Tensor) -> Tensor:
+    """``images`` at ``size``, with the detail by which ``dreamt``, of another size, differs from them at its own."""
+    detail = dreamt - _resize(images, dreamt.shape[-2:]).to(dreamt)
+    base = _resize(images, size).to(dreamt)
+    return (base + _resize(detail, size)).clamp(0, 1)
+
+
+def _check_dream_images(target: Target, images: Tensor) -> Tensor:
+    """``images`` of any size, on the CPU."""
+    images = check_images(images, dtype=target.dtype).cpu()
+    return replace(target.spec, size=(images.shape[-2], images.shape[-1])).check(images, dtype=target.dtype)
 
 
 def class_inversion(
@@ -104,26 +144,41 @@ def class_inversion(
     generator: torch.Generator | None = None,
     init: Tensor | None = None,
     callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
 ) -> InversionResult:
     """Images of the given classes from noise: ``min CE(target(x), y) + R_prior(x)`` (§2.1), without any statistics.
 
-    ``init`` ``(N, C, H, W)`` replaces the noise; octaves play no part.
+    Args:
+        target: The network to invert.
+        labels: Class of each image, ``(N,)``.
+        config: Weights of the prior and how to optimise; its octaves play no part.
+        generator: Source of the noise and the jitter; a fixed one if None.
+        init: Images ``(N, C, H, W)`` in [0, 1] in the place of grey noise.
+        callbacks: Called after each step; one that returns True ends the run.
+        checkpoint: A file to resume from, to the same bits.
 
-    Raises ``ValueError`` for labels or images that do not fit.
+    Returns:
+        Images ``(N, C, H, W)`` in [0, 1], those of the lowest loss.
+
+    Raises:
+        ValueError: For labels or images that do not fit.
+
+    >>> from invkit.testing import quadrants_target
+    >>> target = quadrants_target()
+    >>> result = class_inversion(target, [0, 1, 2, 3], DeepDreamConfig(steps=30, lr=0.05, tv=0.0))
+    >>> target(result.images).argmax(1).tolist()
+    [0, 1, 2, 3]
     """
-    config, generator = config or DeepDreamConfig(), generator or default_generator()
-    target.check_frozen()
+    config, generator = prepare(target, config, DeepDreamConfig, generator)
     labels = target.spec.check_labels(labels)
-    images = (
-        initial_images(len(labels), target.spec.shape, generator) if init is None else target.spec.check(init, "init")
-    )
+    images = start_images(target, len(labels), init, generator)
     cross_entropy: Term = lambda b: losses.cross_entropy(b.outputs, b.references)  # noqa: E731
     objective = Objective(
         network=target,
         terms={"cross_entropy": (1.0, cross_entropy)} | priors.weighted(config.tv, config.l2),
         references=labels.to(target.device),
     )
-    return optimise_images(objective, images.to(target.device), config, generator=generator, callbacks=callbacks)
+    return optimise_images(objective, images, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint)
 
 
 def _resize(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from invkit.core.results import InversionResult
-from invkit.core.rng import default_generator
 from invkit.core.target import Target
-from invkit.engine.image_loop import Callback, LoopConfig, optimise_images
+from invkit.engine.image_loop import Callback, LoopConfig, optimise_images, prepare, start_images
 from invkit.objectives import priors
 from invkit.objectives.batch_norm import BatchNormPenalty
 from invkit.objectives.objective import Objective
-from invkit.transforms.resize import initial_images
 
 # Found on digits of 16 pixels, by distance to the image sought. The published weights leave the features, of a norm of
 # about 30 here, hardly a say beside the prior, and images far from those sought; with these they are nearly recovered.
@@ -30,9 +28,9 @@ _DIGITS: dict[str, Any] = {"steps": 300, "lr": 0.1, "match": 1.0, "tv": 0.1, "l2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureInversionConfig(LoopConfig):
-    """Weights of ``L = match ||F(x) - f||_2 + tv R_TV + l2 R_l2 + feature R_feature``.
+    """Weights of ``L = match ||F(x) - f||_2 + tv R_TV + l2 R_l2 + batch_norm R_feature``.
 
-    The defaults are DeepInversion's; ``feature=0`` makes it DeepDream's. What Dong et al. do not give (appendix A.1:
+    The defaults are DeepInversion's; ``batch_norm=0`` makes it DeepDream's. What Dong et al. do not give (appendix A.1:
     "other scaling terms the same") is Yin et al.'s (2020) for ImageNet at 224 pixels. Images are not jittered, which
     the features given were not either; a ``jitter`` finds images that fit them on average over their shifts.
     """
@@ -54,7 +52,6 @@ class FeatureInversionConfig(LoopConfig):
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
         self.require_weight("match", "tv", "l2", "batch_norm")
-        self.require("low_resolutions", not self.low_resolutions, "be empty, since features are those of a full image")
 
 
 def feature_inversion(
@@ -68,22 +65,37 @@ def feature_inversion(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> InversionResult:
-    """Optimise one image for each row of ``features`` ``(N, ...)``, the output of ``layer`` that it is to give.
+    """Optimise one image for each row of ``features``, the output of ``layer`` that it is to give.
 
     ``min_x match ||F_layer(x) - f||_2`` with an image prior and, where ``config.batch_norm`` is not 0, the batch-norm
-    penalty over *all* layers of the network (Dong et al., appendix A.1). ``layer`` is a name of
-    ``target.module.named_modules()``; ``""`` stands for the logits. ``init`` ``(N, C, H, W)`` in [0, 1] replaces the
-    grey noise, ``checkpoint`` names a file to resume from. The result has no labels.
+    penalty over *all* layers of the network (Dong et al., appendix A.1).
 
-    Raises ``ValueError`` for an unknown layer, features of another shape than the layer's or not finite, images that
-    do not fit, and, where there is a penalty, a network without batch-norm statistics.
+    Args:
+        target: The network to invert.
+        features: ``(N, ...)``, as :func:`layer_features` gives them.
+        layer: A name of ``target.module.named_modules()``; ``""`` stands for the logits.
+        config: Weights of the loss and how to optimise.
+        generator: Source of the noise and the jitter; a fixed one if None.
+        init: Images ``(N, C, H, W)`` in [0, 1] in the place of grey noise.
+        callbacks: Called after each step; one that returns True ends the run.
+        checkpoint: A file to resume from, to the same bits.
+
+    Returns:
+        Images ``(N, C, H, W)`` in [0, 1], those of the lowest loss, without labels.
+
+    Raises:
+        ValueError: For an unknown layer, features of another shape than the layer's or not finite, images that do not
+            fit, and, where there is a penalty, a network without batch-norm statistics.
+
+    >>> from invkit.testing import tiny_target
+    >>> target = tiny_target()
+    >>> features = layer_features(target, torch.rand(2, 3, 8, 8), "conv1")
+    >>> feature_inversion(target, features, "conv1", FeatureInversionConfig.for_profile("ci", steps=5)).images.shape
+    torch.Size([2, 3, 8, 8])
     """
-    config, generator = config or FeatureInversionConfig(), generator or default_generator()
-    target.check_frozen()
+    config, generator = prepare(target, config, FeatureInversionConfig, generator)
     features = _check_features(target, features, layer)
-    images = (
-        initial_images(len(features), target.spec.shape, generator) if init is None else target.spec.check(init, "init")
-    )
+    images = start_images(target, len(features), init, generator)
     penalty = BatchNormPenalty(target.module) if config.batch_norm else None
     # The forward pass ends after the last tap: the penalty needs all of it.
     with target.tap(*((layer, "") if penalty else (layer,))) as read:
@@ -96,7 +108,7 @@ def feature_inversion(
             depends_on=f"{target.fingerprint()} {layer}" if checkpoint else "",
         )
         result = optimise_images(
-            objective, images.to(target.device), config, generator=generator, callbacks=callbacks, checkpoint=checkpoint
+            objective, images, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint
         )
     return replace(result, labels=None)
 
@@ -105,14 +117,20 @@ def feature_inversion(
 def layer_features(target: Target, images: Tensor, layer: str) -> Tensor:
     """What ``layer`` answers to ``images`` ``(N, C, H, W)``: its output ``(N, ...)``, on the target's device.
 
-    Raises ``ValueError`` for an unknown layer, or one whose output is not a row per image.
+    Raises:
+        ValueError: For images that do not fit, an unknown layer, or one whose output is not a row per image.
+
+    >>> from invkit.testing import tiny_target
+    >>> layer_features(tiny_target(), torch.rand(2, 3, 8, 8), "conv2").shape
+    torch.Size([2, 8, 4, 4])
     """
+    images = target.check(images)
     with target.tap(layer) as read:
-        found = read(target.spec.check(images).to(target.device))[layer]
-    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(images):
-        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"layer {layer!r} of {target.name} does not give one row of features per image, but {what}")
-    return found
+        features = read(images.to(target.device))[layer]
+    if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images):
+        output = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"layer {layer!r} of {target.name} does not give one row of features per image, but {output}")
+    return features
 
 
 def _terms(config: FeatureInversionConfig) -> dict[str, Any]:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from invkit.core.config import config_hash, is_number
-from invkit.core.files import digest
+from invkit.core.config import config_hash, is_number, plain
 from invkit.core.results import InversionResult, Step
-from invkit.core.rng import default_generator, spawn
+from invkit.core.rng import spawn
 from invkit.core.target import Target
-from invkit.engine.image_loop import Callback, LoopConfig, optimise_images
-from invkit.engine.multiscale import Stages
+from invkit.engine.image_loop import Callback, LoopConfig, optimise_images, prepare, start_images
+from invkit.engine.multiscale import Size, Stage
 from invkit.objectives import priors
 from invkit.objectives.ensemble import Ensemble
 from invkit.objectives.objective import Objective
 from invkit.transforms.resize import pad_with_noise, resize_images, uniform_images
 from invkit.transforms.views import ColorShift, Shift, Views
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,6 @@ class PlugInConfig(LoopConfig):
             good = bool(numbers) and all(is_number(v) and 0 <= v < math.inf for v in numbers)
             self.require(name, good, "be one number, or one for each channel, at least 0 and finite")
         self.require_choice("resize", "auto", "always", "never")
-        self.require("low_resolutions", not self.low_resolutions, "be empty, since stages go from small to large")
 
 
 def plug_in_inversion(
@@ -103,61 +100,70 @@ def plug_in_inversion(
     """Optimise one image per label so that the target sees its class under many colours, from a patch to the whole.
 
     Minimises the mean of ``CE(f(sigma_i x - mu_i), y)`` over ``i = 1 .. e`` shifts (§3.3) with jitter, in the stages of
-    §3.1. Any differentiable classifier will do. ``init`` ``(N, C, H, W)`` in [0, 1] replaces the first patch's noise.
-    ``views`` draws the copies in ColorShift's place, for example :class:`~invkit.transforms.views.RandomViews`.
+    §3.1. Any differentiable classifier will do. As losses under different shifts do not compare, the images are the
+    last ones, not those of the lowest loss, unless a term became non-finite.
 
-    ``result.stages`` holds the images after each stage, the last among them. As losses under different shifts do not
-    compare, the images are the last ones, not those of the lowest loss, unless a term became non-finite.
+    Args:
+        target: The network to invert.
+        labels: Class of each image, ``(N,)``.
+        config: Stages, shifts and how to optimise; the defaults are the paper's.
+        generator: Source of noise, jitter and shifts; a fixed one if None.
+        init: Images ``(N, C, H, W)`` in [0, 1] in the place of the first patch's noise.
+        views: Draws the copies in ColorShift's place, for example :class:`~invkit.transforms.views.RandomViews`.
+        callbacks: Called after each step; one that returns True ends the run.
+        checkpoint: A file to resume from, to the same bits.
 
-    ``checkpoint`` names a file to resume from, to the same bits. It holds the stages that are over; the one under way
-    has a file of the same name with ``.stage`` behind it, written every ``config.checkpoint_every`` steps.
+    Returns:
+        Images ``(N, C, H, W)`` in [0, 1]; ``stages`` holds the patches after each stage, the last among them.
 
-    Raises ``ValueError`` for labels or images that do not fit, ``alpha`` or ``beta`` that do not fit the channels, a
-    checkpoint of another run, or with ``resize="never"`` a stage that the network does not take.
+    Raises:
+        ValueError: For labels or images that do not fit, ``alpha`` or ``beta`` that do not fit the channels, a
+            checkpoint of another run, or with ``resize="never"`` a stage that the network does not take.
+
+    >>> from invkit.testing import tiny_target
+    >>> result = plug_in_inversion(tiny_target(), [0, 1], PlugInConfig.for_profile("ci", steps=2))
+    >>> [tuple(patch.shape[2:]) for patch in result.stages]
+    [(4, 4), (6, 6), (8, 8)]
     """
-    config, generator = config or PlugInConfig(), generator or default_generator()
-    target.check_frozen()
+    config, generator = prepare(target, config, PlugInConfig, generator)
     labels = target.spec.check_labels(labels).to(target.device)
     sizes = stage_sizes(target.spec.size, config)
     resize = _resizes(target, sizes, config)
     ensemble = _ensemble(target, len(labels), config, spawn(generator), views, resize=resize)
     patch = _first_patch(target, len(labels), sizes[0], config, generator, init)
-    start = [target.fingerprint(), labels, digest(patch, generator.get_state()), repr(views)] if checkpoint else []
-    key = config_hash([config, *start])
     objective = Objective(
         network=ensemble,
         terms={"cross_entropy": (1.0, ensemble.cross_entropy)} | priors.weighted(config.tv, 0.0),
         references=labels,
-        depends_on=key,
+        depends_on=f"{target.fingerprint()} {config_hash(config)} {views!r}" if checkpoint else "",
         state=ensemble,
     )
-    stages = Stages(checkpoint, key)
-    stages.resume(generator, ensemble)
-    for stage in range(len(stages.results), len(sizes)):
-        if stages.results:
-            patch = next_patch(stages.results[-1].images.to(target.device), sizes[stage], config, generator)
-        watch = _Watch(stage, stages.steps, callbacks, ensemble, config.redraw)
-        result = _one_stage(objective, patch, config, generator, watch, stages.current)
-        if not stages.add(result, generator, ensemble):
-            break
-    return stages.joined(target.spec.size, config)
+
+    def redraw(step: Step) -> None:
+        if (step.index + 1) % config.redraw == 0:
+            ensemble.redraw()
+
+    result = optimise_images(
+        objective,
+        patch,
+        replace(config, micro_batch=None),  # the ensemble cuts up its copies by itself
+        generator=generator,
+        stages=_stages(sizes, config, generator),
+        pick="last",
+        callbacks=[*callbacks, redraw],
+        checkpoint=checkpoint,
+    )
+    return replace(result, images=resize_images(result.stages[-1], target.spec.size), config=plain(config))
 
 
-def _one_stage(
-    objective: Objective,
-    patch: Tensor,
-    config: PlugInConfig,
-    generator: torch.Generator,
-    watch: _Watch,
-    checkpoint: Path | None,
-) -> InversionResult:
-    """A stage's record, with its last images unless a term became non-finite."""
-    loop = replace(config, micro_batch=None)  # the ensemble cuts up its copies by itself
-    result = optimise_images(objective, patch, loop, generator=generator, callbacks=[watch], checkpoint=checkpoint)
-    finite = result.stopped in ("steps", "patience", "callback", "interrupted")
-    if not finite or watch.images is None:
-        return result
-    return replace(result, images=watch.images.contiguous().cpu(), best_step=len(result.history["total"]))
+def _stages(sizes: Sequence[Size], config: PlugInConfig, generator: torch.Generator) -> list[Stage]:
+    """The stages of §3.1; the first begins with the patch as it is."""
+    first = Stage(size=sizes[0], steps=config.steps, start=lambda patch: patch)
+    others = [
+        Stage(size=size, steps=config.steps, start=partial(next_patch, size=size, config=config, generator=generator))
+        for size in sizes[1:]
+    ]
+    return [first, *others]
 
 
 def stage_sizes(size: Size, config: PlugInConfig) -> list[Size]:
@@ -174,7 +180,11 @@ def stage_sizes(size: Size, config: PlugInConfig) -> list[Size]:
 
 
 def next_patch(patch: Tensor, size: Size, config: PlugInConfig, generator: torch.Generator) -> Tensor:
-    """The start of a stage of ``size``: the last stage's ``patch`` up-sampled (zoom), padded (centering), or both."""
+    """The start of a stage of ``size``: the last stage's ``patch`` up-sampled (zoom), padded (centering), or both.
+
+    >>> next_patch(torch.rand(2, 3, 4, 4), (6, 6), PlugInConfig(), torch.Generator()).shape
+    torch.Size([2, 3, 6, 6])
+    """
     old = (patch.shape[-2], patch.shape[-1])
     if config.zoom:
         inner = ((old[0] + size[0]) // 2, (old[1] + size[1]) // 2) if config.centering else size
@@ -202,23 +212,6 @@ def _ensemble(
     return Ensemble(target, draw, generator, size=target.spec.size if resize else None, micro_batch=c.micro_batch)
 
 
-class _Watch:
-    """The callback of a stage: counts steps over all stages for the caller's callbacks, then redraws the shifts."""
-
-    def __init__(self, stage: int, before: int, callbacks: Sequence[Callback], ensemble: Ensemble, redraw: int) -> None:
-        self.stage, self.before, self.callbacks = stage, before, callbacks
-        self.ensemble, self.redraw = ensemble, redraw
-        self.images: Tensor | None = None
-
-    def __call__(self, step: Step) -> bool:
-        self.images = step.images  # live: after the stage, its last images
-        step = replace(step, index=self.before + step.index, stage=self.stage)
-        answers = [callback(step) for callback in self.callbacks]
-        if (step.index + 1) % self.redraw == 0:
-            self.ensemble.redraw()
-        return any(answer is True for answer in answers)
-
-
 def _resizes(target: Target, sizes: Sequence[Size], config: PlugInConfig) -> bool:
     """Whether patches are resized; ``ValueError`` names a stage that the network does not take and that may not be."""
     if config.resize == "always":
@@ -237,10 +230,8 @@ def _first_patch(
 ) -> Tensor:
     """Noise; or the given images, made small where the patch is to be zoomed, or else their middle."""
     if init is None:
-        return uniform_images(n, (target.spec.channels, *size), generator).to(target.device)
-    whole, (h, w) = target.spec.check(init, "init").to(target.device), size
-    if len(whole) != n:
-        raise ValueError(f"init has {len(whole)} images for {n} labels")
+        return uniform_images(n, (target.spec.channels, *size), generator).to(target.device, target.dtype)
+    whole, (h, w) = start_images(target, n, init, generator), size
     if config.zoom:
         return resize_images(whole, size)
     top, left = (whole.shape[-2] - h) // 2, (whole.shape[-1] - w) // 2

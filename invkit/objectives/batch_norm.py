@@ -8,7 +8,7 @@ differentiate the penalty with respect to the merged moments, then send the resu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from invkit.core.hooks import Hooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +156,14 @@ class BatchNormPenalty:
     def attached(self) -> Iterator[BatchNormPenalty]:
         """Listen at the layers; they are as they were on leaving the context, whatever happens."""
         self._taken.clear()
-        with ExitStack() as undo:
+        with Hooks() as hooks:
             for index, layer in enumerate(self.layers):
                 if _is_plain(layer):
                     layer.forward = self._norm(index, layer)
-                    undo.callback(delattr, layer, "forward")
+                    hooks.callback(delattr, layer, "forward")
                 else:
-                    undo.callback(layer.register_forward_pre_hook(self._hook(index)).remove)
-            undo.callback(self._taken.clear)
+                    hooks.before(layer, self._tap(index))
+            hooks.callback(self._taken.clear)
             yield self
 
     def _norm(self, index: int, layer: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -172,11 +174,11 @@ class BatchNormPenalty:
 
         return forward
 
-    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
-        def tap(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-            x, mean, var = _Tapped.apply(inputs[0])
+    def _tap(self, index: int) -> Callable[[Tensor], Tensor]:
+        def tap(x: Tensor) -> Tensor:
+            y, mean, var = _Tapped.apply(x)
             self._taken.append((index, Moments(x.numel() // x.shape[1], mean, var)))
-            return (x,)
+            return y
 
         return tap
 

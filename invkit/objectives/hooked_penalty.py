@@ -4,11 +4,13 @@ Kept for comparison, in tests, in the benchmark and in the first chapter; nothin
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from invkit.core.hooks import Hooks
 from invkit.core.target import Target
 from invkit.objectives.batch_norm import BatchNormPenalty
 
@@ -20,22 +22,20 @@ def hooked_penalty(target: Target, images: Tensor, *, keep_features: bool) -> Te
     first; otherwise hooks add the penalty up during the forward pass, as they did then.
     """
     layers = BatchNormPenalty(target.module).layers
-    kept: list[tuple[nn.Module, Tensor]] = []
+    inputs: list[tuple[nn.Module, Tensor]] = []
     terms: list[Tensor] = []
 
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def visit(layer: nn.Module, x: Tensor) -> None:
         if keep_features:
-            kept.append((layer, inputs[0]))
+            inputs.append((layer, x))
         else:
-            terms.append(_gap(layer, inputs[0]))
+            terms.append(_gap(layer, x))
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    try:
+    with Hooks() as hooks:
+        for layer in layers:
+            hooks.before(layer, partial(visit, layer))
         target(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.stack(terms + [_gap(layer, x) for layer, x in kept]).sum()
+    return torch.stack(terms + [_gap(layer, x) for layer, x in inputs]).sum()
 
 
 def _gap(layer: Any, x: Tensor) -> Tensor:

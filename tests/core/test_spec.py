@@ -61,8 +61,13 @@ def test_a_spec_is_frozen_and_survives_json():
 @pytest.mark.parametrize(
     ("images", "says"),
     [
-        (torch.rand(3, 4, 6), r"\(N, C, H, W\)"),
-        (torch.zeros(1, 3, 4, 6, dtype=torch.uint8), "uint8"),
+        (torch.rand(3, 4, 6), r"\(N, 3, 4, 6\)"),
+        (torch.zeros(1, 3, 4, 6, dtype=torch.int64), "int64"),
+        (torch.zeros(0, 3, 4, 6), r"\(0, 3, 4, 6\)"),
+        (torch.full((1, 3, 4, 6), torch.nan), "finite"),
+        (None, "None"),
+        ("noise", "a str"),
+        ([[0.5], [0.5, 0.5]], "a list"),
         (torch.rand(1, 1, 4, 6), "1 channels; the network takes 3"),
         (torch.rand(1, 3, 6, 4), r"\(6, 4\) pixels; the network takes \(4, 6\)"),
     ],
@@ -79,11 +84,44 @@ def test_images_that_do_not_fit(images, says):
         ([], "non-empty"),
         ([0.0, 1.0], "class indices"),
         ([[0, 1]], "class indices"),
+        (None, "class indices"),
+        (["a"], "class indices"),
     ],
 )
 def test_labels_that_do_not_fit(labels, says):
     with pytest.raises(ValueError, match=says):
         ImageSpec(**SPEC).check_labels(labels)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.numpy(), lambda x: x.numpy()[::-1][::-1], lambda x: x.tolist(), lambda x: list(x),
+        lambda x: x.double(), lambda x: x.clone().requires_grad_(), lambda x: x.double().numpy(),
+    ],
+    ids=["numpy", "backwards", "lists", "list of tensors", "float64", "with a graph", "numpy float64"],
+)  # fmt: skip
+def test_harmless_images_are_converted(convert):
+    images = torch.rand(2, 3, 4, 6)
+    checked = ImageSpec(**SPEC).check(convert(images))
+    assert torch.equal(checked, images)
+    assert checked.dtype == torch.float32
+    assert not checked.requires_grad
+
+
+def test_bytes_and_half_precision_are_converted():
+    spec, levels = ImageSpec(**SPEC), torch.randint(256, (2, 3, 4, 6), dtype=torch.uint8)
+    assert torch.equal(spec.check(levels), levels / 255)
+    assert torch.equal(spec.check(levels.numpy()), levels / 255)
+    assert spec.check(levels, keep_bytes=True) is levels
+    half = torch.rand(2, 3, 4, 6).half()
+    assert torch.equal(spec.check(half), half.float())
+
+
+def test_what_fits_is_not_copied():
+    images = torch.rand(2, 3, 4, 6)
+    assert ImageSpec(**SPEC).check(images).data_ptr() == images.data_ptr()
+    assert ImageSpec(**SPEC).check(images.double(), dtype=None).dtype == torch.float64
 
 
 def test_labels_become_int64():

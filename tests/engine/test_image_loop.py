@@ -15,6 +15,7 @@ import torch
 from invkit.core.files import load_state
 from invkit.core.rng import seeded
 from invkit.engine.image_loop import LoopConfig, optimise_images
+from invkit.engine.multiscale import low_resolution_stages
 from invkit.objectives import losses, priors
 from invkit.objectives.batch_norm import BatchNormPenalty
 from invkit.objectives.objective import Objective
@@ -36,10 +37,12 @@ def objective_for(target, n=4, batch_norm=0.1, **more):
     )
 
 
-def run(target, config=None, *, seed=0, n=4, objective=None, **options):
+def run(target, config=None, *, seed=0, n=4, objective=None, low=(), **options):
     generator = seeded(seed)
     images = initial_images(n, target.spec.shape, generator)
     config = config or LoopConfig(**FAST)
+    if low:
+        options["stages"] = low_resolution_stages(low, target.spec.size, config.steps)
     return optimise_images(objective or objective_for(target, n), images, config, generator=generator, **options)
 
 
@@ -197,10 +200,11 @@ def test_low_resolutions_come_first_and_grow_by_nearest(target):
         shapes.append((step.stage, tuple(step.images.shape[2:])))
         first.setdefault(step.stage, step.images.clone())
 
-    config = LoopConfig(steps=3, lr=1e-12, low_resolutions=((2, 2), (4, 1)), log_every=1)
-    result = run(target, config, callbacks=[watch])
+    config = LoopConfig(steps=3, lr=1e-12, log_every=1)
+    result = run(target, config, low=((2, 2), (4, 1)), callbacks=[watch])
     assert shapes == [(0, (2, 2))] * 2 + [(1, (4, 4))] + [(2, (8, 8))] * 3
-    assert [tuple(s.shape[2:]) for s in result.stages] == [(2, 2), (4, 4)]
+    assert [tuple(s.shape[2:]) for s in result.stages] == [(2, 2), (4, 4), (8, 8)]
+    assert torch.equal(result.stages[-1], result.images)
     assert len(result.history["total"]) == 6
     # Nothing moved (lr is almost zero), so that full resolution shows the 2x2 pixels as blocks.
     blocks = result.stages[0].repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -210,8 +214,8 @@ def test_low_resolutions_come_first_and_grow_by_nearest(target):
 
 
 def test_best_step_belongs_to_the_returned_images(target):
-    config = LoopConfig(steps=4, lr=0.02, low_resolutions=((4, 3),), log_every=1)
-    result = run(target, config)
+    config = LoopConfig(steps=4, lr=0.02, log_every=1)
+    result = run(target, config, low=((4, 3),))
     assert 3 <= result.best_step < 7
     assert result.images.shape[2:] == (8, 8)
 
@@ -266,7 +270,9 @@ def test_a_term_that_is_not_finite_is_named(target, bad):
 
     objective = objective_for(target, odd=(1.0, odd))
     result = run(target, LoopConfig(**FAST), objective=objective)
-    assert result.stopped == f"the term 'odd' became {bad} at step 6"
+    assert result.stopped == "diverged"
+    assert result.diverged
+    assert result.reason == f"the term 'odd' became {bad} at step 6"
     assert result.images.isfinite().all()
     assert result.best_step < 7
     assert len(result.history["total"]) == 8  # noticed at the next look
@@ -275,8 +281,8 @@ def test_a_term_that_is_not_finite_is_named(target, bad):
 def test_not_finite_from_the_start(target):
     objective = objective_for(target, odd=(1.0, lambda b: b.images.mean((1, 2, 3)) * math.nan))
     result = run(target, objective=objective)
-    assert "'odd'" in result.stopped
-    assert "step 0" in result.stopped
+    assert "'odd'" in result.reason
+    assert "step 0" in result.reason
     assert torch.equal(result.images, initial_images(4, target.spec.shape, seeded(0)))
 
 
@@ -299,8 +305,8 @@ def test_patience_ends_a_run_that_gains_nothing(target):
 
 def test_patience_ends_a_stage_not_the_run(target):
     """Images must come at full resolution even where a low one stopped gaining early."""
-    config = LoopConfig(steps=40, patience=0.1, log_every=2, low_resolutions=((4, 40),))
-    result = run(target, config, objective=constant_objective())
+    config = LoopConfig(steps=40, patience=0.1, log_every=2)
+    result = run(target, config, low=((4, 40),), objective=constant_objective())
     assert result.images.shape[2:] == (8, 8)
     assert result.stopped == "patience"
     assert len(result.history["total"]) < 80
@@ -332,14 +338,14 @@ def test_plateau_halves_the_step_size(target):
 
 # ---- checkpoints
 
-STAGED = FAST | {"low_resolutions": ((4, 8),)}
+LOW = ((4, 8),)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 @pytest.mark.parametrize("stop", [5, 8, 9, 13, 18])
 def test_resuming_gives_the_same_bits(target, tmp_path, stop, schedule):
-    config = LoopConfig(**STAGED | {"schedule": schedule, "plateau_patience": 0.2})
-    whole = run(target, config)
+    config = LoopConfig(**FAST | {"schedule": schedule, "plateau_patience": 0.2})
+    whole = run(target, config, low=LOW)
     path = tmp_path / "run.pt"
 
     def crash(step):
@@ -347,11 +353,11 @@ def test_resuming_gives_the_same_bits(target, tmp_path, stop, schedule):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(target, config, checkpoint=path, callbacks=[crash])
+        run(target, config, low=LOW, checkpoint=path, callbacks=[crash])
     state = load_state(path)
     assert 0 < state["done"] <= stop
     seen = []
-    resumed = run(target, config, checkpoint=path, callbacks=[lambda s: seen.append(s.index)])
+    resumed = run(target, config, low=LOW, checkpoint=path, callbacks=[lambda s: seen.append(s.index)])
     assert seen[0] == state["done"]
     same(whole, resumed)
     assert not path.exists()  # a finished run leaves none
@@ -363,13 +369,13 @@ KILLED = """
     torch.set_num_threads(1)
     sys.path.insert(0, {tests!r})
     from invkit.testing import tiny_target
-    from test_image_loop import STAGED, LoopConfig, run
+    from test_image_loop import FAST, LOW, LoopConfig, run
 
     def kill(step):
         if step.index == 14:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(tiny_target(), LoopConfig(**STAGED), checkpoint=sys.argv[1], callbacks=[kill])
+    run(tiny_target(), LoopConfig(**FAST), low=LOW, checkpoint=sys.argv[1], callbacks=[kill])
 """
 
 
@@ -379,7 +385,7 @@ def test_resuming_after_kill_9(make_target, request, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert load_state(path)["done"] == 12
-    same(run(make_target(), LoopConfig(**STAGED)), run(make_target(), LoopConfig(**STAGED), checkpoint=path))
+    same(run(make_target(), low=LOW), run(make_target(), low=LOW, checkpoint=path))
 
 
 @pytest.mark.parametrize("change", ["config", "labels", "seed", "terms", "size", "network"])
@@ -445,8 +451,8 @@ def test_compiled_equals_eager(target, features, monkeypatch):
         ("steps", 0), ("lr", 0.0), ("lr", math.nan), ("lr", math.inf),
         ("betas", (0.9, 1.0)), ("betas", (0.9,)),
         ("schedule", "linear"), ("jitter", -1), ("flip", 1.5), ("micro_batch", 0), ("patience", 0.0),
-        ("plateau_patience", -1.0), ("low_resolutions", ((8,),)), ("low_resolutions", ((0, 5),)),
-        ("log_every", 0), ("checkpoint_every", 0),
+        ("plateau_patience", -1.0), ("log_every", 0), ("checkpoint_every", 0), ("steps", 3.5), ("lr", "fast"),
+        ("betas", None), ("flip", None),
     ],
 )  # fmt: skip
 def test_nonsense_in_a_config_is_named(field, value):
@@ -472,12 +478,15 @@ def test_one_grey_image_of_odd_size(make_target):
 
 def test_a_run_that_ends_in_a_low_resolution_gives_images_of_the_full_size(make_target):
     target = make_target()
-    config = LoopConfig(steps=3, low_resolutions=((4, 3),))
+    config = LoopConfig(steps=3)
     objective = Objective(
         network=target, terms={"logit": (1.0, lambda b: b.outputs[:, 0])}, references=torch.zeros(2, dtype=torch.long)
     )
     images = torch.rand(2, 3, 8, 8)
-    result = optimise_images(objective, images, config, generator=seeded(0), callbacks=[lambda step: True])
+    result = optimise_images(
+        objective, images, config, generator=seeded(0), callbacks=[lambda step: True],
+        stages=low_resolution_stages([(4, 3)], (8, 8), 3),
+    )  # fmt: skip
     assert result.stopped == "callback"
     assert result.images.shape == (2, 3, 8, 8)
     assert torch.equal(result.images[..., ::2, ::2], result.images[..., 1::2, 1::2]), "nearest neighbours of 4 pixels"
@@ -526,9 +535,36 @@ def test_a_term_that_is_not_finite_is_named_before_any_other_reason(make_target)
         result = optimise_images(
             objective, torch.rand(2, 3, 8, 8), LoopConfig(steps=9), generator=seeded(0), callbacks=[reason]
         )
-        assert "'broken'" in result.stopped
+        assert "'broken'" in result.reason
         assert result.images.isfinite().all()
 
 
 def _interrupt(step):
     raise KeyboardInterrupt
+
+
+def test_every_end_has_a_word_and_a_sentence(target):
+    slow = LoopConfig(steps=40, patience=0.1, log_every=2)
+    ends = {
+        "steps": run(target),
+        "patience": run(target, slow, objective=constant_objective()),
+        "callback": run(target, callbacks=[lambda step: step.index == 3]),
+        "interrupted": run(target, callbacks=[_interrupt]),
+    }
+    for word, result in ends.items():
+        assert result.stopped == word
+        assert not result.diverged
+        assert result.reason
+    assert "step 3" in ends["callback"].reason
+
+
+def test_the_last_images_may_be_asked_for(target):
+    """Where losses do not compare, the last step counts; a run that diverged still gives the best."""
+    seen = []
+    result = run(target, callbacks=[lambda step: seen.append(step.images.clone())], pick="last")
+    assert torch.equal(result.images, seen[-1])
+    assert result.best_step == len(seen)
+    objective = objective_for(target, odd=(1.0, lambda batch: batch.images.mean((1, 2, 3)) * math.nan))
+    assert torch.equal(
+        run(target, objective=objective, pick="last").images, initial_images(4, target.spec.shape, seeded(0))
+    )

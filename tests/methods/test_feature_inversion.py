@@ -162,7 +162,7 @@ def test_bad_input_is_named(target, make_target, images):
         ({"features": features.long()}, "non-empty float"),
         ({"features": features * math.nan}, "not finite"),
         ({"init": images[:, :1]}, "init have 1 channels"),
-        ({"init": images[:2]}, "2 images were given for 5"),
+        ({"init": images[:2]}, "init .* 5 .* 2"),
     ):
         options = {"features": features, "layer": "conv2", "config": dataclasses.replace(CONFIG, steps=1)} | change
         with pytest.raises(ValueError, match=says):
@@ -180,7 +180,7 @@ def test_bad_input_is_named(target, make_target, images):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("match", -1.0), ("tv", math.nan), ("l2", math.inf), ("batch_norm", -1), ("low_resolutions", ((4, 5),))],
+    [("match", -1.0), ("tv", math.nan), ("l2", math.inf), ("batch_norm", -1)],
 )
 def test_nonsense_in_the_config_is_named(field, value):
     with pytest.raises(ValueError, match=field):

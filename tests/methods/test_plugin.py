@@ -345,7 +345,7 @@ def test_a_non_finite_loss_is_named(make_target):
     broken = make_target(batch_norm=False)
     broken.module.head.bias.data[0] = math.nan
     result = plug_in_inversion(broken, LABELS, config())
-    assert "'cross_entropy' became nan" in result.stopped
+    assert "'cross_entropy' became nan" in result.reason
     assert result.images.isfinite().all()
 
 
@@ -358,8 +358,8 @@ def test_a_non_finite_loss_is_named(make_target):
         ({"labels": [0, 4]}, r"labels \[4\] are outside the network's classes 0\.\.3"),
         ({"init": torch.rand(3, 1, 8, 8)}, "init have 1 channels; the network takes 3"),
         ({"init": torch.rand(3, 3, 9, 8)}, r"init are \(9, 8\) pixels"),
-        ({"init": torch.rand(2, 3, 8, 8)}, "init has 2 images for 3 labels"),
-        ({"init": torch.rand(3, 8, 8)}, r"init must be a float tensor \(N, C, H, W\), not torch.float32 \(3, 8, 8\)"),
+        ({"init": torch.rand(2, 3, 8, 8)}, "init .* 3 .* 2"),
+        ({"init": torch.rand(3, 8, 8)}, r"init must be a float tensor \(N, 3, 8, 8\), not .*\(3, 8, 8\)"),
         ({"labels": []}, "labels must be a non-empty list of class indices"),
         ({"config": config(alpha=(1.0, 1.0))}, "alpha needs one number, or one for each of the 3 channels"),
         ({"config": config(beta=(1.0,) * 4)}, "beta needs one number, or one for each of the 3 channels"),
@@ -389,7 +389,7 @@ def test_the_first_stage_that_the_network_does_not_take_is_named(target, first, 
     ("field", "value"),
     [
         ("ensemble", 0), ("stages", 0), ("redraw", 0), ("ensemble", 1.5), ("alpha", -1.0), ("beta", (1.0, math.nan)),
-        ("alpha", ()), ("tv", -1.0), ("resize", "maybe"), ("low_resolutions", ((4, 1),)), ("steps", 0),
+        ("alpha", ()), ("tv", -1.0), ("resize", "maybe"), ("steps", 0),
     ],
 )  # fmt: skip
 def test_nonsense_in_the_config_is_named(field, value):

@@ -80,7 +80,7 @@ def test_a_run_that_a_callback_ended_goes_on(make_target, tmp_path):
     config = PlugInConfig(**CONFIG)
     stopped = plug_in_inversion(target, LABELS, config, **options, callbacks=[lambda s: s.index == 8])
     assert stopped.stopped == "callback"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.pt", "run.pt.stage"]
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"], "one file for all stages"
     same(run(target, checkpoint=path), run(target))
 
 
@@ -108,8 +108,8 @@ def test_resuming_after_kill_9(make_target, request, tmp_path):
     code = textwrap.dedent(KILLED.format(folders=[str(here.parent), str(here)]))
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=120, env=os.environ)
     assert done.returncode == -signal.SIGKILL
-    assert len(load_state(path)["results"]) == 1
-    assert load_state(tmp_path / "run.pt.stage")["done"] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert (load_state(path)["stage"], load_state(path)["done"]) == (1, 8)
     target = make_target(batch_norm=False)
     same(run(target, checkpoint=path), run(target))
 
@@ -130,14 +130,13 @@ def test_a_checkpoint_of_another_run_is_refused(make_target, tmp_path, change, s
         "init": {"init": torch.rand(3, 3, 8, 8, generator=seeded(1))},
         "network": {"target": make_target(batch_norm=False, seed=1)},
     }[change]  # fmt: skip
-    with pytest.raises(ValueError, match=r"run\.pt(\.stage)? belongs to a run with another"):
+    with pytest.raises(ValueError, match=r"run\.pt belongs to a run with another"):
         run(**{"target": target, "checkpoint": path} | other)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == kept
 
 
-@pytest.mark.parametrize("name", ["run.pt", "run.pt.stage"])
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
-def test_a_broken_checkpoint_is_named(make_target, tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name} is not a readable checkpoint"):
+def test_a_broken_checkpoint_is_named(make_target, tmp_path, content):
+    (tmp_path / "run.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"run\.pt is not a readable checkpoint"):
         run(make_target(batch_norm=False), checkpoint=tmp_path / "run.pt")
