@@ -20,7 +20,7 @@ from torch import Tensor
 from invkit.core.config import config_hash, plain
 from invkit.core.device import progress
 from invkit.core.files import digest, write_json
-from invkit.core.results import InversionResult
+from invkit.core.results import DivergedError, InversionResult
 from invkit.core.rng import seeded
 
 Row = dict[str, Any]
@@ -390,7 +390,7 @@ def compare(
 ) -> Comparison:
     """Run each method on the same references with each seed, and let one judge score all images.
 
-    A method that raises ``ValueError`` or ``ArithmeticError``, diverges, or gives images that cannot be scored becomes
+    A method that raises ``ValueError`` or ``ArithmeticError``, diverges, or gives images that cannot be scored, becomes
     a row with the reason, and the others go on.
 
     Args:
@@ -429,7 +429,7 @@ def compare(
         try:
             result = _invert(methods[name], references, seed, path)
             scores = judge(result.images, references) if with_references else judge(result.images)
-        except (ValueError, ArithmeticError) as error:
+        except (ValueError, ArithmeticError, DivergedError) as error:
             runs.append(Run(method=name, seed=seed, failure=str(error) or type(error).__name__))
         else:
             scores = dict(scores) | {"seconds": result.seconds}
@@ -451,8 +451,8 @@ def _invert(method: Method, references: Any, seed: int, folder: Path | None) -> 
     result = output if isinstance(output, InversionResult) else _record(output, seed)
     if result.stopped == "interrupted":
         raise KeyboardInterrupt
-    if result.stopped not in ("steps", "patience", "callback"):
-        raise ValueError(result.stopped)
+    if result.diverged:
+        raise DivergedError(result.reason)
     _check_images(result.images, references)
     result = replace(result, seconds=seconds)
     if folder is not None:

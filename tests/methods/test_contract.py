@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +81,21 @@ class Outcome:
     tensors: Mapping[str, Tensor]
     losses: Sequence[float]
     stopped: str
+    learnt: Sequence[nn.Module] = ()
 
 
 def of_images(result: InversionResult) -> Outcome:
     return Outcome({"images": result.images}, result.history["total"], result.stopped)
 
 
-def of_fit(learnt: nn.Module, result: Any, *terms: str) -> Outcome:
-    """Of something learnt, by the sum of some terms of its loss."""
+def of_fit(learnt: Sequence[nn.Module], result: Any, *terms: str) -> Outcome:
+    """Of networks that were learnt, by the sum of some terms of their loss."""
     losses = [sum(values) for values in zip(*(result.history.get(term, ()) for term in terms), strict=True)]
-    return Outcome({name: value.clone() for name, value in learnt.state_dict().items()}, losses, result.stopped)
+    return Outcome(weights_of(learnt), losses, result.stopped, learnt)
+
+
+def weights_of(networks: Sequence[nn.Module]) -> dict[str, Tensor]:
+    return {f"{i}.{name}": v.clone() for i, network in enumerate(networks) for name, v in network.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -149,52 +154,52 @@ def run_feature_inversion(network, seed, **options):
 def run_network_inversion(network, seed, **options):
     config = NetworkInversionConfig(steps=12, width=4, latent=4, batch_size=16, lr=0.02, dropout=0.1, **OFTEN)
     inverse, result = network_inversion(network, config, generator=seeded(seed), **options)
-    return of_fit(nn.ModuleList(inverse.networks), result, "total")
+    return of_fit(inverse.networks, result, "total")
 
 
 def run_reconstruct(network, seed, **options):
     small = {"width": 4, "latent": 4, "batch_size": 16, "gradient_images": 2, "dropout": 0.1}
     config = ReconstructionConfig(steps=12, lr=0.02, **small, **OFTEN)
     inverse, result = reconstruct(network, config, generator=seeded(seed), **options)
-    return of_fit(nn.ModuleList(inverse.networks), result, "total")
+    return of_fit(inverse.networks, result, "total")
 
 
 def run_deepsim(network, seed, **options):
     config = DeePSiMConfig(steps=8, batch_size=8, width=4, lr=2e-3, image=1.0, features=0.1, adversarial=0.1, **OFTEN)
     inverse, result = deepsim(network, IMAGES, "conv2", config, generator=seeded(seed), **options)
-    return of_fit(inverse, result, "image", "features")
+    return of_fit([inverse], result, "image", "features")
 
 
 def run_divide_and_conquer(network, seed, **options):
     config = DCIConfig(steps=8, fine_tune_steps=4, restarts=0, batch_size=8, lr=4e-3, **OFTEN)
     inverse, result = divide_and_conquer(network, IMAGES, config, generator=seeded(seed), **options)
     first = next(iter(result.stages[0].fits.values()))
-    return Outcome({k: v.clone() for k, v in inverse.state_dict().items()}, first.history["total"], result.stopped)
+    return Outcome(weights_of([inverse]), first.history["total"], result.stopped, [inverse])
 
 
 def run_feedforward(network, seed, **options):
     small = {"batch_size": 8, "latent": 4, "width": 4, "hidden": 8, "ema": 0.9}
     config = FeedforwardConfig(steps=6, **small, **OFTEN)
     inverse, result = feedforward_inversion(network, IMAGES, config, generator=seeded(seed), **options)
-    return of_fit(inverse, result, "generator")
+    return of_fit([inverse], result, "generator")
 
 
 def run_train_gan(network, seed, **options):
     config = GANConfig(steps=6, batch_size=8, latent=4, width=4, discriminator_steps=1, ema=0.9, **OFTEN)
     generator, discriminator, result = train_gan(DATA, config, seed=seed, device="cpu", **options)
-    return of_fit(nn.ModuleList([generator, discriminator]), result, "generator")
+    return of_fit([generator, discriminator], result, "generator")
 
 
 def run_train_classifier(network, seed, **options):
     config = ClassifierConfig(steps=9, warmup=0, batch_size=16, lr=0.01, **OFTEN)
     result = train_classifier(network, DATA, config, seed=seed, device="cpu", **options)
-    return of_fit(network, result, "cross_entropy")
+    return of_fit([network], result, "cross_entropy")
 
 
 def run_train_hidden(network, seed, **options):
     config = HiddenConfig(steps=9, warmup=0, batch_size=16, lr=1.0, k=50, **OFTEN)
     hidden, result = train_hidden(network, DATA, config, seed=seed, device="cpu", **options)
-    return of_fit(hidden.module, result, "cross_entropy")
+    return of_fit([hidden.module], result, "cross_entropy")
 
 
 def run_train_with_garbage(network, seed, **options):
@@ -203,22 +208,22 @@ def run_train_with_garbage(network, seed, **options):
     )  # fmt: skip
     inversion = NetworkInversionConfig(width=4, latent=4, batch_size=8)
     result = train_with_garbage(network, DATA, config, inversion, generator=seeded(seed), device="cpu", **options)
-    outcome = of_fit(result.target.module, result.fit, "cross_entropy")
-    return Outcome({**outcome.tensors, "garbage": result.garbage}, outcome.losses, outcome.stopped)
+    outcome = of_fit([result.target.module], result.fit, "cross_entropy")
+    return replace(outcome, tensors={**outcome.tensors, "garbage": result.garbage})
 
 
 def run_distil(network, seed, **options):
     config = DistillationConfig(steps=9, warmup=0, batch_size=8, lr=0.01, **OFTEN)
     labels = DATA.train.labels[:24]
     student, result = distil(network, untrained(), IMAGES, labels, config, generator=seeded(seed), **options)
-    return of_fit(student.module, result, "distillation")
+    return of_fit([student.module], result, "distillation")
 
 
 def run_sparse_autoencoder(network, seed, **options):
     features = torch.rand(32, 6, generator=seeded(9))
     config = SparseAutoencoderConfig(steps=9, batch_size=8, codes=12, active=3, lr=0.01, **OFTEN)
     network, result = sparse_autoencoder(features, config, generator=seeded(seed), **options)
-    return of_fit(network, result, "error")
+    return of_fit([network], result, "error")
 
 
 # ---- the rows
@@ -300,6 +305,7 @@ ROWS = [
         DCIConfig,
         run_divide_and_conquer,
         refuses={"images": lambda net: divide_and_conquer(net, WRONG_SIZE)},
+        without={"file": "its checkpoint is a folder"},
     ),
     Row(
         feedforward_inversion,
@@ -337,14 +343,13 @@ ROWS = [
         ClassifierConfig,
         run_train_classifier,
         network=untrained,
-        refuses={"checkpoint": lambda net: run_train_classifier(net, 0, checkpoint=__file__)},
-        without=TRAINS,
+        without=TRAINS | {"frozen": "it may be trained on"},
     ),
     Row(
         train_gan,
         GANConfig,
         run_train_gan,
-        refuses={"checkpoint": lambda net: run_train_gan(net, 0, checkpoint=__file__)},
+        refuses={"9x9": lambda net: train_gan(replace(DATA, spec=replace(DATA.spec, size=(9, 9))), device="cpu")},
         without=NO_NETWORK | A_GAME,
     ),
     Row(
@@ -491,6 +496,23 @@ def test_a_killed_run_resumes_to_the_same_bits(row, tmp_path):
     assert 0 < rest.count < whole.count
     assert same(resumed, expected)
     assert resumed.losses == expected.losses
+
+
+@rows("file")
+def test_a_file_that_is_no_checkpoint_is_named(row, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("no checkpoint")
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        row.run(row.network(), 1, checkpoint=path)
+    assert path.read_text() == "no checkpoint"
+
+
+@rows("frozen")
+def test_what_was_learnt_is_frozen(row):
+    for network in row.run(row.network(), 1).learnt:
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        training = {type(module) for module in network.modules() if module.training and not list(module.children())}
+        assert training <= {nn.Dropout, nn.Dropout2d}  # noise of sampling
 
 
 @rows("interrupted")
