@@ -49,15 +49,26 @@ def check_images(
     else:
         tensor = _as_floats(images, what, sentence, dtype)
     if tensor.ndim != 4 or tensor.numel() == 0:
-        raise ValueError(f"{what} must be {sentence}, not {_describe(tensor)}")
+        raise ValueError(f"{what} must be {sentence}, not {describe(tensor)}")
     return _finite(tensor, what)
+
+
+def check_rank(images: Any, what: str = "images") -> None:
+    """Raise ``ValueError`` unless ``images`` are a float tensor ``(N, C, H, W)``; their values are not looked at.
+
+    For what runs at every step of an optimisation, inside a graph, where :func:`check_images` would cost time.
+
+    >>> check_rank(torch.rand(1, 3, 8, 8))
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"{what} must be a float tensor (N, C, H, W), not {describe(images)}")
 
 
 def _as_floats(values: Any, what: str, wanted: str, dtype: torch.dtype | None) -> Tensor:
     """A float tensor without a graph; ``dtype`` None is float32 but for tensors of float64."""
     tensor = values if isinstance(values, Tensor) else _as_tensor(values)
     if tensor is None or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
-        raise ValueError(f"{what} must be {wanted}, not {_describe(values if tensor is None else tensor)}")
+        raise ValueError(f"{what} must be {wanted}, not {describe(values if tensor is None else tensor)}")
     if tensor.dtype == torch.uint8:
         return tensor.to(dtype or torch.float32) / 255
     wide = tensor.dtype == torch.float64 and isinstance(values, Tensor)
@@ -75,7 +86,12 @@ def _as_tensor(values: Any) -> Tensor | None:
         return None
 
 
-def _describe(values: Any) -> str:
+def describe(values: Any) -> str:
+    """What ``values`` are, for a message: type and shape of a tensor, else the name of the class.
+
+    >>> describe(torch.zeros(2, 3)), describe(None)
+    ('torch.float32 of shape (2, 3)', 'None')
+    """
     if isinstance(values, Tensor):
         return f"{values.dtype} of shape {tuple(values.shape)}"
     return "None" if values is None else f"a {type(values).__name__}"
@@ -255,7 +271,7 @@ class LatentSpec:
         wanted = f"a float tensor (N, {self.size})"
         floats = _as_floats(codes, what, wanted, dtype)
         if floats.ndim != 2:
-            raise ValueError(f"{what} must be {wanted}, not {_describe(floats)}")
+            raise ValueError(f"{what} must be {wanted}, not {describe(floats)}")
         if floats.shape[1] != self.size:
             raise ValueError(f"{what} have {floats.shape[1]} entries; the generator takes {self.size}")
         return _finite(floats, what)

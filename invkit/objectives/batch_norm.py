@@ -31,7 +31,12 @@ class Moments:
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of ``(N, C, ...)``, in at least float32 and stable where |mean| >> std."""
+    """Mean and biased variance per channel ``(C,)`` of ``(N, C, ...)``, in float32 at least, exact where |mean| >> std.
+
+    >>> mean, var = batch_statistics(torch.tensor([[1.0, 10.0], [3.0, 10.0]]))
+    >>> mean.tolist(), var.tolist()
+    ([2.0, 10.0], [1.0, 0.0])
+    """
     wide = x if x.dtype == torch.float64 else x.float()
     inside = list(range(2, x.ndim))
     if x.is_cuda or torch.compiler.is_compiling():
@@ -109,6 +114,10 @@ def merge(parts: Sequence[Moments]) -> Moments:
     """Moments of the union of several samples, from counts, means and centred squares (Chan et al., 1983).
 
     Plain sums of squares would cancel in float32 where |mean| is much larger than the standard deviation.
+
+    >>> one, two = (Moments(2, torch.tensor([m]), torch.tensor([2.0])) for m in (0.0, 4.0))
+    >>> merge([one, two]).mean, merge([one, two]).var
+    (tensor([2.]), tensor([6.6667]))
     """
     count = sum(p.count for p in parts)
     weights = torch.tensor([p.count / count for p in parts], dtype=parts[0].mean.dtype, device=parts[0].mean.device)
@@ -120,14 +129,30 @@ def merge(parts: Sequence[Moments]) -> Moments:
 
 
 class BatchNormPenalty:
-    """R_feature of Yin et al. (2020), as given in §3.1.1 of Botach & Cohen:
+    """R_feature of Yin et al. (2020): how far a batch's statistics are from those that the batch norms stored.
+
+    As given in §3.1.1 of Botach & Cohen,
 
     ``sum_l s_l (||mean_l(x) - running_mean_l||_2 + ||var_l(x) - running_var_l||_2)`` over the batch-norm layers l, with
     ``s_l = first_layer_scale`` for the first and 1 for the others; moments are those of each layer's *input*, variances
-    unbiased, as batch norm stores them.
+    unbiased, as batch norm stores them. Use inside :meth:`attached`; every forward pass of the network then leaves its
+    moments for :meth:`take`.
 
-    Use inside :meth:`attached`; every forward pass of the network then leaves its moments for :meth:`take`.
-    Raises ``ValueError`` for a network without batch norm or whose batch norms track no statistics.
+    Args:
+        network: In eval mode, with batch norms that keep running statistics.
+        first_layer_scale: Factor on the first batch norm, whose statistics are nearest to the pixels.
+
+    Raises:
+        ValueError: For a network without batch norm, or whose batch norms keep no statistics or are in train mode.
+
+    >>> from invkit.testing import tiny_target
+    >>> target = tiny_target()
+    >>> penalty, images = BatchNormPenalty(target.module), torch.full((4, 3, 8, 8), 0.5, requires_grad=True)
+    >>> with penalty.attached():
+    ...     logits = target(images)
+    ...     value = penalty.value(penalty.take())
+    >>> bool(value > 0), torch.autograd.grad(value, images)[0].shape
+    (True, torch.Size([4, 3, 8, 8]))
     """
 
     def __init__(self, network: nn.Module, *, first_layer_scale: float = 1.0) -> None:

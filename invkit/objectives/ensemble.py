@@ -21,6 +21,12 @@ class Ensemble:
 
     ``draw`` makes a shift from the generator, or None for the images as they are. Images are resized to ``size`` where
     it is given. ``micro_batch`` counts copies in a forward pass.
+
+    >>> from invkit.testing import tiny_target
+    >>> from invkit.transforms.views import ColorShift
+    >>> draw = lambda generator: ColorShift.draw(2, 5, 3, 0.2, 0.2, generator)
+    >>> Ensemble(tiny_target(), draw, torch.Generator())(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 5, 4])
     """
 
     def __init__(
@@ -68,6 +74,5 @@ class Ensemble:
     def cross_entropy(batch: Batch) -> Tensor:
         """The mean over the copies, ``(N,)``."""
         e = batch.outputs.shape[1]
-        return (
-            losses.cross_entropy(batch.outputs.flatten(0, 1), batch.references.repeat_interleave(e)).view(-1, e).mean(1)
-        )
+        values = losses.cross_entropy(batch.outputs.flatten(0, 1), batch.references.repeat_interleave(e))
+        return values.view(-1, e).mean(1)

@@ -20,6 +20,11 @@ def hooked_penalty(target: Target, images: Tensor, *, keep_features: bool) -> Te
 
     ``keep_features`` collects each layer's input in a list and computes the statistics at the end, as the authors did
     first; otherwise hooks add the penalty up during the forward pass, as they did then.
+
+    >>> from invkit.testing import tiny_target
+    >>> target, images = tiny_target(), torch.rand(4, 3, 8, 8)
+    >>> kept, hooked = (hooked_penalty(target, images, keep_features=keep) for keep in (True, False))
+    >>> torch.testing.assert_close(kept, hooked)
     """
     layers = BatchNormPenalty(target.module).layers
     inputs: list[tuple[nn.Module, Tensor]] = []

@@ -10,12 +10,20 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy ``(N,)`` of ``logits / temperature`` ``(N, K)`` with class indices ``(N,)``."""
+    """Cross-entropy ``(N,)`` of ``logits / temperature`` ``(N, K)`` with class indices ``(N,)``.
+
+    >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+    tensor([0.6931])
+    """
     return F.cross_entropy(logits / temperature, labels, reduction="none")
 
 
 def class_logit(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the logit of each image's class, ``(N,)``: raises one class without pushing the others down."""
+    """Minus the logit of each image's class, ``(N,)``: raises one class without pushing the others down.
+
+    >>> class_logit(torch.tensor([[1.0, 5.0]]), torch.tensor([1])).tolist()
+    [-5.0]
+    """
     return -logits.gather(1, labels.view(-1, 1)).squeeze(1)
 
 
@@ -34,7 +42,12 @@ def jensen_shannon(logits: Tensor, other: Tensor, temperature: float = 1.0) -> T
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """``T^2 KL(teacher || student)`` ``(N,)`` of softened distributions (Hinton et al., 2015)."""
+    """``T^2 KL(teacher || student)`` ``(N,)`` of softened distributions (Hinton et al., 2015).
+
+    >>> logits = torch.tensor([[1.0, 2.0]])
+    >>> distillation(logits, logits).tolist()
+    [0.0]
+    """
     log_p, log_q = (F.log_softmax(v / temperature, dim=1) for v in (teacher, student))
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1)
 
@@ -49,27 +62,36 @@ def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def hinge_generator(fake: Tensor) -> Tensor:
-    """``-D(G(z))`` ``(N,)`` of the scores of generated images (Miyato et al. 2018, eq. 17)."""
+    """``-D(G(z))`` ``(N,)`` of the scores of generated images (Miyato et al. 2018, eq. 17).
+
+    >>> hinge_generator(torch.tensor([0.5])).tolist()
+    [-0.5]
+    """
     return -fake
 
 
-def kl_divergence(logits: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+def kl_divergence(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """``D_KL(P || Q) = sum_i P(i) log(P(i) / Q(i))`` ``(N,)`` in nats, from the distribution that was asked for.
 
-    P is ``wanted`` ``(N, K)``, rows that sum to one, and Q is ``softmax(logits / temperature)``, what the classifier
+    P is ``target`` ``(N, K)``, rows that sum to one, and Q is ``softmax(logits / temperature)``, what the classifier
     answers (Suhail et al., §3.3): P is no softmax of logits and is not softened. A hot P makes it the cross-entropy.
 
     >>> float(kl_divergence(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]])))
     0.0
     """
     log_q = F.log_softmax(logits / temperature, dim=1)
-    return (torch.xlogy(wanted, wanted) - wanted * log_q).sum(1)
+    return (torch.xlogy(target, target) - target * log_q).sum(1)
 
 
 def cosine_matrix(features: Tensor) -> Tensor:
     """Gram matrix ``G_ij = cos(f_i, f_j)`` ``(N, N)`` of features ``(N, D)`` brought to length one: one matrix product.
 
-    Raises ``ValueError`` for fewer than two features, which leave nothing to compare.
+    Raises:
+        ValueError: For fewer than two features, which leave nothing to compare.
+
+    >>> cosine_matrix(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    tensor([[1., 0.],
+            [0., 1.]])
     """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"pairwise terms need features (N, D) of at least 2 images, not {tuple(features.shape)}")

@@ -36,7 +36,21 @@ class Objective:
     """``sum_t weight_t * mean_i term_t(image_i) + penalty_weight * R_feature(batch)``.
 
     ``network`` maps images in [0, 1] to what the terms call ``outputs``: logits, or features of a tap. ``references``
-    holds one row per image, whatever the terms compare the outputs with.
+    holds one row per image, whatever the terms compare the outputs with. ``terms`` are names with a weight and a
+    function of a :class:`Batch` that gives one value per image.
+
+    Raises:
+        ValueError: Where there is neither a term nor a penalty.
+
+    >>> from invkit.objectives import losses
+    >>> from invkit.testing import tiny_target
+    >>> objective = Objective(
+    ...     network=tiny_target(),
+    ...     terms={"cross_entropy": (2.0, lambda batch: losses.cross_entropy(batch.outputs, batch.references))},
+    ...     references=torch.tensor([0, 3]),
+    ... )
+    >>> objective.names, objective.evaluate(torch.rand(2, 3, 8, 8), objective.references).shape
+    (('cross_entropy',), torch.Size([1]))
     """
 
     network: Callable[[Tensor], Tensor]
@@ -70,6 +84,14 @@ class Gradient:
     """``gradient(images)`` gives the weighted terms ``(n_terms,)`` and d(total)/d(images) of the whole batch.
 
     Chunks of ``micro_batch`` and the batches of other ranks count as one batch.
+
+    >>> mean = Objective(
+    ...     network=lambda images: images.mean((1, 2, 3)), terms={"mean": (1.0, lambda batch: batch.outputs)},
+    ...     references=torch.zeros(1),
+    ... )
+    >>> values, gradient = Gradient(mean)(torch.ones(1, 1, 2, 2))
+    >>> values, gradient.flatten()
+    (tensor([1.]), tensor([0.2500, 0.2500, 0.2500, 0.2500]))
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invkit.core.spec import check_rank
 from invkit.objectives.objective import Term
 
 
@@ -17,6 +18,7 @@ def total_variation(images: Tensor) -> Tensor:
     >>> float(total_variation(torch.full((1, 3, 4, 4), 0.3)))
     0.0
     """
+    check_rank(images)
     differences = (
         images[..., :, 1:] - images[..., :, :-1],
         images[..., 1:, :] - images[..., :-1, :],
@@ -32,6 +34,7 @@ def l2(images: Tensor) -> Tensor:
     >>> float(l2(torch.ones(1, 1, 2, 2)))
     2.0
     """
+    check_rank(images)
     return _norm(images)
 
 
@@ -41,6 +44,7 @@ def squared_variation(images: Tensor) -> Tensor:
     >>> squared_variation(torch.tensor([[[[0.0, 1.0], [2.0, 2.0]]]])).tolist()
     [6.0]
     """
+    check_rank(images)
     return sum((images.diff(dim=axis).square().flatten(1).sum(1) for axis in (2, 3)), start=images.new_zeros(()))
 
 
@@ -50,11 +54,16 @@ def out_of_range(images: Tensor) -> Tensor:
     >>> out_of_range(torch.tensor([[[[-0.5, 1.25]]]])).tolist()
     [0.75]
     """
+    check_rank(images)
     return ((-images).relu() + (images - 1).relu()).flatten(1).sum(1)
 
 
 def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
-    """The image prior ``tv R_TV + l2 R_l2`` (§3.1.1) as terms of an objective; a weight of zero leaves its term out."""
+    """The image prior ``tv R_TV + l2 R_l2`` (§3.1.1) as terms of an objective; a weight of zero leaves its term out.
+
+    >>> list(weighted(0.1, 0.0))
+    ['tv']
+    """
     terms: dict[str, tuple[float, Term]] = {
         "tv": (tv, lambda batch: total_variation(batch.images)),
         "l2": (l2_, lambda batch: l2(batch.images)),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invkit.core.spec import check_rank
+
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
@@ -23,7 +25,12 @@ class Jitter:
 
 
 def draw_jitter(n: int, jitter: int, flip: float, generator: torch.Generator) -> Jitter:
-    """Offsets uniform in -jitter..jitter and flips with probability ``flip``, for each image on its own."""
+    """Offsets uniform in -jitter..jitter and flips with probability ``flip``, for each of ``n`` images on its own.
+
+    >>> draw = draw_jitter(2, 3, 0.5, torch.Generator().manual_seed(0))
+    >>> draw.down.shape, int(draw.right.abs().max()) <= 3
+    (torch.Size([2]), True)
+    """
     down, right = torch.randint(-jitter, jitter + 1, (2, n), generator=generator)
     return Jitter(down, right, torch.rand(n, generator=generator) < flip)
 
@@ -32,7 +39,15 @@ def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
     """Flip, then shift ``images`` ``(N, C, H, W)``; what leaves on one side comes back on the other, or is black.
 
     Black borders are what random cropping with padding, the usual training augmentation of small images, shows.
+
+    Raises:
+        ValueError: For another number of images than the jitter was drawn for.
+
+    >>> one_down = Jitter(torch.tensor([1]), torch.tensor([0]), torch.tensor([False]))
+    >>> apply_jitter(torch.tensor([[[[1.0], [2.0]]]]), one_down, wrap=False).flatten()
+    tensor([0., 1.])
     """
+    check_rank(images)
     if len(images) != len(draw.flip):
         raise ValueError(f"the jitter was drawn for {len(draw.flip)} images, not {len(images)}")
     down, right, flip = draw.on(images.device)
@@ -43,7 +58,14 @@ def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
 
 
 def undo_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
-    """Inverse (where nothing was lost), and for a gradient the adjoint, of :func:`apply_jitter`."""
+    """Inverse (where nothing was lost), and for a gradient the adjoint, of :func:`apply_jitter`.
+
+    >>> images = torch.rand(2, 3, 8, 8)
+    >>> draw = draw_jitter(2, 3, 0.5, torch.Generator())
+    >>> torch.equal(undo_jitter(apply_jitter(images, draw), draw), images)
+    True
+    """
+    check_rank(images)
     down, right, flip = draw.on(images.device)
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) + down

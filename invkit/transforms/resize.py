@@ -8,19 +8,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invkit.core.spec import check_images, check_rank
+
 
 def initial_images(n: int, shape: Sequence[int], generator: torch.Generator, std: float = 0.1) -> Tensor:
-    """Gaussian noise around mid-grey, ``(n, C, H, W)`` clamped to [0, 1]."""
+    """Gaussian noise around mid-grey, ``(n, C, H, W)`` clamped to [0, 1].
+
+    >>> initial_images(2, (3, 8, 8), torch.Generator()).shape
+    torch.Size([2, 3, 8, 8])
+    """
     return (0.5 + std * torch.randn(n, *shape, generator=generator)).clamp_(0, 1)
 
 
 def uniform_images(n: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Uniform noise ``(n, C, H, W)`` in [0, 1]."""
+    """Uniform noise ``(n, C, H, W)`` in [0, 1].
+
+    >>> uniform_images(2, (3, 8, 8), torch.Generator()).shape
+    torch.Size([2, 3, 8, 8])
+    """
     return torch.rand(n, *shape, generator=generator)
 
 
 def pad_with_noise(patch: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Centering (Ghiasi et al., 2021, §3.1): ``patch`` ``(N, C, h, w)`` amid uniform noise of ``size`` ``(H, W)``."""
+    """Centering (Ghiasi et al., 2021, §3.1): ``patch`` ``(N, C, h, w)`` amid uniform noise of ``size`` ``(H, W)``.
+
+    Raises:
+        ValueError: For a patch that is larger.
+
+    >>> pad_with_noise(torch.zeros(1, 1, 2, 2), (4, 4), torch.Generator())[..., 1:3, 1:3].sum()
+    tensor(0.)
+    """
+    patch = check_images(patch, "patch")
     (height, width), (h, w) = size, patch.shape[-2:]
     if h > height or w > width:
         raise ValueError(f"a patch of {(h, w)} pixels does not fit into {(height, width)}")
@@ -31,7 +49,12 @@ def pad_with_noise(patch: Tensor, size: Sequence[int], generator: torch.Generato
 
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, and smoothed first where images become smaller; images of ``size`` ``(H, W)`` are returned as such."""
+    """Bilinear, and smoothed first where images become smaller; images of ``size`` ``(H, W)`` are returned as such.
+
+    >>> resize_images(torch.rand(2, 3, 8, 8), (4, 6)).shape
+    torch.Size([2, 3, 4, 6])
+    """
+    check_rank(images)
     if tuple(images.shape[-2:]) == size:
         return images
     shrinks = size[0] < images.shape[-2]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invkit.core.rng import isolated_rng
+from invkit.core.spec import check_rank
 
 Shift = Callable[[Tensor], Tensor]
 """``(N, C, H, W)`` to ``(N * e, C, H, W)``, the copies of one image next to each other."""
@@ -37,13 +38,16 @@ class RandomViews:
         return partial(self._apply, n, copies, int(torch.randint(2**62, (), generator=generator)))
 
     def _apply(self, n: int, copies: int, seed: int, images: Tensor) -> Tensor:
+        check_rank(images)
         if len(images) != n:
             raise ValueError(f"the views were drawn for {n} images, not {len(images)}")
         with isolated_rng(seed, images.device):
-            made = [self.transform(image) for image in images for _ in range(copies)]
-        if (shape := tuple(made[0].shape)) != tuple(images.shape[1:]):
-            raise ValueError(f"a view must keep the shape {tuple(images.shape[1:])}, not make it {shape}")
-        return torch.stack(made)
+            views = [self.transform(image) for image in images for _ in range(copies)]
+        if views[0].shape != images.shape[1:]:
+            raise ValueError(
+                f"a view must keep the shape {tuple(images.shape[1:])}, not make it {tuple(views[0].shape)}"
+            )
+        return torch.stack(views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ class ColorShift:
     ) -> ColorShift:
         """``offset ~ U(-alpha, alpha)`` and ``scale ~ exp(U(-beta, beta))`` for each image, copy and channel.
 
-        Raises ``ValueError`` where ``alpha`` or ``beta`` is neither one number nor one for each channel.
+        Raises:
+            ValueError: Where ``alpha`` or ``beta`` is neither one number nor one for each channel.
         """
         widths = torch.stack([_per_channel(v, name, channels) for v, name in ((alpha, "alpha"), (beta, "beta"))])
         uniform = 2 * torch.rand(2, n, copies, channels, generator=generator) - 1
@@ -82,6 +87,7 @@ class ColorShift:
 
     def __call__(self, images: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N * e, C, H, W)``, the copies of one image next to each other."""
+        check_rank(images)
         if images.shape[:2] != (self.scale.shape[0], self.scale.shape[2]):
             n, _, channels = self.scale.shape
             raise ValueError(f"the shift was drawn for {n} images of {channels} channels, not {tuple(images.shape)}")
@@ -90,7 +96,7 @@ class ColorShift:
 
 
 def _per_channel(values: float | Sequence[float], name: str, channels: int) -> Tensor:
-    given = torch.as_tensor(values, dtype=torch.float32)
-    if given.ndim > 1 or (given.ndim == 1 and len(given) != channels):
+    widths = torch.as_tensor(values, dtype=torch.float32)
+    if widths.ndim > 1 or (widths.ndim == 1 and len(widths) != channels):
         raise ValueError(f"{name} needs one number, or one for each of the {channels} channels, not {values}")
-    return given.expand(channels)
+    return widths.expand(channels)
