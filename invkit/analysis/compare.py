@@ -447,8 +447,8 @@ def _invert(method: Method, references: Any, seed: int, folder: Path | None) -> 
         return InversionResult.load(folder)
     start = time.perf_counter()
     output = method(references, seeded(seed))
+    result = output if isinstance(output, InversionResult) else _record(output, seed)  # waits for the device
     seconds = time.perf_counter() - start
-    result = output if isinstance(output, InversionResult) else _record(output, seed)
     if result.stopped == "interrupted":
         raise KeyboardInterrupt
     if result.diverged:

@@ -10,6 +10,7 @@ from invkit.analysis.compare import Comparison, Run, SeedRows, best_row, compare
 from invkit.core.rng import seeded
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion
 from invkit.metrics.judge import Judge, PairJudge
+from invkit.show.tables import table
 from invkit.testing import tiny_target
 
 GRID = {"lr": [0.1, 0.2, 0.4], "tv": [0.0, 1.0]}
@@ -82,6 +83,14 @@ def test_a_method_that_fails_is_a_row_with_its_reason():
     assert "not finite" in reasons["nan"]
     assert comparison.table()["refuses"] == {"failed": "there is no batch norm"}
     assert list(comparison.table())[:2] == ["noise", "at one"]
+
+
+def test_the_table_shows_means_spreads_and_reasons():
+    runs = [Run(method="a", seed=s, scores={"x": x}) for s, x in enumerate((1.0, 2.0, 3.0))]
+    comparison = Comparison((*runs, Run(method="b", seed=0, failure="there is no batch norm")))
+    page = table(comparison.table(), digits=1, corner="method").to_html()
+    assert "2.0 ± 1.0" in page
+    assert "there is no batch norm" in page
 
 
 def test_what_is_no_failure_of_a_method_is_not_hidden():
