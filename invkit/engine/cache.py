@@ -17,12 +17,18 @@ from invkit.core.config import config_hash, plain
 from invkit.core.files import save_tensors, write_json
 from invkit.core.results import FitResult
 from invkit.data.datasets import DataSet
+from invkit.engine.fit import require_trained
 from invkit.networks.loading import load_weights
 
 
 def cache_path(network: str, data: DataSet, settings: Mapping[str, Any], folder: str | Path | None = None) -> Path:
     """Where weights are kept: ``folder``, else ``$INVKIT_CACHE``, else ``~/.cache/invkit/networks``, under a name that
     changes with the network, the training images and labels, and any of the ``settings``.
+
+    >>> from invkit.data.datasets import load_data
+    >>> digits = load_data("digits", limit=40)
+    >>> cache_path("resnet20", digits, {"seed": 0}) == cache_path("resnet20", digits, {"seed": 1})
+    False
     """
     default = Path(os.environ.get("INVKIT_CACHE") or Path.home() / ".cache" / "invkit" / "networks")
     digest = hashlib.sha256(
@@ -40,8 +46,17 @@ def load_or_fit(
     Beside the weights lies a JSON of ``record`` (its ``network`` and ``data`` are what a message names) and the
     training's result. Two processes that ask for the same weights train them once; a file is whole or not there.
 
-    Raises ``KeyboardInterrupt`` where the training was interrupted, which goes on from its checkpoint next time, and
-    ``ArithmeticError``, with the ``advice``, where it diverged.
+    Args:
+        module: What is given its weights, in place.
+        path: Of the weights, from :func:`cache_path`.
+        train: Trains the module, going on from the checkpoint that it is given.
+        record: What the JSON says of the network and its data.
+        advice: What to do where the training diverges.
+
+    Raises:
+        KeyboardInterrupt: Where the training was interrupted; it goes on from its checkpoint next time.
+        DivergedError: Where it diverged.
+        OSError: Where the folder cannot be written.
     """
     if not _load(module, path):
         with _lock(path):
@@ -81,8 +96,7 @@ def _train_and_save(
     result = train(unfinished)
     if result.stopped == "interrupted":
         raise KeyboardInterrupt
-    if result.diverged:
-        raise ArithmeticError(f"{record['network']} did not train on {record['data']}: {result.stopped}; {advice}")
+    require_trained(result, f"{record['network']} on {record['data']}", advice)
     if result.stopped == "steps":  # a run that a callback cut short is used, not kept
         write_json(path.with_suffix(".json"), {**record, "result": plain(result)})
         save_tensors(path, module.state_dict())

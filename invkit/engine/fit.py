@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from invkit.core.config import Config, config_hash, plain
 from invkit.core.device import progress
 from invkit.core.files import read_checkpoint, save_state
-from invkit.core.results import FitResult
+from invkit.core.results import DivergedError, FitResult, Stopped
 from invkit.core.rng import isolated_rng
 from invkit.data.batching import batches
 
@@ -179,6 +180,22 @@ def _restored(value: Any, saved: Any) -> Any:
     return value
 
 
+def require_trained(result: FitResult, thing: str, advice: str) -> None:
+    """Raise :class:`~invkit.core.results.DivergedError` where a run diverged; ``thing`` and ``advice`` stand in it.
+
+    >>> result = FitResult(
+    ...     history={}, metrics={}, steps=0, seconds=0.1, device="cpu", config={}, stopped="diverged",
+    ...     reason="the term 'error' became nan at step 3; the state after 0 steps was kept",
+    ... )
+    >>> require_trained(result, "the inverse", "try a smaller lr")
+    Traceback (most recent call last):
+    invkit.core.results.DivergedError: the inverse did not train: the term 'error' became nan at step 3; the state after
+    0 steps was kept; try a smaller lr
+    """
+    if result.diverged:
+        raise DivergedError(f"{thing} did not train: {result.reason}; {advice}")
+
+
 def total(terms: Mapping[str, Tensor]) -> Tensor:
     """The sum of the terms of a loss, each a scalar.
 
@@ -233,6 +250,8 @@ class FitStep:
 
 
 Callback = Callable[[FitStep], bool | None]
+Ending = tuple[Stopped, str]
+"""Why a run ended, in one word and in a sentence."""
 
 
 def fit(
@@ -261,9 +280,9 @@ def fit(
         desc: What stands before the progress bar.
 
     Returns:
-        How it went. ``stopped`` is ``steps``, ``callback``, ``interrupted`` (Ctrl-C; what there is, is returned), or
-        names the non-finite term, or the learner's problem, and its step, with the learner put back to its last good
-        state; then ``diverged`` is true, and the checkpoint is one from before.
+        How it went. ``stopped`` is ``steps``, ``callback``, ``interrupted`` (Ctrl-C; what there is, is returned) or
+        ``diverged``, where a term was not finite or the learner saw a problem. ``reason`` then names it and its step,
+        the learner is back at its last good state, the checkpoint is one from before, and a warning says so.
 
     Raises:
         ValueError: Where the checkpoint belongs to another config or there are no batches.
@@ -282,12 +301,14 @@ def fit(
     with isolated_rng(generator, device):
         run = _Run(learner, batches, config, generator, evaluate, None if checkpoint is None else Path(checkpoint))
         try:
-            stopped = run.steps(callbacks, desc)
+            stopped, reason = run.steps(callbacks, desc)
         except KeyboardInterrupt:
-            stopped = run.look() or "interrupted"
+            stopped, reason = run.divergence() or ("interrupted", f"interrupted after {run.step} steps")
+    if stopped == "diverged":
+        warnings.warn(f"{desc} diverged: {reason}", stacklevel=2)
     return FitResult(
         history={term: tuple(values) for term, values in run.history.items()}, metrics=run.metrics, steps=run.step,
-        seconds=time.perf_counter() - start, device=str(device), stopped=stopped,
+        seconds=time.perf_counter() - start, device=str(device), stopped=stopped, reason=reason,
         config=plain(config), seed=seed,
     )  # fmt: skip
 
@@ -313,7 +334,7 @@ class _Run:
             self._resume(path)
         self.good = (self.step, copy.deepcopy(learner.state_dict()))
 
-    def steps(self, callbacks: Sequence[Callback], desc: str) -> str:
+    def steps(self, callbacks: Sequence[Callback], desc: str) -> Ending:
         """Step until the end; return why it ended."""
         config = self.config
         for index in progress(range(self.step, config.steps), total=config.steps, desc=desc, initial=self.step):
@@ -327,19 +348,19 @@ class _Run:
             end = stop or self.step == config.steps
             save = self.path is not None and (end or self.step % config.checkpoint_every == 0)
             if end or save or self.step % config.log_every == 0:
-                problem = self.look()
-                if problem:
-                    return problem
+                divergence = self.divergence()
+                if divergence:
+                    return divergence
             if self.evaluate and (end or (config.evaluate_every and self.step % config.evaluate_every == 0)):
                 self._evaluate()
             if save and (end or self.good[0] == self.step):  # no file of a state in doubt
                 self._save()
             if stop:
-                return "callback"
-        return "steps"
+                return "callback", f"a callback ended the run after step {index}"
+        return "steps", f"all {self.step} steps were taken"
 
-    def look(self) -> str:
-        """Read the pending terms; a non-finite one takes the learner back and is named, else ''."""
+    def divergence(self) -> Ending | None:
+        """Read the pending terms; a non-finite one takes the learner back and is named, else None."""
         first, problem = self.step - len(self.pending), None
         for index, values in enumerate(self.pending, start=first):
             terms = {term: float(value) for term, value in values.items()}
@@ -348,18 +369,20 @@ class _Run:
                 self.step, state = self.good
                 self.learner.load_state_dict(state)
                 self.pending = []
-                return f"{problem} at step {index}; the state after {self.step} steps was kept"
+                return "diverged", f"{problem} at step {index}; the state after {self.step} steps was kept"
             for term, value in terms.items():
                 self.history.setdefault(term, []).append(value)
         self.pending = []
         if problem is None:
             self.good = (self.step, copy.deepcopy(self.learner.state_dict()))
-        return ""
+        return None
 
     def _problem(self, terms: Mapping[str, float]) -> str | None:
         """What a step's terms say: the learner's word, once they are finite."""
-        bad = [term for term, value in terms.items() if not math.isfinite(value)]
-        return f"non-finite {', '.join(bad)}" if bad else self.learner.problem(terms)
+        for term, value in terms.items():
+            if not math.isfinite(value):
+                return f"the term {term!r} became {value}"
+        return self.learner.problem(terms)
 
     def _set_rates(self, factor: float) -> None:
         for optimizer, rates in zip(self.learner.optimizers, self.rates, strict=True):

@@ -11,33 +11,40 @@ from typing import Any, Protocol
 import torch
 
 from invkit.core.config import plain
-from invkit.core.files import load_state, save_state, write_json
-from invkit.core.results import FitResult
-from invkit.engine.fit import Batches, Callback, FitConfig, Learner, fit
+from invkit.core.files import load_state, read_json, save_state, write_json
+from invkit.core.results import FitResult, Stopped
+from invkit.engine.fit import Batches, Callback, FitConfig, Learner, fit, require_trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """How one stage went: its phases, the weights of losses that were measured, and the scores at its end."""
+    """How one stage went: the fit of each phase, loss weights that were measured, and the metrics at its end.
+
+    ``stopped`` and ``reason`` are those of the last phase.
+    """
 
     depth: int
     name: str
     fits: dict[str, FitResult]
-    stopped: str
-    weights: dict[str, float] = field(default_factory=dict)
+    stopped: Stopped
+    reason: str = ""
+    loss_weights: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagesResult:
-    """How a training in stages went; ``stopped`` is the last stage's: ``steps``, ``callback`` or ``interrupted``."""
+    """How a training in stages went; ``stopped`` (``steps``, ``callback`` or ``interrupted``) and ``reason`` are the
+    last stage's.
+    """
 
     stages: tuple[StageResult, ...]
     seconds: float
     device: str
-    stopped: str
+    stopped: Stopped
     config: dict[str, Any]
     seed: int | None = None
+    reason: str = ""
 
 
 class Restorable(Protocol):
@@ -50,7 +57,12 @@ class Restorable(Protocol):
 class StageFolder:
     """Finished stages of one run in a folder, or, without one, nowhere.
 
-    Raises ``ValueError`` where the folder holds a run that is ``about`` something else, naming what differs.
+    Args:
+        folder: Where they are kept; None keeps nothing.
+        about: What the run is of, in plain values.
+
+    Raises:
+        ValueError: Where the folder holds a run that is about something else, naming what differs.
     """
 
     def __init__(self, folder: str | Path | None, about: dict[str, Any]) -> None:
@@ -61,16 +73,13 @@ class StageFolder:
         if not path.exists():
             write_json(path, about)
             return
-        try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not the record of a run: {error}; choose another folder") from None
-        differing = [k for k, v in about.items() if found.get(k) != json.loads(json.dumps(plain(v)))]
+        record = read_json(path, "record of a run")
+        differing = [k for k, v in about.items() if record.get(k) != json.loads(json.dumps(plain(v)))]
         if differing:
             first = differing[0]
             raise ValueError(
                 f"{self.folder} holds stages of another run: {', '.join(differing)} differ "
-                f"({first} there: {found.get(first)}, here: {about[first]}); choose another folder"
+                f"({first} there: {record.get(first)}, here: {about[first]}); choose another folder"
             )
 
     def run(
@@ -79,22 +88,24 @@ class StageFolder:
     ) -> StageResult:  # fmt: skip
         """Fit the learner of each phase, made when its turn comes; each goes on from its checkpoint in the folder.
 
-        Raises ``ArithmeticError`` naming the stage where a term became non-finite.
+        Raises:
+            DivergedError: Naming the stage and the phase that diverged.
         """
         fits: dict[str, FitResult] = {}
-        weights: dict[str, float] = {}
+        loss_weights: dict[str, float] = {}
         for phase, learner, config in phases:
             fits[phase] = fit(
                 learner, batches, config, generator=generator, callbacks=callbacks,
                 checkpoint=self.unfinished(depth, phase), desc=f"{name} {phase}",
             )  # fmt: skip
-            weights = dict(getattr(learner, "weights", {}))
-            stopped = fits[phase].stopped
-            if fits[phase].diverged:
-                raise ArithmeticError(f"stage {depth} ({name!r}, {phase}) did not train: {stopped}")
-            if stopped != "steps":
+            loss_weights = dict(getattr(learner, "loss_weights", {}))
+            result = fits[phase]
+            require_trained(result, f"stage {depth} ({name!r}, {phase})", "try a smaller lr")
+            if result.stopped != "steps":
                 break
-        return StageResult(depth=depth, name=name, fits=fits, stopped=stopped, weights=weights)
+        return StageResult(
+            depth=depth, name=name, fits=fits, stopped=result.stopped, reason=result.reason, loss_weights=loss_weights
+        )
 
     def unfinished(self, stage: int, phase: str) -> Path | None:
         """Where a phase of a stage keeps its own checkpoint."""
@@ -115,17 +126,17 @@ class StageFolder:
 
     def restore(self, network: Restorable, generator: torch.Generator) -> list[StageResult]:
         """Put ``network`` and ``generator`` to where the last finished stage left them; returns the finished ones."""
-        found = sorted(self.folder.glob("stage_[0-9][0-9].pt")) if self.folder is not None else []
-        if not found:
+        records = sorted(self.folder.glob("stage_[0-9][0-9].pt")) if self.folder is not None else []
+        if not records:
             return []
         try:
-            state = load_state(found[-1])
-            network.restore(found[-1].with_suffix(""), state["depth"])
+            state = load_state(records[-1], "stage")
+            network.restore(records[-1].with_suffix(""), state["depth"])
             generator.set_state(state["generator"])
             return [_stage(stage) for stage in json.loads(state["stages"])]
         except Exception as error:  # torch raises pickle, zip and runtime errors here
             raise ValueError(
-                f"{found[-1]} is not a readable stage ({type(error).__name__}); delete it to train it anew"
+                f"{records[-1]} is not a readable stage ({type(error).__name__}); delete it to train it anew"
             ) from error
 
 

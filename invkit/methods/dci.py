@@ -199,8 +199,8 @@ class DCI(Learner[Sequence[Tensor]]):
         return self.alpha
 
     @property
-    def weights(self) -> dict[str, float]:
-        """Of the losses: what was measured."""
+    def loss_weights(self) -> dict[str, float]:
+        """Those that were measured."""
         return {"cycle": self.alpha}
 
 
@@ -256,7 +256,7 @@ def divide_and_conquer(
             folder.keep(done, inverse, generator)
     return inverse.requires_grad_(False).eval(), StagesResult(
         stages=tuple(done), seconds=time.perf_counter() - start, device=str(chain.target.device),
-        stopped=done[-1].stopped, config=plain(config), seed=seed,
+        stopped=done[-1].stopped, reason=done[-1].reason, config=plain(config), seed=seed,
     )  # fmt: skip
 
 

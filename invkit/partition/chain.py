@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from invkit.core.hooks import Hooks, StopForward
 from invkit.core.rng import seeded
 from invkit.core.target import FrozenNetwork
 from invkit.partition.sequential import Unit, decides, find_units
@@ -34,12 +36,16 @@ class Block:
     """Whether the input does, or is an image or a code."""
 
 
-class _Stop(Exception):
-    """Ends a forward pass at the deepest cut that is asked for."""
-
-
 class Chain:
-    """A target and the places where it is cut; made by :func:`partition`."""
+    """A target and the places where it is cut; made by :func:`partition_network`.
+
+    ``names`` are the cuts and ``blocks`` what lies between them, one for each cut.
+
+    >>> from invkit.testing import tiny_target
+    >>> chain = partition_network(tiny_target())
+    >>> chain.names, len(chain)
+    (('conv2:input', 'bn2', 'head'), 3)
+    """
 
     def __init__(self, target: FrozenNetwork, names: Sequence[str]) -> None:
         modules = dict(target.module.named_modules())
@@ -53,16 +59,33 @@ class Chain:
         return len(self.names)
 
     def read(self, images: Tensor, depth: int | None = None) -> list[Tensor]:
-        """``[F_1(x), F_1:2(x), ..., F_1:depth(x)]`` for images ``(N, C, H, W)`` in [0, 1], or codes ``(N, D)``; the
-        pass ends there.
+        """The features of ``images`` at each cut, ``[F_1(x), F_1:2(x), ..., F_1:depth(x)]``; the pass ends there.
 
-        Gradients flow to ``images`` where they ask for them. Raises ``ValueError`` for images of another shape.
+        Args:
+            images: ``(N, C, H, W)`` in [0, 1], or codes ``(N, D)``. Gradients flow to them where they ask for them.
+            depth: How many cuts to read; None reads all.
+
+        Raises:
+            ValueError: For images of another shape, or more cuts than there are.
+
+        >>> from invkit.testing import tiny_target
+        >>> chain = partition_network(tiny_target())
+        >>> [tuple(features.shape) for features in chain.read(torch.rand(2, 3, 8, 8))]
+        [(2, 4, 8, 8), (2, 8, 4, 4), (2, 4)]
         """
-        self.target.spec.check(images)
+        if tuple(images.shape[1:]) != self.target.spec.shape:  # values are not looked at: this runs in each step
+            self.target.spec.check(images)
         return self._pass(images, len(self) if depth is None else self.check_depth(depth))
 
     def step(self, block: int, features: Tensor, images: Tensor) -> Tensor:
-        """``F_block(features)``, from the pass of any other ``images`` with ``features`` put in at the cut before."""
+        """``F_block(features)``, from the pass of any other ``images`` with ``features`` put in at the cut before.
+
+        >>> from invkit.testing import tiny_target
+        >>> chain, images = partition_network(tiny_target()), torch.rand(2, 3, 8, 8)
+        >>> first, second, third = chain.read(images)
+        >>> torch.equal(chain.step(3, second, images.flip(0)), third)
+        True
+        """
         return self._pass(images, block, {block - 1: features})[block - 1]
 
     def check_depth(self, depth: int) -> int:
@@ -71,43 +94,34 @@ class Chain:
             raise ValueError(f"depth must lie in 1..{len(self)}, the blocks of {self.target.name}, not {depth}")
         return depth
 
-    def _pass(self, images: Tensor, depth: int, given: dict[int, Tensor] | None = None) -> list[Tensor]:
-        found: dict[int, tuple[Tensor, int]] = {}
-        with self._hooks(found, depth, given or {}), suppress(_Stop):
+    def _pass(self, images: Tensor, depth: int, replaced: Mapping[int, Tensor] | None = None) -> list[Tensor]:
+        """Features at the first ``depth`` cuts, with those ``replaced`` put in at their cut (from 1)."""
+        read: dict[int, tuple[Tensor, int]] = {}
+
+        def visit(k: int, tensor: object) -> Tensor:
+            if not isinstance(tensor, Tensor) or k in read:
+                what = "is reached more than once" if k in read else f"gives a {type(tensor).__name__}, not a tensor"
+                raise ValueError(f"the cut {self.names[k]!r} of {self.target.name} {what} in a forward pass")
+            tensor = (replaced or {}).get(k + 1, tensor)
+            read[k] = (tensor, _version(tensor))
+            if k + 1 == depth:
+                raise StopForward
+            return tensor.clone() if k in self._copied else tensor
+
+        with Hooks() as hooks, suppress(StopForward):
+            for k, (module, before) in enumerate(self.taps[:depth]):
+                register = hooks.before if before else hooks.after
+                register(module, partial(visit, k))
             self.target(images)
-        missing = [n for k, n in enumerate(self.names[:depth]) if k not in found]
+        missing = [n for k, n in enumerate(self.names[:depth]) if k not in read]
         if missing:
             last = self.names[depth - 1]
             raise ValueError(f"the forward pass of {self.target.name} never reached {missing} before {last!r}")
-        changed = {k for k, (tensor, version) in found.items() if _version(tensor) != version}
+        changed = {k for k, (tensor, version) in read.items() if _version(tensor) != version}
         if changed:  # by an activation that works in place: from now on it gets a copy
             self._copied |= changed
-            return self._pass(images, depth, given)
-        return [found[k][0] for k in range(depth)]
-
-    @contextmanager
-    def _hooks(self, found: dict[int, tuple[Tensor, int]], depth: int, given: dict[int, Tensor]) -> Iterator[None]:
-        def visit(k: int, tensor: object) -> Tensor:
-            if not isinstance(tensor, Tensor) or k in found:
-                what = "is reached more than once" if k in found else f"gives a {type(tensor).__name__}, not a tensor"
-                raise ValueError(f"the cut {self.names[k]!r} of {self.target.name} {what} in a forward pass")
-            tensor = given.get(k + 1, tensor)
-            found[k] = (tensor, _version(tensor))
-            if k + 1 == depth:
-                raise _Stop
-            return tensor.clone() if k in self._copied else tensor
-
-        hooks = []
-        try:
-            for k, (module, before) in enumerate(self.taps[:depth]):
-                if before:
-                    hooks.append(module.register_forward_pre_hook(lambda _m, a, k=k: (visit(k, a[0]), *a[1:])))
-                else:
-                    hooks.append(module.register_forward_hook(lambda _m, _a, out, k=k: visit(k, out)))
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+            return self._pass(images, depth, replaced)
+        return [read[k][0] for k in range(depth)]
 
 
 def _version(tensor: Tensor) -> int:
@@ -115,19 +129,27 @@ def _version(tensor: Tensor) -> int:
 
 
 def partition_network(target: FrozenNetwork, cut: Sequence[str] | None = None) -> Chain:
-    """Cut ``target`` into blocks, at the modules named in ``cut`` or, by default, one block for each layer.
+    """Cut ``target`` into blocks that run one after another.
 
     The default follows Dong et al., §3 and §4.4: a block is one layer with weights, or one residual unit, with the
     batch norm, the activation and the max-pool that follow it; a global pooling belongs to the linear layer behind
     it. It is found by trying (:func:`invkit.partition.sequential.find_units`) and so works for networks of any make.
-    A name in ``cut`` stands for a module's output, ``name:input`` for what goes into it.
 
-    A :class:`invkit.core.target.GeneratorTarget` is cut in the same way; its inputs are codes, its last features
-    images.
+    Args:
+        target: A classifier, or a :class:`invkit.core.target.GeneratorTarget`, whose inputs are codes and whose last
+            features are images.
+        cut: Where the blocks end: names of modules for their outputs, ``name:input`` for what goes into one. None
+            takes one block for each layer.
 
-    Two images of noise (or codes) are sent through: raises ``ValueError`` where the blocks, one after another, do not
-    give the target's features (a shortcut passes by a cut, the names are out of order), where a module is unknown,
-    reached twice or never, or where a shape is not the same for each image.
+    Raises:
+        ValueError: Two images of noise (or codes) are sent through. Where the blocks, one after another, do not give
+            the target's features (a shortcut passes by a cut, the names are out of order), where a module is unknown,
+            reached twice or never, or where a shape is not the same for each image.
+
+    >>> from invkit.testing import tiny_target
+    >>> chain = partition_network(tiny_target(), ["bn1", "head"])
+    >>> [(block.inputs, block.outputs) for block in chain.blocks]
+    [((3, 8, 8), (4, 8, 8)), ((4, 8, 8), (4,))]
     """
     target.check_frozen()
     probe = target.spec.probe(seeded(0)).to(target.device)
@@ -140,7 +162,13 @@ def partition_network(target: FrozenNetwork, cut: Sequence[str] | None = None) -
 
 
 def propose(units: Sequence[Unit]) -> list[str]:
-    """Where to cut a chain of units: behind each one with weights and what belongs to it."""
+    """Where to cut a chain of units: behind each one with weights and what belongs to it.
+
+    >>> from invkit.testing import tiny_target
+    >>> target = tiny_target()
+    >>> propose(find_units(target.module, torch.rand(2, 3, 8, 8)))
+    ['conv2:input', 'bn2', 'head']
+    """
     groups: list[list[Unit]] = []
     waiting: list[Unit] = []  # for the linear layer that a pooling or flattening prepares
     for unit in units:
@@ -232,22 +260,18 @@ def _members(chain: Chain, units: Sequence[Unit], probe: Tensor) -> list[list[Un
     """The units of each block: those that end between its two cuts."""
     inside: list[list[Unit]] = [[]]
 
-    def enter(unit: Unit) -> None:
+    def enter(unit: Unit, _: object) -> None:
         inside[-1].append(unit)
 
-    def pass_cut() -> None:
+    def pass_cut(_: object) -> None:
         inside.append([])
 
-    # Of two hooks on one module the first registered comes first: a unit ends before the cut behind it.
-    hooks = [u.module.register_forward_hook(lambda *_, u=u: enter(u)) for u in units]
-    for module, before in chain.taps:
-        if before:
-            hooks.append(module.register_forward_pre_hook(lambda *_: pass_cut()))
-        else:
-            hooks.append(module.register_forward_hook(lambda *_: pass_cut()))
-    try:
+    with Hooks() as hooks:
+        # Of two hooks on one module the first registered comes first: a unit ends before the cut behind it.
+        for unit in units:
+            hooks.after(unit.module, partial(enter, unit))
+        for module, before in chain.taps:
+            register = hooks.before if before else hooks.after
+            register(module, pass_cut)
         chain.target(probe[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
     return inside

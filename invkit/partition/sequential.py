@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+
+from invkit.core.hooks import Hooks, StopForward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,21 +53,25 @@ def find_units(module: nn.Module, images: Tensor) -> list[Unit]:
     output for one image, put into the pass of another, must give the next child what it gets for the first. Where
     this fails (a shortcut by-passes the child) the module is one unit. Activations, pools and other functions between
     the children need no module of their own.
+
+    >>> from invkit.testing import tiny_target
+    >>> [unit.name for unit in find_units(tiny_target().module, torch.rand(2, 3, 8, 8))]
+    ['conv1', 'bn1', 'conv2', 'bn2', 'head']
     """
     call = _Call("", module, images, module(images))
     return list(_walk(call))
 
 
-def decides(found: Tensor, wanted: Tensor) -> bool:
-    """Whether ``found`` is ``wanted`` ``(2, ...)``, measured by how much its two images differ from each other."""
-    if found.shape != wanted.shape:
+def decides(features: Tensor, expected: Tensor) -> bool:
+    """Whether ``features`` are as ``expected`` ``(2, ...)``, measured by how much its two images differ.
+
+    >>> decides(torch.tensor([0.0, 1.001]), torch.tensor([0.0, 1.0])), decides(torch.zeros(2), torch.tensor([0.0, 1.0]))
+    (True, False)
+    """
+    if features.shape != expected.shape:
         return False
-    gap = (wanted - wanted.flip(0)).abs().max()  # small in deep networks: no tolerance beside it
-    return bool((found - wanted).abs().max() <= 1e-2 * gap)
-
-
-class _Stop(Exception):
-    """Ends a pass at the module that is looked at."""
+    gap = (expected - expected.flip(0)).abs().max()  # small in deep networks: no tolerance beside it
+    return bool((features - expected).abs().max() <= 1e-2 * gap)
 
 
 def _walk(call: _Call) -> Iterator[Unit]:
@@ -80,29 +87,28 @@ def _walk(call: _Call) -> Iterator[Unit]:
 def _children(call: _Call) -> list[_Call]:
     """Calls of the direct children, in order; none where one takes or gives anything but a tensor, or runs twice."""
     calls: list[_Call] = []
-    odd = False
-
-    def record(name: str, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], out: object) -> None:
-        nonlocal odd
-        plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(out, Tensor)
-        odd = odd or not plain or any(c.module is module for c in calls)
-        if plain:
-            # Copies, since an activation may work in place on what it is given.
-            calls.append(_Call(name, module, inputs.pop(module), out.clone()))  # type: ignore[attr-defined]
-
     inputs: dict[nn.Module, Tensor] = {}
+    separable = True
 
     def before(module: nn.Module, args: tuple[object, ...]) -> None:
         if args and isinstance(args[0], Tensor):
-            inputs[module] = args[0].clone()
+            inputs[module] = args[0].clone()  # copies, since an activation may work in place on what it is given
 
-    with ExitStack() as stack:
+    def after(
+        name: str, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
+    ) -> None:
+        nonlocal separable
+        plain = len(args) == 1 and not kwargs and module in inputs and isinstance(output, Tensor)
+        separable = separable and plain and all(earlier.module is not module for earlier in calls)
+        if plain:
+            calls.append(_Call(name, module, inputs.pop(module), output.clone()))  # type: ignore[attr-defined]
+
+    with Hooks() as hooks:
         for name, child in _direct(call.module, call.name):
-            stack.callback(child.register_forward_pre_hook(before).remove)
-            hook = child.register_forward_hook(lambda m, a, k, o, n=name: record(n, m, a, k, o), with_kwargs=True)
-            stack.callback(hook.remove)
+            hooks.callback(child.register_forward_pre_hook(before).remove)
+            hooks.callback(child.register_forward_hook(partial(after, name), with_kwargs=True).remove)
         call.module(call.inputs.clone())
-    return [] if odd else calls
+    return calls if separable else []
 
 
 def _direct(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
@@ -119,21 +125,20 @@ def _is_chain(call: _Call, calls: list[_Call]) -> bool:
     if type(call.module).forward is nn.Sequential.forward:
         return True
     following = [*calls[1:], None]
-    return all(_reaches(call, child, then) for child, then in zip(calls, following, strict=True))
+    return all(_reaches(call, child, after) for child, after in zip(calls, following, strict=True))
 
 
-def _reaches(call: _Call, child: _Call, then: _Call | None) -> bool:
+def _reaches(call: _Call, child: _Call, following: _Call | None) -> bool:
     """Whether the next child (or the end) gets the same when this child's answer alone is put into another pass."""
-    found: list[Tensor] = []
+    reached: list[Tensor] = []
 
-    def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        found.append(args[0])
-        raise _Stop
+    def stop(inputs: Tensor) -> None:
+        reached.append(inputs)
+        raise StopForward
 
-    with ExitStack() as stack:
-        stack.callback(child.module.register_forward_hook(lambda *_: child.outputs.clone()).remove)
-        if then is not None:
-            stack.callback(then.module.register_forward_pre_hook(look).remove)
-        with suppress(_Stop):
-            found.append(call.module(call.inputs.flip(0)))
-    return decides(found[0], call.outputs if then is None else then.inputs)
+    with Hooks() as hooks, suppress(StopForward):
+        hooks.after(child.module, lambda _: child.outputs.clone())
+        if following is not None:
+            hooks.before(following.module, stop)
+        reached.append(call.module(call.inputs.flip(0)))
+    return decides(reached[0], call.outputs if following is None else following.inputs)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from invkit.core.results import DivergedError
 from invkit.core.rng import seeded
 from invkit.data.datasets import DataSet, load_data
 from invkit.engine.classifier import ClassifierConfig, load_or_train, train_classifier, weights_path
@@ -129,9 +130,11 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
 
 def test_a_non_finite_term_stops_by_name_and_the_good_state_is_kept() -> None:
     ill, well = Regression(fail_at=8), Regression()
-    result = fit(ill, shuffled, FitConfig(steps=20, log_every=5, schedule="constant"), generator=seeded(0))
+    with pytest.warns(UserWarning, match="diverged: .* 'penalty'"):
+        result = fit(ill, shuffled, FitConfig(steps=20, log_every=5, schedule="constant"), generator=seeded(0))
     fit(well, shuffled, FitConfig(steps=5, log_every=5, schedule="constant"), generator=seeded(0))
-    assert result.stopped == "non-finite penalty at step 8; the state after 5 steps was kept"
+    assert (result.stopped, result.diverged) == ("diverged", True)
+    assert result.reason == "the term 'penalty' became nan at step 8; the state after 5 steps was kept"
     assert result.steps == 5
     assert torch.equal(ill.weight, well.weight)
     assert len(result.history["loss"]) == 8
@@ -146,6 +149,7 @@ def test_callbacks_stop_and_ctrl_c_returns_what_there_is() -> None:
 
     _, result = run(FitConfig(steps=20), callbacks=[enough], evaluate=lambda: {"score": 2.0})
     assert (result.stopped, result.steps, seen, result.metrics) == ("callback", 4, [0.5] * 4, {"score": 2.0})
+    assert "step 3" in result.reason
 
     def interrupt(step: FitStep) -> None:
         if step.index == 6:
@@ -322,7 +326,7 @@ def test_the_kept_file_depends_on_everything(digits: DataSet, tmp_path: Path) ->
 
 def test_a_diverged_network_is_not_kept(digits: DataSet, tmp_path: Path) -> None:
     config = ClassifierConfig(steps=10, warmup=0, lr=1e30, optimizer="sgd", clip_norm=None, shift=0)
-    with pytest.raises(ArithmeticError, match=r"plain_cnn did not train .* non-finite .*smaller lr"):
+    with pytest.raises(DivergedError, match=r"plain_cnn on digits did not train: the term .*smaller lr"):
         load_or_train("plain_cnn", digits, config, width=4, folder=tmp_path, device="cpu")
     assert not list(tmp_path.glob("*.safetensors"))
 
