@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
 import math
 import statistics
 import time
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from invkit.core.config import config_hash, plain
 from invkit.core.device import progress
-from invkit.core.files import digest, write_json
+from invkit.core.files import digest, read_json, write_json
 from invkit.core.results import DivergedError, InversionResult
 from invkit.core.rng import seeded
 
@@ -510,7 +509,7 @@ def grid_search(
         Rows that hold the point and its scores, in the grid's order.
 
     Raises:
-        ValueError: For an empty grid.
+        ValueError: For an empty grid, or a file of a finished point that is damaged.
 
     >>> grid_search(lambda a, b: {"sum": a + b}, {"a": [1, 2], "b": [3]})
     [{'a': 1, 'b': 3, 'sum': 4}, {'a': 2, 'b': 3, 'sum': 5}]
@@ -522,7 +521,7 @@ def grid_search(
     for point in progress(points, len(points), "grid"):
         path = Path(folder) / f"{config_hash(point)}.json" if folder else None
         if path and path.exists():
-            rows.append(json.loads(path.read_text(encoding="utf-8")))
+            rows.append(read_json(path, "point of a grid", advice="; remove it to evaluate the point again"))
             continue
         rows.append(plain(point | dict(evaluate(**point))))
         if path:

@@ -254,6 +254,14 @@ def test_finished_points_are_not_made_again(tmp_path):
     assert [c["lr"] for c in calls[7:]] == [0.8, 0.8]
 
 
+def test_a_damaged_point_is_named(tmp_path):
+    grid_search(evaluate, {"lr": [0.1], "tv": [0.0]}, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_text("{")
+    with pytest.raises(ValueError, match=path.name):
+        grid_search(evaluate, {"lr": [0.1], "tv": [0.0]}, folder=tmp_path)
+
+
 @pytest.mark.parametrize("grid", [{}, {"lr": []}, {"lr": [1], "tv": []}])
 def test_an_empty_grid_is_refused(grid):
     with pytest.raises(ValueError, match="at least one value"):
