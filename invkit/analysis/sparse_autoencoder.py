@@ -17,11 +17,17 @@ from invkit.engine.fit import Callback, FitConfig, Learner, epochs, fit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseAutoencoderConfig(FitConfig):
-    """A k-sparse autoencoder (Makhzani & Frey 2014, which §5.1 cites) and its training; sizes are not given."""
+    """A k-sparse autoencoder (Makhzani & Frey 2014, which §5.1 cites) and its training; sizes are not given.
+
+    >>> SparseAutoencoderConfig.for_profile("ci", codes=64).active
+    8
+    """
 
     steps: int = 1000
     batch_size: int = 128
+    """Features in a step."""
     lr: float = 3e-3
+    """Of Adam."""
     codes: int = 256
     """Codes, of which each feature may use ``active``."""
     active: int = 8
@@ -37,7 +43,16 @@ class SparseAutoencoderConfig(FitConfig):
 
 
 class SparseAutoencoder(nn.Module):
-    """``z = top_k(W (f - b) + c)``, ``f' = z W' + b`` on features of mean variance one (Makhzani & Frey 2014)."""
+    """``z = top_k(W (f - b) + c)``, ``f' = z W' + b`` on features of mean variance one (Makhzani & Frey 2014).
+
+    Args:
+        features: What it will be trained on, ``(N, D)``, for their mean and scale.
+        config: For the number of codes.
+
+    >>> network = SparseAutoencoder(torch.eye(6), SparseAutoencoderConfig(codes=12, active=3))
+    >>> network(torch.eye(6)).shape
+    torch.Size([6, 6])
+    """
 
     mean: Tensor
     scale: Tensor
@@ -53,7 +68,18 @@ class SparseAutoencoder(nn.Module):
         self.decoder.weight.data = self.encoder.weight.data.T.clone()
 
     def codes(self, features: Tensor) -> Tensor:
-        """Codes ``(N, codes)`` >= 0 of features ``(N, D)``, at most ``active`` of them above 0."""
+        """Codes of features, at most ``active`` of them above 0.
+
+        Args:
+            features: ``(N, D)``.
+
+        Returns:
+            ``(N, codes)``, none below 0.
+
+        >>> network = SparseAutoencoder(torch.eye(6), SparseAutoencoderConfig(codes=12, active=3))
+        >>> bool(((network.codes(torch.eye(6)) > 0).sum(1) <= 3).all())
+        True
+        """
         raw = self.encoder((features - self.mean) / self.scale).relu()
         top = raw.topk(self.active, dim=1)
         return torch.zeros_like(raw).scatter(1, top.indices, top.values)
@@ -64,12 +90,34 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def anomaly(self, features: Tensor) -> Tensor:
-        """``||f - f'||^2 / D`` ``(N,)`` in units of the variance learnt from: high for what the codes cannot say."""
+        """``||f - f'||^2 / D`` in units of the variance learnt from: high for what the codes cannot say.
+
+        Args:
+            features: ``(N, D)``.
+
+        Returns:
+            ``(N,)``.
+
+        >>> network = SparseAutoencoder(torch.eye(6), SparseAutoencoderConfig(codes=12, active=3))
+        >>> bool(network.anomaly(100 * torch.eye(6)).min() > network.anomaly(torch.eye(6)).max())
+        True
+        """
         return ((self(features) - features) / self.scale).square().mean(1)
 
     @torch.no_grad()
     def usage(self, features: Tensor) -> Tensor:
-        """How often each code is active, ``(codes,)`` in [0, 1]."""
+        """How often each code is active.
+
+        Args:
+            features: ``(N, D)``.
+
+        Returns:
+            ``(codes,)`` in [0, 1].
+
+        >>> network = SparseAutoencoder(torch.eye(6), SparseAutoencoderConfig(codes=12, active=3))
+        >>> network.usage(torch.eye(6)).shape
+        torch.Size([12])
+        """
         return (self.codes(features) > 0).float().mean(0)
 
 
@@ -97,7 +145,25 @@ def sparse_autoencoder(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> tuple[SparseAutoencoder, FitResult]:
-    """Train a sparse autoencoder on features ``(N, D)`` on the CPU (§5.1). Raises ``ValueError`` for fewer than two."""
+    """Train a sparse autoencoder on features, on the CPU (§5.1).
+
+    Args:
+        features: ``(N, D)``, two or more.
+        config: Sizes and training; the defaults where absent.
+        generator: Of all random numbers.
+        callbacks: Called after each step; one that returns True ends the training.
+        checkpoint: A file to resume from.
+
+    Returns:
+        The autoencoder, frozen and in eval mode, and how the training went.
+
+    Raises:
+        ValueError: For fewer than two features.
+
+    >>> network, result = sparse_autoencoder(torch.eye(6), SparseAutoencoderConfig(steps=5, codes=12, active=3))
+    >>> result.stopped, list(result.history)
+    ('steps', ['error'])
+    """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"an autoencoder needs 2 or more features (N, D), not {tuple(features.shape)}")
     config, generator = config or SparseAutoencoderConfig(), generator or default_generator()
@@ -113,6 +179,17 @@ def sparse_autoencoder(
 
 
 def code_overlap(one: Tensor, two: Tensor) -> float:
-    """``sum min(a, b) / sum max(a, b)`` in [0, 1] of two usages ``(codes,)``: 1 where they are the same."""
+    """``sum min(a, b) / sum max(a, b)`` of two usages: 1 where they are the same.
+
+    Args:
+        one: ``(codes,)``, as :meth:`SparseAutoencoder.usage` gives it.
+        two: The same of other features.
+
+    Returns:
+        The overlap in [0, 1].
+
+    >>> code_overlap(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.5, 0.0, 0.5]))
+    0.3333...
+    """
     largest = float(torch.maximum(one, two).sum())
     return float(torch.minimum(one, two).sum()) / largest if largest else 1.0
