@@ -410,11 +410,17 @@ def compare(
         ValueError: For no methods, no seeds, a seed named twice, or where every run failed.
         KeyboardInterrupt: Where a run is interrupted; with ``folder`` the finished ones are kept.
 
-    >>> def noise(labels, generator):
-    ...     return torch.rand(len(labels), 1, 4, 4, generator=generator)
-    >>> comparison = compare({"noise": noise}, torch.arange(3), lambda images: {"mean": float(images.mean())})
-    >>> round(comparison.mean("noise", "mean"), 1)
-    0.5
+    >>> from invkit import DeepDreamConfig, class_inversion
+    >>> from invkit.testing import tiny_target
+    >>> target, config = tiny_target(), DeepDreamConfig(steps=10, lr=0.05)
+    >>> methods = {
+    ...     "DeepDream": lambda labels, generator: class_inversion(target, labels, config, generator=generator),
+    ...     "noise": lambda labels, generator: torch.rand(len(labels), 3, 8, 8, generator=generator),
+    ... }
+    >>> def judge(images, labels):
+    ...     return {"error": float(torch.nn.functional.cross_entropy(target(images), labels))}
+    >>> compare(methods, torch.arange(4), judge).lead("error", "noise", "DeepDream").certain
+    True
     """
     if not methods or not seeds:
         raise ValueError(f"a comparison needs methods and seeds, not {len(methods)} methods and {len(seeds)} seeds")
