@@ -53,6 +53,21 @@ def check_images(
     return _finite(tensor, what)
 
 
+def check_floats(values: Any, what: str = "values", wanted: str = "a float tensor") -> Tensor:
+    """Values of any shape as a finite float tensor without a graph, converted as :func:`check_images` does.
+
+    Raises:
+        ValueError: Naming ``what``, what it is and what is ``wanted``.
+
+    >>> check_floats([0.5, 1.0])
+    tensor([0.5000, 1.0000])
+    """
+    tensor = _as_floats(values, what, wanted, None)
+    if tensor.numel() == 0:
+        raise ValueError(f"{what} must be {wanted}, not {describe(tensor)}")
+    return _finite(tensor, what)
+
+
 def check_rank(images: Any, what: str = "images") -> None:
     """Raise ``ValueError`` unless ``images`` are a float tensor ``(N, C, H, W)``; their values are not looked at.
 

@@ -40,8 +40,8 @@ class FrozenNetwork(nn.Module):
         """Of the first parameter that is a float, and so of what goes into the network."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
-    def check(self, inputs: Any, what: str = "images") -> Tensor:
-        """``inputs`` as the network takes them, see :meth:`ImageSpec.check`, in its own precision.
+    def check(self, inputs: Any, what: str = "") -> Tensor:
+        """``inputs``, images or codes, as the network takes them, see :meth:`ImageSpec.check`, in its own precision.
 
         Raises:
             ValueError: Naming ``what``, what it is and what is wanted.
@@ -50,7 +50,8 @@ class FrozenNetwork(nn.Module):
         >>> tiny_target().check(torch.zeros(2, 3, 8, 8, dtype=torch.float64)).dtype
         torch.float32
         """
-        return self.spec.check(inputs, what, dtype=self.dtype)
+        kind = "images" if isinstance(self.spec, ImageSpec) else "codes"
+        return self.spec.check(inputs, what or kind, dtype=self.dtype)
 
     def train(self, mode: bool = True) -> Self:
         """Refused: a target is frozen. Train its ``module`` and wrap it again."""

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from invkit.core.spec import check_floats, describe
 from invkit.data.batching import to_float
 
 Size = tuple[int, int]
@@ -31,7 +32,7 @@ def quantise(images: Tensor) -> Tensor:
     >>> quantise(torch.tensor([0.5, 2.0])) * 255
     tensor([128., 255.])
     """
-    return images.clamp(0, 1).mul(255).round().div(255)
+    return check_floats(images, "images").clamp(0, 1).mul(255).round().div(255)
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -45,11 +46,11 @@ def to_pil(image: Tensor) -> Image.Image:
     """
     from torchvision.transforms.v2 import functional as vision  # imported where it is needed: it takes seconds
 
-    if image.ndim != 3 or len(image) not in (1, 3) or not image.is_floating_point():
-        raise ValueError(
-            f"an image file holds a float tensor (C, H, W) of 1 or 3 channels, not {image.dtype} {tuple(image.shape)}"
-        )
-    pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
+    wanted = "a float tensor (C, H, W) of 1 or 3 channels"
+    image = check_floats(image, "image", wanted)
+    if image.ndim != 3 or len(image) not in (1, 3):
+        raise ValueError(f"image must be {wanted}, not {describe(image)}")
+    pixels = image.float().cpu().clamp(0, 1).mul(255).round().byte()
     picture: Image.Image = vision.to_pil_image(pixels)
     return picture
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invkit.core.spec import ImageSpec
+from invkit.core.spec import ImageSpec, check_images
 from invkit.data.datasets import load_data, sample_photo
 
 
@@ -58,6 +58,7 @@ def shifted(images: Tensor, fraction: float = 0.5) -> Tensor:
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction of the size to shift by must lie in [0, 1], not {fraction}")
+    images = check_images(images)
     moved = torch.zeros_like(images)
     height, width = images.shape[2:]
     dy, dx = round(fraction * height), round(fraction * width)

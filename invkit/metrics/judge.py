@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from invkit.core.spec import check_images
 from invkit.core.target import Target
 from invkit.data.images import quantise
 from invkit.metrics.quality import accuracy, diversity, frechet_distance, in_batches, psnr, saturated_fraction, ssim
@@ -32,6 +33,7 @@ class Judge:
             raise ValueError("a judge needs at least one verifier")
         if any(v is self.target for v in self.verifiers.values()):
             raise ValueError("a verifier must not be the network that was inverted")
+        object.__setattr__(self, "real", check_images(self.real, "real", keep_bytes=True))
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Scores of ``images`` ``(N, C, H, W)`` made for ``labels`` ``(N,)``, after rounding to 8 bits.
@@ -41,7 +43,7 @@ class Judge:
         ``penalty``: R_feature of the batch, nan for a network without statistics; ``tv``: see :func:`roughness`;
         ``saturated``: share of pixels at 0 or 1.
         """
-        images = quantise(images)
+        images = quantise(self.target.check(images))
         features = self._features(images)
         return {
             "own": accuracy(self.target, images, labels)["top1"],
@@ -54,9 +56,9 @@ class Judge:
         }
 
     def _features(self, images: Tensor) -> Tensor:
-        eye = next(iter(self.verifiers.values()))
-        eye.spec.check(images)
-        return in_batches(eye.features, images, device=eye.device)
+        judge_network = next(iter(self.verifiers.values()))
+        judge_network.spec.check(images, keep_bytes=True)
+        return in_batches(judge_network.features, images, device=judge_network.device)
 
     @cached_property
     def _real_features(self) -> Tensor:
@@ -70,8 +72,7 @@ def statistics_penalty(target: Target, images: Tensor, micro_batch: int = 256) -
     Raises ``ValueError`` for no images, or a network that somebody put back into train mode.
     """
     target.check_frozen()
-    if len(images) == 0:
-        raise ValueError("there are no images whose statistics could be compared")
+    images = check_images(images, dtype=target.dtype)
     try:
         penalty = BatchNormPenalty(target.module)
     except ValueError:
@@ -90,6 +91,7 @@ def roughness(images: Tensor) -> float:
     >>> roughness(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]))
     1.0
     """
+    images = check_images(images)
     return float(images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean())
 
 
@@ -105,38 +107,44 @@ class PairJudge:
     verifiers: Mapping[str, Target]
 
     def __post_init__(self) -> None:
-        if len(self.real) != len(self.labels) or len(self.real) == 0:
+        object.__setattr__(self, "real", check_images(self.real, "real"))
+        if len(self.real) != len(self.labels):
             raise ValueError(f"there are {len(self.real)} images for {len(self.labels)} labels")
         if not self.verifiers:
             raise ValueError("likeness needs at least one verifier")
 
-    def __call__(self, made: Tensor) -> dict[str, float]:
-        """Scores of ``made``, one image for each real one.
+    def __call__(self, images: Tensor) -> dict[str, float]:
+        """Scores of ``images``, one for each real one.
 
         ``psnr`` in dB, its mean, and ``psnr sd`` over the images; ``ssim`` in [-1, 1]; ``distance``: mean Euclidean
         distance in the first verifier's features, in units of that between two real images; each verifier's name: the
         share of images whose class it reads.
         """
-        made, each = quantise(made.cpu()), self.each(made)
+        images = quantise(self._checked(images))
+        each = self.each(images)
         return {
             "psnr": float(each.mean()),
             "psnr sd": float(each.std(correction=0)),
-            "ssim": ssim(made, self.real),
-            "distance": self._distance(made),
-            **{name: accuracy(net, made, self.labels)["top1"] for name, net in self.verifiers.items()},
+            "ssim": ssim(images, self.real),
+            "distance": self._distance(images),
+            **{name: accuracy(net, images, self.labels)["top1"] for name, net in self.verifiers.items()},
         }
 
-    def each(self, made: Tensor) -> Tensor:
+    def each(self, images: Tensor) -> Tensor:
         """PSNR of each image in dB, ``(N,)``."""
-        if made.shape != self.real.shape:
-            raise ValueError(
-                f"recovered images {tuple(made.shape)} do not match the real ones {tuple(self.real.shape)}"
-            )
-        pairs = zip(quantise(made.cpu()).split(1), self.real.split(1), strict=True)
+        pairs = zip(quantise(self._checked(images)).split(1), self.real.split(1), strict=True)
         return torch.tensor([psnr(one, other) for one, other in pairs])
 
-    def _distance(self, made: Tensor) -> float:
-        eye = next(iter(self.verifiers.values()))
-        ours, theirs = (in_batches(eye.features, images, device=eye.device) for images in (made, self.real))
+    def _checked(self, images: Tensor) -> Tensor:
+        images = check_images(images).cpu()
+        if images.shape != self.real.shape:
+            raise ValueError(f"images {tuple(images.shape)} do not match the real ones {tuple(self.real.shape)}")
+        return images
+
+    def _distance(self, images: Tensor) -> float:
+        judge_network = next(iter(self.verifiers.values()))
+        ours, theirs = (
+            in_batches(judge_network.features, some, device=judge_network.device) for some in (images, self.real)
+        )
         usual = torch.pdist(theirs).mean() if len(theirs) > 1 else torch.tensor(1.0)
         return float((ours - theirs).norm(dim=1).mean() / usual)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invkit.core.rng import seeded
+from invkit.core.spec import check_images
 from invkit.core.target import Target
 from invkit.metrics.quality import in_batches
 
@@ -65,7 +66,7 @@ def measure_leakage(
     Raises:
         ValueError: For fewer than two images, an empty set, or sets of other shapes.
     """
-    _check_sets(images, train, heldout)
+    images, train, heldout = _check_sets(images, train, heldout)
     if not 0 < level < 1 or draws < 1 or repeats < 1:
         raise ValueError(f"level must lie in (0, 1), draws and repeats be >= 1, not {level}, {draws} and {repeats}")
     generator = generator or seeded(0)
@@ -120,12 +121,15 @@ def _summary(
     return Leakage(to_train=torch.cat(train), to_heldout=torch.cat(heldout), gap=gap, low=low, high=high)
 
 
-def _check_sets(images: Tensor, train: Tensor, heldout: Tensor) -> None:
-    if len(images) < 2 or not (len(train) and len(heldout)):
-        raise ValueError(f"2 images and 1 of each set are needed, not {len(images)}, {len(train)} and {len(heldout)}")
+def _check_sets(images: Tensor, train: Tensor, heldout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    images = check_images(images)
+    train, heldout = check_images(train, "train"), check_images(heldout, "heldout")
+    if len(images) < 2:
+        raise ValueError(f"images must be two or more, not {len(images)}")
     if not images.shape[1:] == train.shape[1:] == heldout.shape[1:]:
         shapes = ", ".join(str(tuple(x.shape[1:])) for x in (images, train, heldout))
         raise ValueError(f"images, training and held-out images must have one shape, not {shapes}")
+    return images, train, heldout
 
 
 def _nearest(similar: Tensor, count: int, repeats: int, generator: torch.Generator) -> Tensor:
@@ -140,6 +144,7 @@ def similarities(images: Tensor, others: Tensor, verifier: Target | None = None)
     """Similarity ``(N, M)`` of each image ``(N, C, H, W)`` to each of ``others`` ``(M, C, H, W)``, at most 1: the SSIM,
     or the cosine of the verifier's penultimate features.
     """
+    images, others = check_images(images), check_images(others, "others")
     if verifier is not None:
         one, two = (
             torch.nn.functional.normalize(in_batches(verifier.features, x, device=verifier.device).double())

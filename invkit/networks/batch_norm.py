@@ -23,7 +23,7 @@ def calibrate(target: Target, images: Tensor, *, batch_size: int = 256) -> Targe
     Raises ``ValueError`` for images that do not fit, fewer than two, or a network without batch norm.
     """
     target.check_frozen()
-    target.spec.check(images)
+    images = target.check(images)
     module = copy.deepcopy(target.module)
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     if not layers or len(images) < 2:

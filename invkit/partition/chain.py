@@ -73,8 +73,10 @@ class Chain:
         >>> [tuple(features.shape) for features in chain.read(torch.rand(2, 3, 8, 8))]
         [(2, 4, 8, 8), (2, 8, 4, 4), (2, 4)]
         """
-        if tuple(images.shape[1:]) != self.target.spec.shape:  # values are not looked at: this runs in each step
-            self.target.spec.check(images)
+        # Values are not looked at, and a graph is kept: this runs in each step.
+        fits = isinstance(images, Tensor) and images.dtype == self.target.dtype
+        if not fits or tuple(images.shape[1:]) != self.target.spec.shape:
+            images = self.target.check(images)
         return self._pass(images, len(self) if depth is None else self.check_depth(depth))
 
     def step(self, block: int, features: Tensor, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from invkit.core.device import progress
+from invkit.core.spec import ImageSpec, describe
 from invkit.data.batching import to_float
 from invkit.partition.chain import Chain
 
@@ -38,6 +39,10 @@ class FeatureStore:
         self, chain: Chain, images: Any, *, batch_size: int, cache: bool = True, limit: int = 2 << 30,
         folder: str | Path | None = None,
     ) -> None:  # fmt: skip
+        if isinstance(images, Tensor) and isinstance(chain.target.spec, ImageSpec):
+            images = chain.target.spec.check(images, keep_bytes=True)
+        if not hasattr(images, "__len__") or isinstance(images, str):
+            raise ValueError(f"images must be a tensor, an array or a data set of images, not {describe(images)}")
         if len(images) == 0 or batch_size < 1:
             raise ValueError(f"features need images and a batch size >= 1, not {len(images)} and {batch_size}")
         self.chain, self.images, self.size = chain, images, min(batch_size, len(images))

@@ -53,7 +53,7 @@ def test_every_mode_becomes_grey_or_colour(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [torch.rand(2, 4, 4), torch.rand(4, 4), torch.rand(1, 3, 4, 4), torch.ones(3, 4, 4).byte()]
+    "image", [torch.rand(2, 4, 4), torch.rand(4, 4), torch.rand(1, 3, 4, 4), torch.ones(3, 4, 4).int()]
 )
 def test_what_no_file_can_hold_is_refused(image: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"1 or 3 channels, not torch\..*\("):
