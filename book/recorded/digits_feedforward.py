@@ -1,93 +1,136 @@
 """Repeat the recorded run on inverting logits: more seeds, the baseline's weights, two architectures, other data sets.
 
-    INVKIT_DATA=FOLDER python book/recorded/digits_feedforward.py [--seeds 3]
+    INVKIT_DATA=FOLDER python book/recorded/digits_feedforward.py
 
 ``FOLDER`` holds ``mnist.npz`` and ``cifar10_4600.npz``.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import invkit as ik
 from invkit import show
-from invkit.core.rng import seeded
+from invkit.book.recording import Run, command_line, recorded_run
 
-COMMAND = "INVKIT_DATA=FOLDER python book/recorded/digits_feedforward.py"
 LAYER, COMPARATOR = "head.5", "features"  # of bn_cnn: its logits, and its last grid of features
-WEIGHTS = [(1.0, 0.1, 1.0), (1.0, 1.0, 1.0), (0.1, 0.1, 1.0), (1.0, 0.01, 10.0)]  # of image, feature, adversarial
+Weights = tuple[float, float, float]
+WEIGHTS: list[Weights] = [(1.0, 0.1, 1.0), (1.0, 1.0, 1.0), (0.1, 0.1, 1.0), (1.0, 0.01, 10.0)]
+REGRESSION = (1.0, 0.0, 0.0)  # image, features, adversarial
 OURS = "this method"
-ROBUST = {"eps": 0.1, "attack_steps": 2}
+ATTACK = {"eps": 0.1, "attack_steps": 2}
 TARGETS: dict[str, tuple[str, int, dict[str, float]]] = {
-    "robust": ("bn_cnn", 16, ROBUST),
+    "robust": ("bn_cnn", 16, ATTACK),
     "standard": ("bn_cnn", 16, {}),
-    "robust ResNet": ("resnet20", 8, ROBUST),
+    "robust ResNet": ("resnet20", 8, ATTACK),
     "ResNet": ("resnet20", 8, {}),
 }
-Scores = dict[str, dict[str, float]]
 Inverse = Callable[[Tensor], Tensor]
 
 
-def classifier(data: ik.DataSet, name: str, width: int, seed: int, **how: float) -> ik.Target:
-    """A classifier as the chapter trains it."""
-    return ik.load_or_train(name, data, ik.ClassifierConfig.for_network(name, "book", **how), width=width, seed=seed)
+@dataclass
+class Laboratory:
+    """The digits, images of other kinds, and what is shown of seed 0."""
 
+    run: Run
+    steps: int
+    data: ik.DataSet
+    others: dict[str, ik.Split]
+    pictures: dict[str, Tensor] = field(default_factory=dict)
 
-def baseline(
-    target: ik.Target, data: ik.DataSet, seed: int, weights: tuple[float, float, float], steps: int
-) -> Inverse:
-    """Dosovitskiy & Brox on the same pairs; with two weights of zero, a regression."""
-    image, features, adversarial = weights
-    how = ik.DeePSiMConfig.for_profile("book", steps=steps, image=image, features=features, adversarial=adversarial)
-    made, _ = ik.deepsim(target, data.train.images, LAYER, how, generator=seeded(seed), comparator=COMPARATOR)
-    return made
+    def classifier(self, name: str, width: int, seed: int, **attack: float) -> ik.Target:
+        """A classifier as the chapter trains it."""
+        config = ik.ClassifierConfig.for_network(name, **attack, **self.run.trial)
+        return ik.load_or_train(name, self.data, config, width=width, seed=seed)
 
+    def ours(self, target: ik.Target, seed: int, **changes: Any) -> Inverse:
+        """The feedforward inverse of a target's logits."""
+        config = ik.FeedforwardConfig.for_profile("book", steps=self.steps, **changes)
+        inverse, _ = ik.feedforward_inversion(target, self.data.train.pixels, config, generator=ik.seeded(seed))
+        return inverse
 
-def one_seed(data: ik.DataSet, sets: dict[str, ik.Split], seed: int, steps: int, pictures: dict[str, Tensor]) -> Scores:
-    """Every row of the table for one seed of the targets, their inverses and the verifier."""
-    verifier = classifier(data, "repvgg_tiny", 16, seed + 100)
-    shown = torch.cat([torch.nonzero(data.heldout.labels == k)[:1, 0] for k in range(data.spec.n_classes)])
-    pictures.setdefault("held-out", data.heldout.images[shown])
-    rows: Scores = {}
-    for kind, (name, width, how) in TARGETS.items():
-        target = classifier(data, name, width, seed, **how)
-        recipe = partial(ik.FeedforwardConfig.for_profile, "book", steps=steps)
-        ours, _ = ik.feedforward_inversion(target, data.train.pixels, recipe(), generator=seeded(seed))
-        inverses: dict[str, Inverse] = {OURS: ours}
-        if name == "bn_cnn":
-            chosen = [*(WEIGHTS if kind == "robust" else WEIGHTS[:1]), (1.0, 0.0, 0.0)]
-            inverses |= {told(w): baseline(target, data, seed, w, steps) for w in chosen}
+    def baseline(self, target: ik.Target, seed: int, weights: Weights) -> Inverse:
+        """Dosovitskiy & Brox on the same pairs; with two weights of zero, a regression."""
+        image, features, adversarial = weights
+        config = ik.DeePSiMConfig.for_profile(
+            "book", steps=self.steps, image=image, features=features, adversarial=adversarial
+        )
+        images, generator = self.data.train.images, ik.seeded(seed)
+        inverse, _ = ik.deepsim(target, images, LAYER, config, generator=generator, comparator=COMPARATOR)
+        return inverse
+
+    def inverses(self, kind: str, target: ik.Target, seed: int) -> dict[str, Inverse]:
+        """All inverses of a target: the robust one's with all weights, and without projection."""
+        inverses = {OURS: self.ours(target, seed)}
+        if TARGETS[kind][0] == "bn_cnn":
+            for weights in [*(WEIGHTS if kind == "robust" else WEIGHTS[:1]), REGRESSION]:
+                inverses[label(weights)] = self.baseline(target, seed, weights)
         if kind == "robust":
-            blind = recipe(projection=False)
-            inverses["no projection"], _ = ik.feedforward_inversion(
-                target, data.train.pixels, blind, generator=seeded(seed)
-            )
-        probes = {k: ik.LogitProbe(target, inverse, data.heldout, verifier) for k, inverse in inverses.items()}
-        rows |= {f"{kind} / {k}": probe.scores() for k, probe in probes.items()}
-        probe = probes[OURS]
-        rows[f"{kind} / {OURS}, drawn"] = probe.scores(probe.draws(1, seeded(seed))[0])
-        rows |= {f"{kind} / {k}": probe.scores(made) for k, made in probe.naive(data.train).items()}
-        rows |= {f"{k} / {kind}": probe.elsewhere(some.images) for k, some in sets.items()}
-        if seed == 0:
-            pictures |= {f"{kind}: {k}": p.made[shown] for k, p in probes.items() if told(WEIGHTS[1]) not in k}
-            for k, some in sets.items():
-                first = some.per_class(1).images[:10]
-                pictures |= {k: first, f"{k}: {kind}": probe.again(first)} if name == "bn_cnn" else {}
-        print(f"seed {seed}, {kind}: {rows[f'{kind} / {OURS}']}", flush=True)
-    return rows
+            inverses["no projection"] = self.ours(target, seed, projection=False)
+        return inverses
 
 
-def told(weights: tuple[float, float, float]) -> str:
+@recorded_run(data=True, smoke={"seeds": 1, "steps": 1, "count": 40})
+def logits(run: Run, *, seeds: int = 3, steps: int = 800, count: int = 300) -> None:
+    """Run all seeds, and record after each."""
+    data = ik.load_data("digits")
+    others = {
+        "MNIST": other("mnist", data, count),
+        "CIFAR-10": other(f"npz:{run.data / 'cifar10_4600.npz'}", data, count),
+        "shifted": split_of(ik.data.shifted(data.heldout.images, 0.25), data.heldout.labels),
+    }
+    laboratory = Laboratory(run, steps, data, others)
+    for seed in range(seeds):
+        one_seed(run, laboratory, seed)
+        run.record(
+            "digits_feedforward",
+            title="Inverting the logits of classifiers of digits",
+            config={"ours": ik.FeedforwardConfig.for_profile("book", steps=steps), "weights of D&B": WEIGHTS},
+            seeds=seed + 1,
+            figure=show.image_rows(laboratory.pictures, columns=10),
+            note=f"Mean and standard deviation over {seed + 1} seeds of target, inverse and verifier; "
+            "299 held-out images, scores as in the chapter. D&B: Dosovitskiy and Brox, weights of image, feature and "
+            "adversarial loss. The picture is of seed 0.",
+        )
+
+
+def one_seed(run: Run, laboratory: Laboratory, seed: int) -> None:
+    """Every row of the table for one seed of the targets, their inverses and the verifier."""
+    heldout, pictures = laboratory.data.heldout, laboratory.pictures
+    verifier = laboratory.classifier("repvgg_tiny", 16, seed + 100)
+    shown = torch.cat([torch.nonzero(heldout.labels == k)[:1, 0] for k in range(laboratory.data.spec.n_classes)])
+    pictures.setdefault("held-out", heldout.images[shown])
+    for kind, (name, width, attack) in TARGETS.items():
+        target = laboratory.classifier(name, width, seed, **attack)
+        inverses = laboratory.inverses(kind, target, seed)
+        probes = {k: ik.analysis.LogitProbe(target, inverse, heldout, verifier) for k, inverse in inverses.items()}
+        for method, probe in probes.items():
+            run.row(f"{kind} / {method}", probe.scores())
+        ours = probes[OURS]
+        run.row(f"{kind} / {OURS}, drawn", ours.scores(ours.draws(1, ik.seeded(seed))[0]))
+        for guess, images in ours.naive(laboratory.data.train).items():
+            run.row(f"{kind} / {guess}", ours.scores(images))
+        for source, split in laboratory.others.items():
+            run.row(f"{source} / {kind}", ours.elsewhere(split.images))
+        if seed > 0:
+            continue
+        for method, probe in probes.items():
+            if method != label(WEIGHTS[1]):
+                pictures[f"{kind}: {method}"] = probe.made[shown]
+        if name == "bn_cnn":
+            for source, split in laboratory.others.items():
+                pictures[source] = split.per_class(1).images[:10]
+                pictures[f"{source}: {kind}"] = ours.again(pictures[source])
+
+
+def label(weights: Weights) -> str:
     """A baseline's name."""
-    return "regression" if weights[1:] == (0, 0) else f"D&B {', '.join(f'{w:g}' for w in weights)}"
+    return "regression" if weights == REGRESSION else f"D&B {', '.join(f'{w:g}' for w in weights)}"
 
 
 def split_of(images: Tensor, labels: Tensor) -> ik.Split:
@@ -95,49 +138,11 @@ def split_of(images: Tensor, labels: Tensor) -> ik.Split:
     return ik.Split(pixels=(images * 255).round().byte(), labels=labels)
 
 
-def other(name: str, data: ik.DataSet) -> ik.Split:
-    """300 test images of another data set in the size of the digits, grey, with their labels."""
-    labels = ik.load_data(name, size=data.spec.size, limit=300).test.labels
-    return split_of(ik.other_images(name, 300, data.spec), labels)
-
-
-def main() -> None:
-    """Run all seeds, and record after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=800, help="training steps of each inverse")
-    parser.add_argument("--folder", type=Path, help="where to write; by default beside the other recorded runs")
-    given = parser.parse_args()
-    folder, start = Path(os.environ["INVKIT_DATA"]), time.perf_counter()
-    data = ik.load_data("digits")
-    sets = {
-        "MNIST": other("mnist", data),
-        "CIFAR-10": other(f"npz:{folder / 'cifar10_4600.npz'}", data),
-        "shifted": split_of(ik.shifted(data.heldout.images, 0.25), data.heldout.labels),
-    }
-    measured: dict[str, list[float]] = {}
-    pictures: dict[str, Tensor] = {}
-    for seed in range(given.seeds):
-        for row, values in one_seed(data, sets, seed, given.steps, pictures).items():
-            for column, value in values.items():
-                measured.setdefault(f"{row}: {column}", []).append(value)
-        show.record(
-            "digits_feedforward",
-            title="Inverting the logits of classifiers of digits",
-            config={"ours": ik.FeedforwardConfig.for_profile("book", steps=given.steps), "weights of D&B": WEIGHTS},
-            measured=measured,
-            command=f"{COMMAND} --seeds {seed + 1}",
-            seed=0,
-            seconds=time.perf_counter() - start,
-            device="cpu, one thread",
-            figure=show.image_rows(pictures, columns=10),
-            note=f"Mean and standard deviation over {seed + 1} seeds of target, inverse and verifier; "
-            "299 held-out images, scores as in the chapter. D&B: Dosovitskiy and Brox, weights of image, feature and "
-            "adversarial loss. The picture is of seed 0.",
-            folder=given.folder,
-            overwrite=True,
-        )
+def other(name: str, data: ik.DataSet, count: int) -> ik.Split:
+    """So many test images of another data set in the size of the digits, grey, with their labels."""
+    labels = ik.load_data(name, size=data.spec.size, limit=count).test.labels
+    return split_of(ik.data.other_images(name, count, data.spec), labels)
 
 
 if __name__ == "__main__":
-    main()
+    command_line(logits)

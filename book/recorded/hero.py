@@ -11,31 +11,34 @@ import torch
 
 import invkit as ik
 from invkit import show
+from invkit.book.recording import Run, command_line, recorded_run
 from invkit.core.files import atomic_path
-from invkit.core.rng import seeded
 from invkit.transforms.resize import initial_images
 
-STEPS = {3: "after 3 steps", 10: "10 steps", 40: "40 steps", 300: "300 steps"}
+ROWS = {3: "after 3 steps", 10: "10 steps", 40: "40 steps", 300: "300 steps"}
 
 
-def main() -> None:
+@recorded_run(smoke={"steps": 3})
+def hero(run: Run, *, steps: int = 300) -> None:
     """Invert a digit network; keep the noise that it starts from and four moments of the run."""
-    target = ik.load_or_train("bn_cnn", ik.load_data("digits"))
-    generator = seeded(3)
+    training = ik.ClassifierConfig.for_network("bn_cnn", **run.trial)
+    target = ik.load_or_train("bn_cnn", ik.load_data("digits"), training)
+    generator = ik.seeded(3)
     noise = initial_images(100, target.spec.shape, generator)
     rows = {"noise": noise[20:30]}
 
     def keep(step: ik.Step) -> None:
         taken = step.index + 1  # the first call comes after the first step
-        if taken in STEPS:
-            rows[STEPS[taken]] = step.images[20:30].cpu().clone()
+        if taken in ROWS:
+            rows[ROWS[taken]] = step.images[20:30].cpu().clone()
 
-    config = ik.DeepInversionConfig.for_profile("book", steps=300)
+    config = ik.DeepInversionConfig.for_profile("book", steps=steps)
     ik.deep_inversion(target, torch.arange(100) % 10, config, generator=generator, init=noise, callbacks=[keep])
     figure = show.image_rows(rows, [str(k) for k in range(10)], columns=10)
-    with atomic_path(Path(__file__).parents[1] / "_static" / "hero.png") as temporary:
+    folder = run.folder or Path(__file__).parents[1] / "_static"
+    with atomic_path(folder / "hero.png") as temporary:
         figure.savefig(temporary, dpi=160)
 
 
 if __name__ == "__main__":
-    main()
+    command_line(hero)

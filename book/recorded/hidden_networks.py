@@ -10,13 +10,7 @@ inverted are trained here, on 4,000 images.
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from statistics import fmean
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,19 +18,18 @@ from torch import Tensor
 
 import invkit as ik
 from invkit import show
-from invkit.core.rng import seeded
+from invkit.book.recording import Run, command_line, recorded_run
 from invkit.metrics.content import low_frequency_share
 from invkit.metrics.quality import accuracy
 
-COMMAND = "python book/recorded/hidden_networks.py"
-SHARES, WIDTHS, SEEDS = (5, 10, 30, 50, 70, 90, 100), (4, 8, 16), 3
+SHARES, WIDTHS = (5, 10, 30, 50, 70, 90, 100), (4, 8, 16)
 REFEREE = "ResNet-44"
 NETWORK, WIDTH = "bn_cnn", 16
 CIFAR: dict[str, Any] = {"steps": 700, "warmup": 50, "shift": 2, "flip": True}
 
 # The weights of the report, and for the logit, which does not stop growing, more total variation.
 LOOP: dict[str, Any] = {
-    "steps": 200, "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "flip": 0.5,
+    "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "flip": 0.5,
     "jitter": 2, "wrap": False, "l2": 0.0,
 }  # fmt: skip
 AS_REPORTED: dict[str, Any] = LOOP | {"cross_entropy": 1.0, "tv": 8e-3, "l2": 1e-5, "batch_norm": 0.0}
@@ -48,139 +41,114 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def digits() -> None:
+@recorded_run(smoke={"seeds": 1})
+def digits(run: Run, *, seeds: int = 3) -> None:
     """Accuracy on real test images, of hidden networks of each width that keep k percent, and of dense ones."""
-    data, start = ik.load_data("digits"), time.perf_counter()
-    found: dict[str, list[float]] = {}
+    data = ik.load_data("digits")
+    dense = ik.ClassifierConfig.for_network(NETWORK, **run.trial)
+    curves: dict[str, list[list[float]]] = {}
     for width in WIDTHS:
-        dense = [ik.load_or_train(NETWORK, data, width=width, seed=k, device="cpu") for k in range(SEEDS)]
-        found[f"width {width}: dense"] = [read(net, data) for net in dense]
+        row = f"width {width}"
+        curves[row] = []
+        for seed in range(seeds):
+            trained = ik.load_or_train(NETWORK, data, dense, width=width, seed=seed, device="cpu")
+            run.row(row, {"dense": read(trained, data)})
         for share in SHARES:
-            config = ik.HiddenConfig.for_profile("book", k=share)
-            nets = [
-                ik.load_or_train_hidden(NETWORK, data, config, width=width, seed=k, device="cpu") for k in range(SEEDS)
-            ]
-            found[f"width {width}: k {share}"] = [read(net, data) for net in nets]
-        print(width, {name: f"{fmean(v):.3f}" for name, v in found.items() if f"{width}:" in name}, flush=True)
-    curves = {
-        f"width {width}": torch.tensor([found[f"width {width}: k {share}"] for share in SHARES]).T for width in WIDTHS
-    }
-    figure = show.curve_with_spread(SHARES, curves, xlabel="weights kept, %", ylabel="accuracy on test images")
-    show.record(
+            config = ik.HiddenConfig.for_profile("book", k=share, **run.trial)
+            scores = [read(hidden(data, config, width, seed), data) for seed in range(seeds)]
+            run.row(row, {f"k {share}": scores})
+            curves[row].append(scores)
+    lines = {row: torch.tensor(scores).T for row, scores in curves.items()}
+    figure = show.curve_with_spread(SHARES, lines, xlabel="weights kept, %", ylabel="accuracy on test images")
+    run.record(
         "hidden_digits",
         title="Accuracy of hidden networks on digits: share of weights kept, and width",
-        config=ik.HiddenConfig.for_profile("book"),
-        measured=found,
-        command=f"{COMMAND} digits",
-        seed=0,
-        seconds=time.perf_counter() - start,
-        device="cpu",
+        config=ik.HiddenConfig.for_profile("book", **run.trial),
+        seeds=seeds,
         figure=figure,
-        note=f"299 test images, mean and standard deviation over {SEEDS} seeds of weights, scores and batches. With "
+        note=f"299 test images, mean and standard deviation over {seeds} seeds of weights, scores and batches. With "
         "k = 100 nothing is left out, so nothing is learnt but the running statistics of batch norms.",
-        overwrite=True,
     )
 
 
-def read(net: ik.Target, data: ik.DataSet) -> float:
+def hidden(data: ik.DataSet, config: ik.HiddenConfig, width: int, seed: int) -> ik.Target:
+    """A network hidden in random weights, trained once and kept."""
+    return ik.methods.load_or_train_hidden(NETWORK, data, config, width=width, seed=seed, device="cpu")
+
+
+def read(network: ik.Target, data: ik.DataSet) -> float:
     """Accuracy on the test images."""
-    return accuracy(net, data.test.images, data.test.labels)["top1"]
+    return accuracy(network, data.test.images, data.test.labels)["top1"]
 
 
-def networks(data: ik.DataSet, seed: int) -> dict[str, ik.Target]:
+def networks(run: Run, data: ik.DataSet, seed: int) -> dict[str, ik.Target]:
     """One shape, trained and masked, and the masked one without statistics and with those of noise."""
-    dense = ik.ClassifierConfig.for_network(NETWORK, "book", **CIFAR)
-    masked = ik.HiddenConfig.for_profile("book", k=50, **CIFAR)
-    hidden = ik.load_or_train_hidden(NETWORK, data, masked, width=WIDTH, seed=seed, device="cpu")
+    dense = ik.ClassifierConfig.for_network(NETWORK, **CIFAR | run.trial)
+    masked = hidden(data, ik.HiddenConfig.for_profile("book", k=50, **CIFAR | run.trial), WIDTH, seed)
     trained = ik.load_or_train(NETWORK, data, dense, width=WIDTH, seed=seed, device="cpu")
-    return {"dense": trained, "hidden": hidden, "hidden, none": ik.forget(hidden)} | {
-        "hidden, noise": ik.calibrate(hidden, torch.rand(200, *data.spec.shape, generator=seeded(seed)))
-    }
-
-
-def verifiers(folder: Path) -> dict[str, ik.Target]:
-    """A published ResNet-44, and a published robust network without batch norm."""
-    sys.path.insert(0, str(folder))
-    names = {REFEREE: ("invkit/resnet44", "resnet44"), "robust net": ("networks:ResNet4B", "resnet4b_robust")}
-    init = folder / "init"
+    noise = torch.rand(200, *data.spec.shape, generator=ik.seeded(seed))
     return {
-        name: ik.load_target(where, init=init / f"cifar10_{file}.safetensors") for name, (where, file) in names.items()
+        "dense": trained,
+        "hidden": masked,
+        "hidden, none": ik.networks.without_statistics(masked),
+        "hidden, noise": ik.networks.calibrate(masked, noise),
     }
 
 
-def cifar10(folder: Path, seeds: int) -> None:
+@recorded_run(data=True, smoke={"train": 100, "steps": 1, "plug_in_steps": 1, "real": 60})
+def cifar10(
+    run: Run, *, seeds: int = 1, steps: int = 200, plug_in_steps: int = 30, train: int = 4000, real: int = 600
+) -> None:  # fmt: skip
     """Hidden and dense networks inverted with the report's weights, with statistics, by the logit, and by PII."""
-    data, start = ik.load_data(f"npz:{folder / 'cifar10_4600.npz'}"), time.perf_counter()
-    referees, labels = verifiers(folder), torch.arange(40) % 10
+    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}", limit=train)
+    verifiers = {REFEREE: run.network("cifar10_resnet44"), "robust net": run.network("cifar10_resnet4b_robust")}
+    labels = torch.arange(40) % 10
     images: dict[str, Tensor] = {}
-    found: dict[str, list[float]] = {}
     for seed in range(seeds):
-        for kind, net in networks(data, seed).items():
-            found.setdefault(f"{kind}, real test images: own", []).append(read(net, data))
-            for name, made in inverted(kind, net, labels, seed).items():
-                images.setdefault(f"{kind}: {name}", made)
-                judge = ik.Judge(target=net, verifiers=referees, real=data.test.images)
+        for kind, network in networks(run, data, seed).items():
+            run.row(f"{kind}, real test images", {"own": read(network, data)})
+            judge = ik.Judge(target=network, verifiers=verifiers, real=data.test.images[:real])
+            for setting, made in inverted(kind, network, labels, seed, steps, plug_in_steps).items():
+                images.setdefault(f"{kind}, {setting}", made)
                 scores = judge(made, labels) | {"low frequencies": low_frequency_share(made)}
-                for column in ("own", *referees, "frechet", "low frequencies", "tv"):
-                    found.setdefault(f"{kind}, {name}: {column}", []).append(scores[column])
-                print(kind, name, {k: round(v, 2) for k, v in scores.items()}, flush=True)
-    genuine = data.heldout.per_class(4).images
-    found["real images: low frequencies"] = [low_frequency_share(genuine)]
-    save_cifar10(images, found, referees[REFEREE].spec.classes, seeds, time.perf_counter() - start)
-
-
-def inverted(kind: str, net: ik.Target, labels: Tensor, seed: int) -> dict[str, Tensor]:
-    """Images under each of the settings that the network has the statistics for, and by Plug-In Inversion."""
-    tracked, found = kind != "hidden, none", {}
-    for name, terms in SETTINGS.items():
-        if (tracked or not terms["batch_norm"]) and (terms["batch_norm"] or "noise" not in kind):
-            config = ik.DeepInversionConfig(**terms)
-            found[name] = ik.deep_inversion(net, labels, config, generator=seeded(seed)).images
-    if "noise" in kind:
-        return found
-    plug = ik.PlugInConfig(steps=30, lr=0.03, ensemble=4, jitter=4)
-    found["PII"] = ik.plug_in_inversion(net, labels, plug, generator=seeded(seed)).images
-    return found
-
-
-def save_cifar10(
-    images: Mapping[str, Tensor], found: Mapping[str, Any], classes: Sequence[str], seeds: int, seconds: float
-) -> None:
-    """Write the record, with the first ten images of each setting."""
-    told = {row: f"{fmean(found[row.replace(': ', ', ') + ': ' + REFEREE]):.0%}" for row in images}
-    # Few levels, for a picture of few bytes.
-    rows = {row: (made[:10] * 11).round() / 11 for row, made in images.items()}
-    figure = show.image_rows(rows, classes[:10], columns=8, scale=1.0, numbers=told, numbers_name=REFEREE)
-    measured = {n: v for n, v in found.items() if n.split(": ")[1].split(",")[0] not in ("frechet", "tv")}
-    show.record(
+                columns = ("own", *verifiers, "low frequencies")
+                run.row(f"{kind}, {setting}", {column: scores[column] for column in columns})
+    run.row("real images", {"low frequencies": low_frequency_share(data.heldout.per_class(4).images)})
+    run.record(
         "hidden_cifar10",
         title="Inversion of a network hidden in random weights, CIFAR-10: tracked statistics, none, and those of noise",
-        config={"training": CIFAR, "k": 50, "width": WIDTH} | SETTINGS,
-        measured=measured,
-        command=f"INVKIT_DATA=FOLDER {COMMAND} cifar10 --seeds {seeds}",
-        seed=0,
-        seconds=seconds,
-        device="cpu",
-        figure=figure,
+        config={"training": CIFAR, "k": 50, "width": WIDTH, "steps": steps} | SETTINGS,
+        seeds=seeds,
+        figure=picture(run, images, verifiers[REFEREE].spec.classes),
         note=f"40 images, four of each class; {seeds} seed(s) of networks and noise. The inverted networks learnt from "
-        "4,000 images, the verifiers (published) on all of CIFAR-10. Scores are of images rounded to 8 bits; own "
+        f"{train:,} images, the verifiers (published) on all of CIFAR-10. Scores are of images rounded to 8 bits; own "
         "is the inverted network itself. None: batch norms without statistics; noise: with those of noise.",
-        overwrite=True,
     )
 
 
-def main() -> None:
-    """Run one part."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["digits", "cifar10"])
-    parser.add_argument("--seeds", type=int, default=1, help="seeds of the run on CIFAR-10")
-    options = parser.parse_args()
-    if options.part == "digits":
-        return digits()
-    if not os.environ.get("INVKIT_DATA"):
-        parser.error("INVKIT_DATA must name the folder of data and weights")
-    return cifar10(Path(os.environ["INVKIT_DATA"]), options.seeds)
+def inverted(
+    kind: str, network: ik.Target, labels: Tensor, seed: int, steps: int, plug_in_steps: int
+) -> dict[str, Tensor]:
+    """Images under each of the settings that the network has the statistics for, and by Plug-In Inversion."""
+    images: dict[str, Tensor] = {}
+    for setting, terms in SETTINGS.items():
+        penalised = terms["batch_norm"] > 0
+        if (penalised and kind == "hidden, none") or (not penalised and kind == "hidden, noise"):
+            continue
+        config = ik.DeepInversionConfig(**terms, steps=steps)
+        images[setting] = ik.deep_inversion(network, labels, config, generator=ik.seeded(seed)).images
+    if kind != "hidden, noise":
+        plug_in = ik.PlugInConfig(steps=plug_in_steps, lr=0.03, ensemble=4, jitter=4)
+        images["PII"] = ik.plug_in_inversion(network, labels, plug_in, generator=ik.seeded(seed)).images
+    return images
+
+
+def picture(run: Run, images: Mapping[str, Tensor], classes: tuple[str, ...]) -> show.Canvas:
+    """The first ten images of each setting, in few levels of each colour, for a picture of few bytes."""
+    rows = {row: (made[:10] * 11).round() / 11 for row, made in images.items()}
+    numbers = {row: f"{run.mean(row, REFEREE):.0%}" for row in images}
+    return show.image_rows(rows, classes[:10], columns=8, scale=1.0, numbers=numbers, numbers_name=REFEREE)
 
 
 if __name__ == "__main__":
-    main()
+    command_line(digits, cifar10)

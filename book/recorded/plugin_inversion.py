@@ -15,12 +15,7 @@ networks that are in neither torchvision nor the package.
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,19 +24,14 @@ from torch import Tensor
 
 import invkit as ik
 from invkit import show
-from invkit.core.rng import seeded
+from invkit.book.recording import Run, command_line, recorded_run
 from invkit.data.images import load_image, quantise
-from invkit.metrics.judge import roughness, statistics_penalty
-from invkit.metrics.quality import accuracy, probabilities
+from invkit.metrics import accuracy, probabilities, roughness, statistics_penalty
 
-COMMAND = "INVKIT_DATA=FOLDER python book/recorded/plugin_inversion.py"
-NAMES = {
-    "tinydarknet": ("TinyDarknet", "networks:tiny_darknet", "imagenet_tinydarknet"),
-    "squeezenet": ("SqueezeNet", "torchvision/squeezenet1_0", "imagenet_squeezenet1_0"),
-    "resnet20": ("ResNet-20", "invkit/resnet20", "cifar10_resnet20"),
-    "resnet44": ("ResNet-44", "invkit/resnet44", "cifar10_resnet44"),
-    "robust": ("robust net", "networks:ResNet4B", "cifar10_resnet4b_robust"),
-}
+TINYDARKNET, SQUEEZENET = "imagenet_tinydarknet", "imagenet_squeezenet1_0"
+RESNET20, RESNET44, ROBUST = "cifar10_resnet20", "cifar10_resnet44", "cifar10_resnet4b_robust"
+TITLES = {TINYDARKNET: "TinyDarknet", SQUEEZENET: "SqueezeNet", RESNET20: "ResNet-20", ROBUST: "robust net"}
+TRIAL = {"steps": 1, "stages": 1, "ensemble": 1, "resize": "always"}  # settings of a run that only shows that it runs
 CLASSES = ("volcano", "Tibetan terrier", "jay", "daisy", "goldfish", "schooner")
 SHOWN = 4  # classes in a picture
 
@@ -55,37 +45,69 @@ IMAGENET: dict[str, dict[str, Any]] = {
     "PII + TV, fewer steps": SMOOTH,
 }
 REFINED: dict[str, Any] = {
-    "steps": 250, "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "jitter": 32, "flip": 0.5,
+    "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "jitter": 32, "flip": 0.5,
     "cross_entropy": 10.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0, "bf16": True,
 }  # fmt: skip
 SMALL: dict[str, Any] = {"steps": 50, "lr": 0.02, "ensemble": 4, "jitter": 4, "resize": "always"}
 CIFAR: dict[str, dict[str, Any]] = {"cross-entropy": ALONE | {"steps": 200, "lr": 0.03}, "PII": SMALL}
 
 
-def load(name: str, folder: Path, device: str) -> ik.Target:
-    """A network with its published weights."""
-    _, where, file = NAMES[name]
-    return ik.load_target(where, weights=folder / "weights" / f"{file}.safetensors", device=device)
+def invert(run: Run, target: ik.Target, labels: Tensor, settings: Mapping[str, Any], seed: int = 0) -> Tensor:
+    """Images by Plug-In Inversion with these settings instead of the published ones."""
+    config = ik.PlugInConfig(**{"bf16": True, **settings, **(TRIAL if run.quick else {})})
+    return ik.plug_in_inversion(target, labels, config, generator=ik.seeded(seed)).images
 
 
-def photos(folder: Path, classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """The photographs, the middle of each at 224 pixels, and their labels."""
-    files = sorted((folder / "imagenet_photos").glob("*.jpg"))
+@recorded_run(data=True, smoke={"classes": 2, "photographs": 2})
+def tinydarknet(run: Run, *, classes: int = 6, photographs: int = 143) -> None:
+    """Tiny Darknet under all settings, judged by SqueezeNet."""
+    imagenet(run, TINYDARKNET, SQUEEZENET, classes, photographs)
+
+
+@recorded_run(data=True, smoke={"classes": 2, "photographs": 2})
+def squeezenet(run: Run, *, classes: int = 6, photographs: int = 143) -> None:
+    """SqueezeNet under all settings, judged by Tiny Darknet."""
+    imagenet(run, SQUEEZENET, TINYDARKNET, classes, photographs)
+
+
+def imagenet(run: Run, name: str, judge: str, count: int, photographs: int) -> None:
+    """One network under all settings, judged by the other."""
+    target, verifier = run.network(name), run.network(judge)
+    if target.spec.classes != verifier.spec.classes:
+        raise ValueError("the networks' classes are not in the same order")
+    classes = CLASSES[:count]
+    labels = torch.tensor([target.spec.classes.index(c) for c in classes])
+    images: dict[str, Tensor] = {}
+    for row, settings in IMAGENET.items():
+        start = run.seconds
+        images[row] = invert(run, target, labels, settings)
+        run.row(row, scores(images[row], labels, target, verifier) | {"minutes": (run.seconds - start) / 60})
+    real, truth = photos(run, target.spec.classes, photographs)
+    run.row(f"{len(real)} photographs", scores(real, truth, target, verifier))
+    run.record(
+        f"plugin_inversion_{TITLES[name].lower()}",
+        title=f"Plug-In Inversion of {TITLES[name]} for ImageNet at 224 pixels, judged by {TITLES[judge]}",
+        config=IMAGENET | {"in all": {"bf16": True, "classes": classes}},
+        figure=picture(run, images, "verifier"),
+        note=f"One image of each of {len(classes)} classes, one seed, so a step of {1 / len(classes):.1%}; the first "
+        f"{SHOWN} are shown, reduced. Settings not named are the published ones, and the same for both networks. "
+        "Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits, in float32. "
+        "The photographs may have been training images.",
+    )
+
+
+def photos(run: Run, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
+    """The first photographs, the middle of each at 224 pixels, and their labels."""
+    files = sorted((run.data / "imagenet_photos").glob("*.jpg"))[:count]
     names = [file.stem.partition("_")[2].replace("_", " ") for file in files]
     labels = torch.tensor([classes.index(name) for name in names])
     return torch.cat([load_image(file, size=(224, 224)) for file in files]), labels
 
 
-def invert(target: ik.Target, labels: Tensor, settings: Mapping[str, Any], seed: int) -> ik.InversionResult:
-    """Plug-In Inversion with these settings instead of the published ones."""
-    config = ik.PlugInConfig(**{"bf16": True, **settings})
-    return ik.plug_in_inversion(target, labels, config, generator=seeded(seed))
-
-
 def scores(images: Tensor, labels: Tensor, target: ik.Target, verifier: ik.Target) -> dict[str, float]:
     """Whether both networks know the class, after rounding to 8 bits, and what the pixels are like."""
     images = quantise(images)
-    own, other = (accuracy(network, images, labels) for network in (target, verifier))
+    own, other = accuracy(target, images, labels), accuracy(verifier, images, labels)
     chance = probabilities(verifier, images)[torch.arange(len(labels)), labels]
     return {
         "own top-1": own["top1"],
@@ -96,11 +118,16 @@ def scores(images: Tensor, labels: Tensor, target: ik.Target, verifier: ik.Targe
     }
 
 
-def colours(images: Tensor) -> dict[str, float]:
-    """Mean of each channel, and the mean over images of its standard deviation within an image."""
-    means, spreads = images.mean((0, 2, 3)), images.flatten(2).std(2).mean(0)
-    named = zip(("red", "green", "blue"), means.tolist(), spreads.tolist())
-    return {f"{word} {c}": v for c, m, s in named for word, v in (("mean", m), ("sd", s))}
+def picture(run: Run, images: Mapping[str, Tensor], verifier: str) -> show.Canvas:
+    """The first images of each row, reduced, and what the verifier recognises."""
+    return show.image_rows(
+        {row: small(batch[:SHOWN]) for row, batch in images.items()},
+        CLASSES[: min(SHOWN, *map(len, images.values()))],
+        columns=SHOWN,
+        scale=1.0,
+        numbers={row: f"{run.mean(row, 'verifier top-1'):.0%}" for row in images},
+        numbers_name=verifier,
+    )
 
 
 def small(images: Tensor) -> Tensor:
@@ -110,214 +137,142 @@ def small(images: Tensor) -> Tensor:
     return ((smaller * 11).round() / 11).clamp(0, 1)
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """``row: column`` names for a recorded table."""
-    return {f"{row}: {column}": value for row, found in rows.items() for column, value in found.items()}
-
-
-def imagenet(name: str, folder: Path, device: str) -> None:
-    """One network under all settings, judged by the other."""
-    other = next(n for n in ("tinydarknet", "squeezenet") if n != name)
-    target, verifier = (load(n, folder, device) for n in (name, other))
-    if target.spec.classes != verifier.spec.classes:
-        raise ValueError("the networks' classes are not in the same order")
-    labels, start = torch.tensor([target.spec.classes.index(c) for c in CLASSES]), time.perf_counter()
-    images: dict[str, Tensor] = {}
-    found: dict[str, dict[str, float]] = {}
-    for row, settings in IMAGENET.items():
-        result = invert(target, labels, settings, 0)
-        images[row] = result.images
-        found[row] = scores(result.images, labels, target, verifier) | {"minutes": result.seconds / 60}
-        print(row, found[row], flush=True)
-    real, truth = photos(folder, target.spec.classes)
-    found[f"{len(real)} photographs"] = scores(real, truth, target, verifier)
-    figure = picture(images, found, "verifier")
-    show.record(
-        f"plugin_inversion_{name}",
-        title=f"Plug-In Inversion of {NAMES[name][0]} for ImageNet at 224 pixels, judged by {NAMES[other][0]}",
-        config=IMAGENET | {"in all": {"bf16": True, "classes": CLASSES}},
-        measured=table(found),
-        command=f"{COMMAND} {name}",
-        seed=0,
-        seconds=time.perf_counter() - start,
-        device=device,
-        figure=figure,
-        note=f"One image of each of {len(CLASSES)} classes, one seed, so a step of {1 / len(CLASSES):.1%}; the first "
-        f"{SHOWN} are shown, reduced. Settings not named are the published ones, and the same for both networks. "
-        "Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits, in float32. "
-        "The photographs may have been training images.",
-        overwrite=True,
-    )
-
-
-def picture(images: Mapping[str, Tensor], found: Mapping[str, Mapping[str, float]], name: str) -> Any:
-    """The first images of each row, reduced, and what the verifier ``name`` recognises."""
-    return show.image_rows(
-        {row: small(batch[:SHOWN]) for row, batch in images.items()},
-        CLASSES[:SHOWN],
-        columns=SHOWN,
-        scale=1.0,
-        numbers={row: f"{found[row]['verifier top-1']:.0%}" for row in images},
-        numbers_name=name,
-    )
-
-
-def deepinversion(folder: Path, device: str) -> None:
+@recorded_run(data=True, smoke={"steps": 1, "classes": 2, "photographs": 3})
+def deepinversion(run: Run, *, steps: int = 250, classes: int = 6, photographs: int = 143) -> None:
     """DeepInversion from where Plug-In Inversion ended, and from noise, on the network with batch norms."""
-    target, verifier = load("tinydarknet", folder, device), load("squeezenet", folder, device)
-    labels, start = torch.tensor([target.spec.classes.index(c) for c in CLASSES]), time.perf_counter()
-    plugged = invert(target, labels, SMOOTH, 0)
-    refine = ik.DeepInversionConfig(**REFINED)
-    images = {"PII": plugged.images}
-    for row, init in {"DeepInversion": None, "PII, then DeepInversion": plugged.images}.items():
-        images[row] = ik.deep_inversion(target, labels, refine, generator=seeded(0), init=init).images
-    real, truth = photos(folder, target.spec.classes)
+    target, verifier = run.network(TINYDARKNET), run.network(SQUEEZENET)
+    labels = torch.tensor([target.spec.classes.index(c) for c in CLASSES[:classes]])
+    config = ik.DeepInversionConfig(**REFINED, steps=steps)
+    images = {"PII": invert(run, target, labels, SMOOTH)}
+    for row, init in {"DeepInversion": None, "PII, then DeepInversion": images["PII"]}.items():
+        images[row] = ik.deep_inversion(target, labels, config, generator=ik.seeded(0), init=init).images
+    for row, batch in images.items():
+        run.row(row, with_statistics(target, verifier, batch, labels))
+    real, truth = photos(run, target.spec.classes, photographs)
     sample = torch.linspace(0, len(real) - 1, len(labels)).long()
-    found = {row: judged(target, verifier, batch, labels) for row, batch in images.items()}
-    found[f"{len(sample)} photographs"] = judged(target, verifier, real[sample], truth[sample])
-    found[f"{len(real)} photographs"] = judged(target, verifier, real, truth)
-    figure = picture(images, found, "SqueezeNet")
-    show.record(
+    run.row(f"{len(sample)} photographs", with_statistics(target, verifier, real[sample], truth[sample]))
+    run.row(f"{len(real)} photographs", with_statistics(target, verifier, real, truth))
+    run.record(
         "plugin_inversion_deepinversion",
         title="DeepInversion of TinyDarknet at 224 pixels, from noise and from where Plug-In Inversion ended",
-        config={"PII": SMOOTH, "DeepInversion": refine, "classes": CLASSES},
-        measured=table(found),
-        command=f"{COMMAND} deepinversion",
-        seed=0,
-        seconds=time.perf_counter() - start,
-        device=device,
-        figure=figure,
-        note=f"One image of each of {len(CLASSES)} classes in one batch, one seed: a step of {1 / len(CLASSES):.1%}; "
+        config={"PII": SMOOTH, "DeepInversion": config, "classes": CLASSES[:classes]},
+        figure=picture(run, images, "SqueezeNet"),
+        note=f"One image of each of {classes} classes in one batch, one seed: a step of {1 / classes:.1%}; "
         f"the first {SHOWN} are shown, reduced. The penalty is that of the batch, so compare it with as many "
         "photographs, which are of other classes and may have been training images. Means and standard deviations of "
         "the channels in units of the pixel range.",
-        overwrite=True,
     )
 
 
-def judged(target: ik.Target, verifier: ik.Target, images: Tensor, labels: Tensor) -> dict[str, float]:
+def with_statistics(target: ik.Target, verifier: ik.Target, images: Tensor, labels: Tensor) -> dict[str, float]:
     """The scores, the distance of the batch's statistics from the stored ones, and the colours."""
     images = quantise(images)
     penalty = {"penalty": statistics_penalty(target, images)}
     return scores(images, labels, target, verifier) | penalty | colours(images)
 
 
+def colours(images: Tensor) -> dict[str, float]:
+    """Mean of each channel, and the mean over images of its standard deviation within an image."""
+    means, deviations = images.mean((0, 2, 3)), images.flatten(2).std(2).mean(0)
+    columns: dict[str, float] = {}
+    for name, mean, deviation in zip(("red", "green", "blue"), means.tolist(), deviations.tolist(), strict=True):
+        columns |= {f"mean {name}": mean, f"sd {name}": deviation}
+    return columns
+
+
 class CifarJudge:
     """Judges an inverted CIFAR network by a standard ResNet-44, and by the other network that was inverted."""
 
-    def __init__(self, folder: Path, device: str) -> None:
-        self.data = ik.load_data(f"npz:{folder / 'cifar10_4600.npz'}")
-        self.nets = {name: load(name, folder, device) for name in ("resnet20", "robust", "resnet44")}
-        self.classes = self.nets["robust"].spec.classes
+    def __init__(self, run: Run, real: int) -> None:
+        self.data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
+        self.real = self.data.test.images[:real]
+        self.networks = {name: run.network(name) for name in (RESNET20, ROBUST, RESNET44)}
+        self.classes = self.networks[ROBUST].spec.classes
 
-    def __call__(self, name: str, batches: Sequence[Tensor], labels: Tensor) -> dict[str, list[float]]:
-        """Scores of the images of each seed."""
-        other = "robust" if name == "resnet20" else "resnet20"
+    def __call__(self, name: str, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Scores of the images of one seed."""
+        other = ROBUST if name == RESNET20 else RESNET20
         judge = ik.Judge(
-            target=self.nets[name],
-            verifiers={"ResNet-44": self.nets["resnet44"], "the other net": self.nets[other]},
-            real=self.data.test.images,
+            target=self.networks[name],
+            verifiers={"ResNet-44": self.networks[RESNET44], "the other net": self.networks[other]},
+            real=self.real,
         )
-        found = [judge(images, labels) for images in batches]
-        return {c: [row[c] for row in found] for c in ("own", "ResNet-44", "the other net", "frechet", "tv")}
+        numbers = judge(images, labels)
+        return {column: numbers[column] for column in ("own", "ResNet-44", "the other net", "frechet", "tv")}
 
 
-def cifar10(folder: Path, device: str) -> None:
+@recorded_run(data=True, smoke={"seeds": 1, "real": 60})
+def cifar10(run: Run, *, seeds: int = 3, real: int = 600) -> None:
     """A standard and a robust network under the same settings, judged by networks that took no part."""
-    judge, labels, start = CifarJudge(folder, device), torch.arange(40) % 10, time.perf_counter()
+    judge, labels = CifarJudge(run, real), torch.arange(40) % 10
     images: dict[str, Tensor] = {}
-    found: dict[str, dict[str, list[float]]] = {}
     for setting, settings in CIFAR.items():
-        for name in ("resnet20", "robust"):
-            made = [invert(judge.nets[name], labels, settings, seed).images for seed in range(3)]
-            row = f"{NAMES[name][0]}, {setting}"
-            images[row], found[row] = made[0], judge(name, made, labels)
-            print(row, found[row], flush=True)
+        for name in (RESNET20, ROBUST):
+            row = f"{TITLES[name]}, {setting}"
+            for seed in range(seeds):
+                batch = invert(run, judge.networks[name], labels, settings, seed)
+                images.setdefault(row, batch)
+                run.row(row, judge(name, batch, labels))
     genuine = judge.data.heldout.per_class(12).images
     order = torch.arange(120).view(10, 3, 4).permute(1, 2, 0).reshape(3, 40)  # three samples, the classes in turn
-    for name in ("resnet20", "robust"):
-        found[f"real images, own is {NAMES[name][0]}"] = judge(name, [genuine[i] for i in order], labels)
-    figure = show.image_rows(
-        images,
-        [judge.classes[int(y)] for y in labels[:10]],
-        columns=10,
-        numbers={row: f"{sum(found[row]['ResNet-44']) / 3:.0%}" for row in images},
-        numbers_name="ResNet-44",
-    )
-    show.record(
+    for name in (RESNET20, ROBUST):
+        for sample in order:
+            run.row(f"real images, own is {TITLES[name]}", judge(name, genuine[sample], labels))
+    run.record(
         "plugin_inversion_cifar10",
         title="Plug-In Inversion of a standard and of an adversarially trained network for CIFAR-10",
         config=CIFAR,
-        measured=table(found),
-        command=f"{COMMAND} cifar10",
-        seed=0,
-        seconds=time.perf_counter() - start,
-        device=device,
-        figure=figure,
-        note="40 images, four of each class; mean and standard deviation over three seeds (of real images: three "
+        seeds=seeds,
+        figure=show.image_rows(
+            images,
+            [judge.classes[int(y)] for y in labels[:10]],
+            columns=10,
+            numbers={row: f"{run.mean(row, 'ResNet-44'):.0%}" for row in images},
+            numbers_name="ResNet-44",
+        ),
+        note=f"40 images, four of each class; mean and standard deviation over {seeds} seeds (of real images: three "
         "samples, taken from the training set of all three networks). ResNet-44 and ResNet-20 are of one family and "
         "trained alike; the other net is the one of the two that was not inverted. The robust net takes only whole "
         "images, so patches are resized for both. Networks ran in bfloat16 autocast; scores are of images rounded to 8 "
         "bits. Fréchet distance in ResNet-44's features.",
-        overwrite=True,
     )
 
 
-def ablations(folder: Path, device: str) -> None:
+@recorded_run(data=True, smoke={"seeds": 1, "real": 60})
+def ablations(run: Run, *, seeds: int = 3, real: int = 600) -> None:
     """The weight of total variation with and without ColorShift, and the size of the ensemble, on the robust net."""
-    judge, labels, start = CifarJudge(folder, device), torch.arange(20) % 10, time.perf_counter()
-    settings: dict[str, dict[str, Any]] = {
-        f"{word} ColorShift, TV {tv:g}": SMALL | {"tv": tv, "color_shift": shift}
-        for word, shift in (("with", True), ("without", False))
-        for tv in (0.0, 0.01, 0.1, 1.0, 10.0)
-    } | {f"ensemble of {e}, TV 0": SMALL | {"ensemble": e} for e in (1, 16)}
-    found: dict[str, dict[str, list[float]]] = {}
+    judge, labels = CifarJudge(run, real), torch.arange(20) % 10
+    settings: dict[str, dict[str, Any]] = {}
+    for word, shift in (("with", True), ("without", False)):
+        for tv in (0.0, 0.01, 0.1, 1.0, 10.0):
+            settings[f"{word} ColorShift, TV {tv:g}"] = {"tv": tv, "color_shift": shift}
+    for ensemble in (1, 16):
+        settings[f"ensemble of {ensemble}, TV 0"] = {"ensemble": ensemble}
     images: dict[str, Tensor] = {}
-    for row, chosen in settings.items():
-        made = [invert(judge.nets["robust"], labels, chosen, seed).images for seed in range(3)]
-        images[row], found[row] = made[0], judge("robust", made, labels)
-        print(row, found[row], flush=True)
-    figure = show.image_rows(
-        images,
-        [judge.classes[int(y)] for y in labels[:6]],
-        columns=6,
-        scale=1.0,
-        numbers={row: f"{sum(found[row]['ResNet-44']) / 3:.0%}" for row in images},
-        numbers_name="ResNet-44",
-    )
-    show.record(
+    for row, changes in settings.items():
+        for seed in range(seeds):
+            batch = invert(run, judge.networks[ROBUST], labels, SMALL | changes, seed)
+            images.setdefault(row, batch)
+            run.row(row, judge(ROBUST, batch, labels))
+    run.record(
         "plugin_inversion_ablations",
         title="Plug-In Inversion of a robust network for CIFAR-10: total variation, ColorShift and the ensemble",
-        config={"in all": SMALL}
-        | {row: {k: v for k, v in c.items() if SMALL.get(k) != v} for row, c in settings.items()},
-        measured=table(found),
-        command=f"{COMMAND} ablations",
-        seed=0,
-        seconds=time.perf_counter() - start,
-        device=device,
-        figure=figure,
-        note="20 images, two of each class, of which six are shown; mean and standard deviation over three seeds. The "
-        "other net is ResNet-20. Without ColorShift all copies would be the same, so there is one; with it there are 4 "
-        "unless said. Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits. Fréchet distance in "
-        "ResNet-44's features.",
-        overwrite=True,
+        config={"in all": SMALL} | settings,
+        seeds=seeds,
+        figure=show.image_rows(
+            images,
+            [judge.classes[int(y)] for y in labels[:6]],
+            columns=6,
+            scale=1.0,
+            numbers={row: f"{run.mean(row, 'ResNet-44'):.0%}" for row in images},
+            numbers_name="ResNet-44",
+        ),
+        note="20 images, two of each class, of which six are shown; mean and standard deviation over "
+        f"{seeds} seeds. The other net is ResNet-20. Without ColorShift all copies would be the same, so there is one; "
+        "with it there are 4 unless said. Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits. "
+        "Fréchet distance in ResNet-44's features.",
     )
-
-
-def main() -> None:
-    """Read the command line and run one part."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("tinydarknet", "squeezenet", "deepinversion", "cifar10", "ablations"))
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    folder = Path(os.environ["INVKIT_DATA"])
-    sys.path.insert(0, str(folder))
-    if given.part in ("tinydarknet", "squeezenet"):
-        imagenet(given.part, folder, given.device)
-    else:
-        parts = {"deepinversion": deepinversion, "cifar10": cifar10, "ablations": ablations}
-        parts[given.part](folder, given.device)
 
 
 if __name__ == "__main__":
-    main()
+    command_line(tinydarknet, squeezenet, deepinversion, cifar10, ablations)

@@ -1,6 +1,6 @@
 """Recorded runs: what took a GPU or hours is stored as JSON and a picture, and shown as what it is.
 
-A script calls :func:`record` (see :mod:`invkit.book.recording`); the book's pages call :func:`show_recorded`, which marks
+A script calls :func:`record` (see :mod:`invkit.book.recording`); a page calls :func:`show_recorded`, which marks
 the result with its date, device and commit and with the command that repeats it.
 """
 
@@ -237,9 +237,7 @@ def _nested(measured: Mapping[str, Mapping[str, Any]], name: str) -> Measured:
     rows: Measured = {}
     for row, columns in measured.items():
         if not isinstance(columns, Mapping) or is_summary(columns) or not columns:
-            raise ValueError(
-                f"{name}: measured must be {{row: {{column: numbers}}}}; there are no columns in {row!r}"
-            )
+            raise ValueError(f"{name}: measured must be {{row: {{column: numbers}}}}; there are no columns in {row!r}")
         rows[row] = {}
         for column, value in columns.items():
             what = f"{name}, {row}: {column}"

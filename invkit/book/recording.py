@@ -1,0 +1,310 @@
+"""How scripts make recorded runs: options, published networks, rows that are printed as they come, and the record.
+
+A script holds one function for each of its runs, and ends with :func:`command_line`:
+
+.. code-block:: python
+
+    @recorded_run(data=True, smoke={"steps": 2})
+    def images(run: Run, *, steps: int = 600) -> None:
+        \"\"\"What the help says of it.\"\"\"
+        target = run.network("cifar10_resnet20")
+        ...
+        run.row("ours", {"psnr": psnr})
+        run.record("my_run", title="What was done", config=config)
+
+    if __name__ == "__main__":
+        command_line(images)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invkit.book.numbers import finite, format_summary, is_summary, summarise
+from invkit.book.recorded import record
+from invkit.core.target import Target
+from invkit.networks.loading import load_target
+from invkit.show.picture import Canvas
+
+NETWORKS = {
+    "cifar10_resnet20": "invkit/resnet20",
+    "cifar10_resnet44": "invkit/resnet44",
+    "cifar10_resnet4b_robust": "networks:ResNet4B",
+    "imagenet_tinydarknet": "networks:tiny_darknet",
+    "imagenet_squeezenet1_0": "torchvision/squeezenet1_0",
+    "imagenet_efficientnet_lite0": "timm/tf_efficientnet_lite0",
+    "imagenet_efficientnet_lite2": "timm/tf_efficientnet_lite2",
+}
+"""Networks with published weights, and what :func:`~invkit.networks.loading.load_target` builds each from.
+
+The names are those of the files in ``weights/`` of the folder of data; ``networks`` is the module in that folder.
+"""
+
+
+def data_folder() -> Path:
+    """The folder of real data and weights, named by the environment variable ``INVKIT_DATA``.
+
+    Raises:
+        FileNotFoundError: If the variable is not set, or names no folder.
+    """
+    name = os.environ.get("INVKIT_DATA", "")
+    if not name or not Path(name).is_dir():
+        raise FileNotFoundError(f"INVKIT_DATA must name the folder of data and weights, not {name!r}")
+    return Path(name)
+
+
+def published(name: str, *, device: str = "cpu", folder: Path | None = None) -> Target:
+    """One of :data:`NETWORKS` with its published weights, frozen.
+
+    Args:
+        name: Name of its weights file, as in ``"cifar10_resnet20"``.
+        device: Where it runs.
+        folder: The folder of data and weights; by default :func:`data_folder`.
+
+    Raises:
+        ValueError: For a name that is not in the table.
+        FileNotFoundError: If there are no such weights.
+
+    >>> published("cifar10_resnet21")
+    Traceback (most recent call last):
+    ValueError: name must be one of cifar10_resnet20, ..., not 'cifar10_resnet21'
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"name must be one of {', '.join(NETWORKS)}, not {name!r}")
+    folder = folder or data_folder()
+    if str(folder) not in sys.path:  # networks.py lies there
+        sys.path.append(str(folder))
+    return load_target(NETWORKS[name], weights=folder / "weights" / f"{name}.safetensors", device=device)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run under way: what it may use, and what it has measured so far.
+
+    Attributes:
+        command: What a reader types to repeat it.
+        script: The file that it is defined in.
+        device: Where networks run.
+        work: A folder for what takes long and may serve again.
+        folder: Where records are written; None for ``book/recorded``.
+        quick: Whether this is a trial at tiny size, which may not replace a record.
+        measured: By row and column, one number for each seed.
+        earlier: Seconds that an earlier run spent on what this one reads.
+    """
+
+    command: str
+    script: Path
+    work: Path
+    device: str = "cpu"
+    folder: Path | None = None
+    quick: bool = False
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    earlier: dict[str, float] = field(default_factory=dict)
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def data(self) -> Path:
+        """The folder of real data and weights."""
+        return data_folder()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, with that of earlier runs which this one builds upon."""
+        return time.perf_counter() - self.start + sum(self.earlier.values())
+
+    @property
+    def trial(self) -> dict[str, int]:
+        """What a quick run changes in the config of any training: it takes one step."""
+        return {"steps": 1, "warmup": 0} if self.quick else {}
+
+    def network(self, name: str) -> Target:
+        """One of :data:`NETWORKS` with its published weights."""
+        return published(name, device=self.device)
+
+    def row(self, name: str, columns: Mapping[str, Any]) -> None:
+        """Add numbers to a row of the table, and print it.
+
+        Args:
+            name: Name of the row; numbers of a row that is there already are those of further seeds.
+            columns: By column a number, one for each seed, or a summary of many.
+        """
+        row = self.measured.setdefault(name, {})
+        for column, value in columns.items():
+            if is_summary(value):
+                row[column] = value
+            else:
+                row.setdefault(column, []).extend(finite(value, f"{name}: {column}"))
+        texts = [f"{column} {format_summary(summarise(row[column]))}" for column in columns]
+        print(f"{self.seconds:8.0f} s  {name}: {', '.join(texts)}", flush=True)
+
+    def mean(self, row: str, column: str) -> float:
+        """Mean over seeds of a number that was measured."""
+        return summarise(self.measured[row][column])["mean"]
+
+    def record(
+        self,
+        name: str,
+        *,
+        title: str,
+        config: Any,
+        seeds: int | Sequence[int] = 1,
+        note: str = "",
+        figure: Canvas | None = None,
+        measured: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Path:
+        """Write the record of this run, see :func:`~invkit.book.recorded.record`; it replaces an earlier one.
+
+        Args:
+            name: Name of the record.
+            title: What was done.
+            config: The settings.
+            seeds: The seeds, or how many from 0 on.
+            note: What a reader must know of the numbers.
+            figure: What is shown.
+            measured: The numbers; by default all rows.
+        """
+        return record(
+            name,
+            title=title,
+            config=config,
+            measured=self.measured if measured is None else measured,
+            command=self.command,
+            seeds=range(seeds) if isinstance(seeds, int) else seeds,
+            seconds=self.seconds,
+            device=self.device,
+            script=self.script,
+            note=note,
+            figure=figure,
+            folder=self.folder,
+            overwrite=True,
+        )
+
+
+class RecordedRun:
+    """A function that makes a recorded run, with options of the command line for its keyword arguments."""
+
+    def __init__(self, function: Callable[..., None], data: bool, smoke: Mapping[str, Any]) -> None:
+        self.function, self.data, self.smoke = function, data, dict(smoke)
+        self.name = function.__name__
+        self.script = Path(inspect.getfile(function)).resolve()
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        self.defaults: dict[str, Any] = {parameter.name: parameter.default for parameter in parameters}
+        untyped = [name for name, value in self.defaults.items() if type(value) not in (int, float, str)]
+        if untyped:
+            raise TypeError(f"{self.name}: {', '.join(untyped)} must default to a whole number, a number or a word")
+        if unknown := sorted(set(self.smoke) - set(self.defaults)):
+            raise TypeError(f"{self.name}: smoke names no option: {', '.join(unknown)}")
+
+    def __call__(self, run: Run, **options: Any) -> None:
+        """Make the run with these options."""
+        self.function(run, **options)
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add an option of the same type for each keyword argument."""
+        for name, default in self.defaults.items():
+            parser.add_argument(_flag(name), type=type(default), help=f"default: {default}")
+        parser.add_argument("--device", default="cpu", help="where networks run (default: cpu)")
+        parser.add_argument("--folder", type=Path, help="where to write the record (default: book/recorded)")
+        parser.add_argument("--smoke", action="store_true", help="a trial at tiny size, whose record is thrown away")
+
+    def command(self, options: Mapping[str, Any], part: str = "") -> str:
+        """What a reader types to repeat a run with these options."""
+        words = ["INVKIT_DATA=FOLDER"] if self.data else []
+        words += ["python", f"book/recorded/{self.script.name}", *filter(None, [part])]
+        for name, value in options.items():
+            words += [_flag(name), str(value)]
+        return " ".join(words)
+
+    def start(self, given: argparse.Namespace, part: str = "") -> None:
+        """Make the run that was asked for on the command line."""
+        sizes = self.defaults | (self.smoke if given.smoke else {})
+        options = {name: sizes[name] if getattr(given, name) is None else getattr(given, name) for name in sizes}
+        with contextlib.ExitStack() as stack:
+            folder = given.folder
+            if given.smoke and folder is None:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            run = Run(
+                command=self.command(options, part),
+                script=self.script,
+                device=given.device,
+                work=stack.enter_context(_work_folder(temporary=given.smoke)),
+                folder=folder,
+                quick=given.smoke,
+            )
+            self(run, **options)
+
+
+def recorded_run(
+    *, data: bool = False, smoke: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], RecordedRun]:
+    """Make a :class:`RecordedRun` of a function ``(run, *, option=default, ...)``.
+
+    Args:
+        data: Whether it needs the folder of real data and weights.
+        smoke: Options of a trial that takes seconds.
+
+    Raises:
+        TypeError: For an option without a default that is a number or a word, or a smoke option that is none.
+
+    >>> @recorded_run(smoke={"steps": 1})
+    ... def sweep(run: Run, *, steps: int = 100) -> None:
+    ...     run.row("ours", {"loss": 1 / steps})
+    >>> sweep.command({"steps": 5})
+    'python book/recorded/... --steps 5'
+    """
+    return lambda function: RecordedRun(function, data, smoke or {})
+
+
+def command_line(*runs: RecordedRun, argv: Sequence[str] | None = None) -> None:
+    """Read the command line of a script, and make the run that it names; a script of one run has no names.
+
+    Raises:
+        SystemExit: With status 2, for options that do not fit, or where there is no folder of data.
+    """
+    script = sys.modules.get(runs[0].function.__module__)
+    parser = argparse.ArgumentParser(
+        prog=runs[0].script.name, description=script.__doc__ if script else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    if len(runs) == 1:
+        runs[0].add_options(parser)
+    else:
+        parts = parser.add_subparsers(dest="part", required=True)
+        for run in runs:
+            run.add_options(parts.add_parser(run.name, help=inspect.getdoc(run.function)))
+    given = parser.parse_args(argv)
+    part = getattr(given, "part", "")
+    chosen = next(run for run in runs if run.name == part or not part)
+    if chosen.data:
+        try:
+            data_folder()
+        except FileNotFoundError as error:
+            parser.error(str(error))
+    chosen.start(given, part)
+
+
+@contextlib.contextmanager
+def _work_folder(temporary: bool) -> Iterator[Path]:
+    """The folder that ``INVKIT_WORK`` names, which outlives the run; else one that does not."""
+    named = os.environ.get("INVKIT_WORK")
+    if named and not temporary:
+        Path(named).mkdir(parents=True, exist_ok=True)
+        yield Path(named)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
+def _flag(name: str) -> str:
+    """Option of the command line for a keyword argument: ``--fine-tune-steps``."""
+    return "--" + name.replace("_", "-")
