@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import invkit.methods
+from invkit.analysis.compare import compare
 from invkit.analysis.sparse_autoencoder import SparseAutoencoderConfig, sparse_autoencoder
 from invkit.core.files import digest
 from invkit.core.results import InversionResult
@@ -82,6 +83,7 @@ class Outcome:
     losses: Sequence[float]
     stopped: str
     learnt: Sequence[nn.Module] = ()
+    inverse: Callable[..., Tensor] | None = None
 
 
 def of_images(result: InversionResult) -> Outcome:
@@ -112,6 +114,8 @@ class Row:
     """What is handed to ``run``, and to be left as it was."""
     refuses: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     """A word that the message must hold, and a call that is to be refused."""
+    inverts: Callable[[Target], Tensor] | None = None
+    """What its inverse takes, where it learns one."""
     without: Mapping[str, str] = field(default_factory=dict)
     """Columns that do not apply, with the reason."""
 
@@ -154,45 +158,45 @@ def run_feature_inversion(network, seed, **options):
 def run_network_inversion(network, seed, **options):
     config = NetworkInversionConfig(steps=12, width=4, latent=4, batch_size=16, lr=0.02, dropout=0.1, **OFTEN)
     inverse, result = network_inversion(network, config, generator=seeded(seed), **options)
-    return of_fit(inverse.networks, result, "total")
+    return replace(of_fit(inverse.networks, result, "total"), inverse=inverse)
 
 
 def run_reconstruct(network, seed, **options):
     small = {"width": 4, "latent": 4, "batch_size": 16, "gradient_images": 2, "dropout": 0.1}
     config = ReconstructionConfig(steps=12, lr=0.02, **small, **OFTEN)
     inverse, result = reconstruct(network, config, generator=seeded(seed), **options)
-    return of_fit(inverse.networks, result, "total")
+    return replace(of_fit(inverse.networks, result, "total"), inverse=inverse)
 
 
 def run_deepsim(network, seed, **options):
     config = DeePSiMConfig(steps=8, batch_size=8, width=4, lr=2e-3, image=1.0, features=0.1, adversarial=0.1, **OFTEN)
     inverse, result = deepsim(network, IMAGES, "conv2", config, generator=seeded(seed), **options)
-    return of_fit([inverse], result, "image", "features")
+    return replace(of_fit([inverse], result, "image", "features"), inverse=inverse)
 
 
 def run_divide_and_conquer(network, seed, **options):
     config = DCIConfig(steps=8, fine_tune_steps=4, restarts=0, batch_size=8, lr=4e-3, **OFTEN)
     inverse, result = divide_and_conquer(network, IMAGES, config, generator=seeded(seed), **options)
     first = next(iter(result.stages[0].fits.values()))
-    return Outcome(weights_of([inverse]), first.history["total"], result.stopped, [inverse])
+    return Outcome(weights_of([inverse]), first.history["total"], result.stopped, [inverse], inverse)
 
 
 def run_feedforward(network, seed, **options):
     small = {"batch_size": 8, "latent": 4, "width": 4, "hidden": 8, "ema": 0.9}
     config = FeedforwardConfig(steps=6, **small, **OFTEN)
     inverse, result = feedforward_inversion(network, IMAGES, config, generator=seeded(seed), **options)
-    return of_fit([inverse], result, "generator")
+    return replace(of_fit([inverse], result, "generator"), inverse=inverse)
 
 
 def run_train_gan(network, seed, **options):
     config = GANConfig(steps=6, batch_size=8, latent=4, width=4, discriminator_steps=1, ema=0.9, **OFTEN)
-    generator, discriminator, result = train_gan(DATA, config, seed=seed, device="cpu", **options)
+    (generator, discriminator), result = train_gan(DATA, config, seed=seed, device="cpu", **options)
     return of_fit([generator, discriminator], result, "generator")
 
 
 def run_train_classifier(network, seed, **options):
     config = ClassifierConfig(steps=9, warmup=0, batch_size=16, lr=0.01, **OFTEN)
-    result = train_classifier(network, DATA, config, seed=seed, device="cpu", **options)
+    _, result = train_classifier(network, DATA, config, seed=seed, device="cpu", **options)
     return of_fit([network], result, "cross_entropy")
 
 
@@ -207,9 +211,10 @@ def run_train_with_garbage(network, seed, **options):
         steps=9, warmup=0, batch_size=16, lr=0.01, noise=8, per_class=2, inversion_steps=2, **OFTEN
     )  # fmt: skip
     inversion = NetworkInversionConfig(width=4, latent=4, batch_size=8)
-    result = train_with_garbage(network, DATA, config, inversion, generator=seeded(seed), device="cpu", **options)
-    outcome = of_fit([result.target.module], result.fit, "cross_entropy")
-    return replace(outcome, tensors={**outcome.tensors, "garbage": result.garbage})
+    options |= {"generator": seeded(seed), "device": "cpu"}
+    trained, result = train_with_garbage(network, DATA, config, inversion, **options)
+    outcome = of_fit([trained.target.module], result, "cross_entropy")
+    return replace(outcome, tensors={**outcome.tensors, "garbage": trained.garbage})
 
 
 def run_distil(network, seed, **options):
@@ -284,12 +289,14 @@ ROWS = [
         NetworkInversionConfig,
         run_network_inversion,
         refuses={"label": lambda net: network_inversion(net, NetworkInversionConfig(steps=1), only=[4])},
+        inverts=lambda net: LABELS,
     ),
     Row(
         reconstruct,
         ReconstructionConfig,
         run_reconstruct,
         refuses={"train mode": lambda net: reconstruct(in_train_mode(net), ReconstructionConfig(steps=1))},
+        inverts=lambda net: LABELS,
     ),
     Row(
         deepsim,
@@ -299,12 +306,14 @@ ROWS = [
             "layer": lambda net: deepsim(net, IMAGES, "absent"),
             "images": lambda net: deepsim(net, WRONG_SIZE, "conv2"),
         },
+        inverts=lambda net: FEATURES,
     ),
     Row(
         divide_and_conquer,
         DCIConfig,
         run_divide_and_conquer,
         refuses={"images": lambda net: divide_and_conquer(net, WRONG_SIZE)},
+        inverts=lambda net: net(IMAGES[:4]),
         without={"file": "its checkpoint is a folder"},
     ),
     Row(
@@ -312,6 +321,7 @@ ROWS = [
         FeedforwardConfig,
         run_feedforward,
         refuses={"images": lambda net: feedforward_inversion(net, WRONG_SIZE)},
+        inverts=lambda net: net(IMAGES[:4]),
         without=A_GAME,
     ),
     Row(
@@ -343,7 +353,7 @@ ROWS = [
         ClassifierConfig,
         run_train_classifier,
         network=untrained,
-        without=TRAINS | {"frozen": "it may be trained on"},
+        without=TRAINS,
     ),
     Row(
         train_gan,
@@ -513,6 +523,19 @@ def test_what_was_learnt_is_frozen(row):
         assert not any(parameter.requires_grad for parameter in network.parameters())
         training = {type(module) for module in network.modules() if module.training and not list(module.children())}
         assert training <= {nn.Dropout, nn.Dropout2d}  # noise of sampling
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS if row.inverts])
+def test_a_learnt_inverse_is_called_like_all_others(row):
+    network = row.network()
+    references, inverse = row.inverts(network), row.run(network, 1).inverse
+    comparison = compare({"inverse": inverse}, references, lambda images: {"mean": float(images.mean())}, seeds=(3,))
+    images = comparison.images["inverse"]
+    assert images.shape == (len(references), 1, 8, 8)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert torch.equal(inverse(references, seeded(3)), images)
+    assert inverse(references).shape == images.shape
 
 
 @rows("interrupted")
