@@ -45,7 +45,7 @@ def public() -> dict[str, Any]:
 def missing(value: Any) -> list[str]:
     """What the docstring of a function or class lacks."""
     text = value.__doc__ or ""
-    lacks = [] if ">>>" in text or _is_error(value) else ["an example"]
+    lacks = [] if is_shown(value) or _is_error(value) else ["an example"]
     if inspect.isfunction(value):
         if inspect.signature(value).parameters and "Args:" not in text:
             lacks.append("Args")
@@ -54,6 +54,14 @@ def missing(value: Any) -> list[str]:
     elif issubclass(value, Config):
         lacks += [f"a docstring of {name}" for name in undocumented_fields(value)]
     return lacks
+
+
+def is_shown(value: Any) -> bool:
+    """Whether there is an example: in the docstring, or for a class in that of one of its methods."""
+    texts = [value.__doc__]
+    if inspect.isclass(value):
+        texts += [getattr(member, "__doc__", None) for name, member in vars(value).items() if not name.startswith("_")]
+    return any(">>>" in (text or "") for text in texts)
 
 
 def _is_error(value: Any) -> bool:
