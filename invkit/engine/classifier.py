@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -174,13 +174,29 @@ def train_classifier(
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
-) -> FitResult:
-    """Train ``module``, which takes normalised images, on ``data.train`` in place; metrics are those on
-    ``data.test``: ``test_top1``, ``test_top5`` and, trained with a radius, ``test_robust``, the accuracy under
-    PGD of 20 steps within that radius.
+) -> tuple[Target, FitResult]:
+    """Train a classifier in place on labelled images; return it frozen, in eval mode on the CPU, and how it went.
 
-    The module ends in eval mode on the CPU. Same seed, same weights, bit for bit on the CPU. Raises and stops
-    as :func:`fit`.
+    The result's metrics are those on ``data.test``: ``test_top1``, ``test_top5`` and, trained with ``eps``,
+    ``test_robust``, the accuracy under PGD of 20 steps within it. Same seed, same weights, bit for bit on the CPU.
+    Stops and raises as :func:`invkit.engine.fit.fit`.
+
+    Args:
+        module: Takes normalised images ``(N, C, H, W)`` and gives logits ``(N, K)``.
+        data: ``data.train`` is learnt, ``data.test`` scores the end.
+        config: How to train.
+        seed: Of order, augmentation, attack and dropout; the weights are the module's own.
+        device: Where to train; ``auto`` takes a GPU where there is one.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file to resume from.
+
+    >>> from invkit.data.datasets import load_data
+    >>> data = load_data("digits", size=8, limit=40)
+    >>> target, result = train_classifier(
+    ...     build("bn_cnn", data.spec, width=2, seed=0), data, ClassifierConfig(steps=2, warmup=0), device="cpu"
+    ... )
+    >>> target(data.test.images[:3]).shape, sorted(result.metrics)
+    (torch.Size([3, 10]), ['test_top1', 'test_top5'])
     """
     config = config or ClassifierConfig()
     generator = seeded(seed)
@@ -190,12 +206,13 @@ def train_classifier(
         return _evaluate(module, data.spec, data.test, config.eps)
 
     try:
-        return fit(
+        result = fit(
             learner, epochs(data.train.pixels, data.train.labels, config.batch_size), config, generator=generator,
             callbacks=callbacks, checkpoint=checkpoint, evaluate=evaluate, desc=f"train {type(module).__name__}",
         )  # fmt: skip
     finally:
         module.eval().to("cpu").to(memory_format=torch.contiguous_format)
+    return Target(module, data.spec), result
 
 
 def _evaluate(module: nn.Module, spec: ImageSpec, split: Split, eps: float) -> dict[str, float]:
@@ -228,27 +245,54 @@ def load_or_train(
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> Target:
-    """A trained classifier ``network`` (a name of :func:`invkit.networks.classifiers.build`) as a
-    :class:`Target` on the CPU.
+    """A trained classifier as a :class:`Target` on the CPU, trained once and then found again.
 
-    It is trained once: weights and a JSON (specification, config, test accuracy, history) are kept in
-    ``folder`` (else ``$INVKIT_CACHE``, else ``~/.cache/invkit/networks``) under a name that changes with the
-    network, the data, the config and the seed. Two processes that ask for the same network train it once; a
-    file is whole or not there. An interrupted run raises ``KeyboardInterrupt`` and goes on from its
-    checkpoint next time; a diverged one raises ``ArithmeticError``.
+    Weights and a JSON (specification, config, test accuracy, history) are kept under a name that changes with the
+    network, the data, the config and the seed. Two processes that ask for the same network train it once; a file is
+    whole or not there.
+
+    Args:
+        network: A name of :func:`invkit.networks.classifiers.build`.
+        data: What to train on.
+        config: How to train; by default :meth:`ClassifierConfig.for_network`.
+        width: Channels after the first layer; None takes the network's own.
+        seed: Of weights, order and augmentation.
+        folder: Where networks are kept; else ``$INVKIT_CACHE``, else ``~/.cache/invkit/networks``.
+        device: Where to train.
+        callbacks: As for :func:`train_classifier`; a run that one of them stops is used and not kept.
+
+    Raises:
+        KeyboardInterrupt: Where the training was interrupted; it goes on from its checkpoint next time.
+        DivergedError: Where it diverged.
+        OSError: Where the folder cannot be written.
+
+    >>> import tempfile
+    >>> from invkit.data.datasets import load_data
+    >>> data, config = load_data("digits", size=8, limit=40), ClassifierConfig(steps=2, warmup=0)
+    >>> load_or_train("bn_cnn", data, config, width=2, folder=tempfile.mkdtemp()).name
+    'invkit/bn_cnn'
     """
     config = config or ClassifierConfig.for_network(network)
     path = weights_path(network, data, config, width=width, seed=seed, folder=folder)
     module = build(network, data.spec, width=width, seed=seed)
-    record = data.spec.to_json() | {"network": network, "data": data.name}
 
     def train(unfinished: Path) -> FitResult:
-        return train_classifier(
-            module, data, config, seed=seed, device=device, callbacks=callbacks, checkpoint=unfinished
-        )
+        options: dict[str, Any] = {"seed": seed, "device": device, "callbacks": callbacks, "checkpoint": unfinished}
+        return train_classifier(module, data, config, **options)[1]
 
-    load_or_fit(module, path, train, record, f"try a smaller lr than {config.lr}")
-    return Target(module, data.spec, f"invkit/{network}")
+    return load_or_fit_target(module, path, train, data, network, f"invkit/{network}", config.lr)
+
+
+def load_or_fit_target(
+    module: nn.Module, path: Path, train: Callable[[Path], FitResult], data: DataSet, network: str, name: str, lr: float
+) -> Target:
+    """:func:`invkit.engine.cache.load_or_fit` for a classifier of ``data``: ``module`` as a target called ``name``.
+
+    ``network`` is what messages call it, ``lr`` the learning rate that they advise to lower.
+    """
+    record = data.spec.to_json() | {"network": network, "data": data.name}
+    load_or_fit(module, path, train, record, f"try a smaller lr than {lr}")
+    return Target(module, data.spec, name)
 
 
 def weights_path(
@@ -260,7 +304,12 @@ def weights_path(
     seed: int = 0,
     folder: str | Path | None = None,
 ) -> Path:
-    """Where :func:`load_or_train` keeps these weights; the JSON beside them tells how they came about."""
+    """Where :func:`load_or_train` keeps these weights; the JSON beside them tells how they came about.
+
+    >>> from invkit.data.datasets import load_data
+    >>> weights_path("bn_cnn", load_data("digits", limit=40), ClassifierConfig(), folder="kept").suffix
+    '.safetensors'
+    """
     settings = plain(config)
     if config.eps == 0:  # then the attack has no part in it: names from before there was one stay good
         settings = {name: value for name, value in settings.items() if name not in ("eps", "attack_steps")}

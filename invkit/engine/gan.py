@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,13 @@ class GANLearner(Learner[tuple[Tensor, Tensor]]):
                 average.copy_(latest)
 
 
+class GAN(NamedTuple):
+    """Two networks that were trained against each other."""
+
+    generator: GANGenerator
+    discriminator: Discriminator
+
+
 def train_gan(
     data: DataSet,
     config: GANConfig | None = None,
@@ -160,16 +167,32 @@ def train_gan(
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
-) -> tuple[GANGenerator, Discriminator, FitResult]:
-    """Train a generator and a discriminator on ``data.train``; return both frozen, in eval mode on the CPU.
+) -> tuple[GAN, FitResult]:
+    """Train a generator and a discriminator on images; return both frozen, in eval mode on the CPU, and how it went.
 
     The generator is the average over training where ``config.ema`` is not 0. Same seed, same weights, bit for bit on
-    the CPU. Raises and stops as :func:`invkit.engine.fit.fit`, and ``ValueError`` for images that no generator fits.
+    the CPU. Stops and raises as :func:`invkit.engine.fit.fit`.
+
+    Args:
+        data: ``data.train`` holds the images; the labels play no part.
+        config: How to train; by default as published.
+        seed: Of weights, order and latent codes.
+        device: Where to train; ``auto`` takes a GPU where there is one.
+        callbacks: Called after each step of the generator; one that returns True stops the run.
+        checkpoint: A file to resume from.
+
+    Raises:
+        ValueError: For images that do not come from doubling a grid of 4 to 7 pixels.
+
+    >>> from invkit.data.datasets import load_data
+    >>> gan, result = train_gan(load_data("digits", size=8, limit=40), GANConfig.for_profile("ci", steps=2))
+    >>> gan.generator(torch.zeros(1, 8)).shape, result.stopped
+    (torch.Size([1, 1, 8, 8]), 'steps')
     """
     config = config or GANConfig()
     networks = _build(data, config, seed)
     result = _train(networks, data, config, seed, device, callbacks, checkpoint)
-    return *_frozen(networks), result
+    return _frozen(networks), result
 
 
 def load_or_train_gan(
@@ -180,9 +203,15 @@ def load_or_train_gan(
     folder: str | Path | None = None,
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
-) -> tuple[GANGenerator, Discriminator]:
+) -> GAN:
     """Both networks of :func:`train_gan`, trained once and kept as :func:`invkit.engine.classifier.load_or_train` keeps
-    classifiers, with what that raises.
+    classifiers, with what that raises. The arguments are those of the two.
+
+    >>> import tempfile
+    >>> from invkit.data.datasets import load_data
+    >>> data, config = load_data("digits", size=8, limit=40), GANConfig.for_profile("ci", steps=2)
+    >>> load_or_train_gan(data, config, folder=tempfile.mkdtemp()).generator.latent
+    8
     """
     config = config or GANConfig()
     networks = _build(data, config, seed)
@@ -221,6 +250,6 @@ def _train(
         networks.to("cpu").to(memory_format=torch.contiguous_format)
 
 
-def _frozen(networks: nn.ModuleDict) -> tuple[GANGenerator, Discriminator]:
+def _frozen(networks: nn.ModuleDict) -> GAN:
     networks.eval().requires_grad_(False)
-    return cast(GANGenerator, networks["generator"]), cast(Discriminator, networks["discriminator"])
+    return GAN(cast(GANGenerator, networks["generator"]), cast(Discriminator, networks["discriminator"]))

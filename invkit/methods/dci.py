@@ -219,20 +219,37 @@ def divide_and_conquer(
     checkpoint: str | Path | None = None,
     scratch: str | Path | None = None,
 ) -> tuple[ChainInverse, StagesResult]:
-    """Learn to run ``target`` backwards from ``images``: synthetic ones in the paper (§3.4), real ones as a control.
+    """Learn to run a network backwards; return the inverse of each depth, frozen, and how the stages went.
 
-    ``target`` may be a :class:`invkit.partition.chain.Chain`, cut as :func:`invkit.partition.chain.partition_network`
-    was told. Block after block, from the first: train ``F_k^-1``, then fine-tune ``F_1^-1 ... F_k^-1`` (§3.3).
-    ``images`` are what a :class:`invkit.partition.feature_store.FeatureStore` takes: a tensor, an array mapped from
-    disk, a data set read lazily. ``checkpoint`` names a folder: a finished stage is kept there, an unfinished one
-    goes on from its last checkpoint, to the same bits. ``scratch`` is where a cache that is too large for memory goes.
-
-    Fine-tuning changes the earlier inverses in favour of the present depth, so a shallower depth is at its best at the
-    end of its own stage: ask by ``evaluate``, or load ``checkpoint/stage_03`` by
+    Block after block, from the first: train ``F_k^-1``, then fine-tune ``F_1^-1 ... F_k^-1`` (§3.3). Fine-tuning
+    changes the earlier inverses in favour of the present depth, so a shallower depth is at its best at the end of its
+    own stage: score it there by ``evaluate``, or load ``checkpoint/stage_03`` by
     :meth:`invkit.networks.inverse.ChainInverse.load`.
 
-    Raises ``ValueError`` for images or a cut that do not fit, and for a folder of another run, ``ArithmeticError``
-    where a stage became non-finite, ``OSError`` where there is no room.
+    Args:
+        target: A network, or a :class:`invkit.partition.chain.Chain` that
+            :func:`invkit.partition.chain.partition_network` made of one.
+        images: What a :class:`invkit.partition.feature_store.FeatureStore` takes: a tensor, an array mapped from disk,
+            a data set read lazily. Synthetic ones in the paper (§3.4), real ones as a control.
+        config: How the inverses are trained.
+        generator: Source of all randomness.
+        evaluate: Scores of an inverse at a depth, taken at the end of each stage.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A folder: a finished stage is kept there, an unfinished one goes on from its last checkpoint, to the
+            same bits.
+        scratch: Where a cache that is too large for memory goes.
+
+    Raises:
+        ValueError: For images or a cut that do not fit, and for a folder of another run.
+        DivergedError: Naming the stage that diverged.
+        OSError: Where there is no room.
+
+    >>> from invkit.testing import tiny_target
+    >>> target, images = tiny_target(), torch.rand(8, 3, 8, 8)
+    >>> config = DCIConfig(steps=2, fine_tune_steps=2, restarts=0, batch_size=4)
+    >>> inverse, result = divide_and_conquer(target, images, config)
+    >>> inverse(target(images)).shape, [stage.name for stage in result.stages]
+    (torch.Size([8, 3, 8, 8]), ['conv2:input', 'bn2', 'head'])
     """
     start, config, generator = time.perf_counter(), config or DCIConfig(), generator or default_generator()
     chain = target if isinstance(target, Chain) else partition_network(target)

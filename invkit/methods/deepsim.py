@@ -160,18 +160,35 @@ def deepsim(
     checkpoint: str | Path | None = None,
     comparator: str | None = None,
 ) -> tuple[UpConvGenerator, FitResult]:
-    """Train a generator from the features of ``layer`` back to ``images`` ``(N, C, H, W)`` in [0, 1], say synthesised
-    ones; return it frozen, in eval mode, and how it went.
+    """Train a generator from a layer's features back to images; return it frozen, in eval mode, and how it went.
 
-    It maps features ``(N, ...)`` to images in one pass. ``checkpoint`` names a file to resume from, ``comparator`` the
-    layer whose features the images are compared in: by default the inverted one, while logits want an earlier one.
+    It maps features ``(N, ...)`` to images in one pass. Where the result says that the training diverged, it is the
+    generator of the last good step.
 
-    Raises ``ValueError`` for an unknown layer, images that are not the target's, or fewer than two of them, and
-    ``ArithmeticError`` where the training became non-finite.
+    Args:
+        target: The frozen classifier.
+        images: ``(N, C, H, W)``, uint8 or float in [0, 1], say synthesised ones.
+        layer: The name of the module whose output is inverted.
+        config: Weights of the loss, and how to train.
+        generator: Source of all randomness.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file to resume from.
+        comparator: The layer whose features the images are compared in: by default the inverted one, while logits want
+            an earlier one.
+
+    Raises:
+        ValueError: For an unknown layer, images that are not the target's, or fewer than two of them.
+
+    >>> from invkit.testing import tiny_target
+    >>> config = DeePSiMConfig(steps=2, batch_size=4, width=2)
+    >>> inverse, result = deepsim(tiny_target(), torch.rand(8, 3, 8, 8), "conv2", config)
+    >>> inverse(torch.rand(5, 8, 4, 4)).shape, result.stopped
+    (torch.Size([5, 3, 8, 8]), 'steps')
     """
     config, generator = config or DeePSiMConfig(), generator or default_generator()
-    if len(target.spec.check(images)) < 2:
-        raise ValueError("two images or more are needed to learn an inverse from")
+    images = target.spec.check(images, keep_bytes=True)
+    if len(images) < 2:
+        raise ValueError(f"two images or more are needed to learn an inverse from, not {len(images)}")
     learner = DeePSiM(target, layer, config, generator=generator, comparator=comparator)
     result = fit(
         learner, epochs(images, None, config.batch_size), config, generator=generator,

@@ -69,14 +69,34 @@ def distil(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> tuple[Target, FitResult]:
-    """Train ``student`` from where it stands on ``images`` ``(N, C, H, W)`` alone; return it frozen, and how it went.
+    """Train a student in place, from where it stands, on images alone; return it frozen, and how it went.
 
-    Botach & Cohen, §5.3, with the teacher's soft answers instead of labels. ``student`` takes normalised images and has
-    the teacher's classes. Raises ``ValueError`` for images that are not the teacher's, ``ArithmeticError`` where the
-    training became non-finite.
+    Botach & Cohen, §5.3, with the teacher's soft answers instead of labels. Where the result says that the training
+    diverged, the student is that of the last good step.
+
+    Args:
+        teacher: The frozen classifier.
+        student: Takes normalised images and has the teacher's classes.
+        images: ``(N, C, H, W)``, uint8 or float in [0, 1].
+        labels: ``(N,)``, which the images were made for; without use where ``config.hard`` is 0.
+        config: How to train.
+        generator: Source of order and augmentation.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file to resume from.
+
+    Raises:
+        ValueError: For images that are not the teacher's, or labels that are not its classes.
+
+    >>> from invkit.networks.classifiers import build
+    >>> from invkit.testing import tiny_target
+    >>> teacher, images, labels = tiny_target(), torch.rand(8, 3, 8, 8), torch.arange(8) % 4
+    >>> module = build("bn_cnn", teacher.spec, width=2, seed=0)
+    >>> student, result = distil(teacher, module, images, labels, DistillationConfig(steps=2, warmup=0))
+    >>> student(images).shape, result.stopped
+    (torch.Size([8, 4]), 'steps')
     """
     config, generator = config or DistillationConfig(), generator or seeded(0)
-    teacher.spec.check(images)
+    images = teacher.spec.check(images, keep_bytes=True)
     learner = Distillation(teacher, student, config, generator=generator)
     batches = epochs(images, teacher.spec.check_labels(labels), config.batch_size)
     result = fit(

@@ -70,6 +70,12 @@ class LogitInverse(nn.Module):
 
     The logits are standardised by the statistics of the training images' first, ``mean`` and ``std`` ``(K,)``: a map
     with an inverse, which loses nothing and lets logits of any scale in.
+
+    >>> from invkit.testing import tiny_target
+    >>> config = FeedforwardConfig(latent=4, width=2, hidden=4)
+    >>> inverse = LogitInverse(tiny_target().spec, torch.zeros(4), torch.ones(4), config).eval()
+    >>> inverse(torch.randn(2, 4)).shape, inverse(torch.randn(2, 4), torch.Generator()).shape
+    (torch.Size([2, 3, 8, 8]), torch.Size([2, 3, 8, 8]))
     """
 
     mean: Tensor
@@ -91,10 +97,18 @@ class LogitInverse(nn.Module):
             )
         return (logits - self.mean) / self.std
 
-    def forward(self, logits: Tensor, noise: Tensor | None = None) -> Tensor:
-        """One image for each logit vector; without ``noise`` ``(N, latent)``, noise of zero, the most usual one."""
-        if noise is None:
-            noise = logits.new_zeros(len(logits), self.generator.latent)
+    def forward(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One image for each logit vector: ``(N, K)`` to ``(N, C, H, W)``.
+
+        ``generator`` is the source of the noise; None takes noise of zero, the most usual one.
+        """
+        shape = (len(logits), self.generator.latent)
+        if generator is None:
+            return self.with_noise(logits, logits.new_zeros(shape))
+        return self.with_noise(logits, torch.randn(shape, generator=generator).to(logits))
+
+    def with_noise(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` of logits ``(N, K)`` and a noise of one's choice ``(N, latent)``."""
         return self.generator(noise, self.standardise(logits))
 
     @torch.no_grad()
@@ -102,12 +116,18 @@ class LogitInverse(nn.Module):
         """``count`` images of each logit vector, ``(count, N, C, H, W)``: the same logits, other noise.
 
         What differs between them is what the classifier does not tell, as far as the inverse knows (section 3).
+
+        >>> from invkit.testing import tiny_target
+        >>> config = FeedforwardConfig(latent=4, width=2, hidden=4)
+        >>> inverse = LogitInverse(tiny_target().spec, torch.zeros(4), torch.ones(4), config).eval()
+        >>> inverse.draws(torch.randn(2, 4), 3).shape
+        torch.Size([3, 2, 3, 8, 8])
         """
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
         generator = generator or default_generator()
         noise = torch.randn(count, len(logits), self.generator.latent, generator=generator).to(logits.device)
-        return torch.stack([self(logits, n) for n in noise])
+        return torch.stack([self.with_noise(logits, n) for n in noise])
 
 
 class FeedforwardInversion(GANLearner):
@@ -117,7 +137,8 @@ class FeedforwardInversion(GANLearner):
     average are those of every GAN here. Raises ``ValueError`` for logits that are not of two classes or more.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*GANLearner.STATE, "silence")
+    config: FeedforwardConfig
+    STATE: ClassVar[tuple[str, ...]] = (*GANLearner.STATE, "steps_at_zero")
 
     def __init__(
         self, spec: ImageSpec, logits: Tensor, config: FeedforwardConfig,
@@ -130,7 +151,9 @@ class FeedforwardInversion(GANLearner):
             condition = logits.shape[1] if config.projection else None
             discriminator = Discriminator(spec, width=config.width, condition=condition)
         super().__init__(inverse.generator, discriminator, config, draws=draws, device=device)
-        self.inverse, self.limit, self.silence = inverse.to(self.device), config.zero_loss_steps, 0
+        self.inverse = inverse.to(self.device)
+        self.steps_at_zero = 0
+        """For how many steps in a row the discriminator's loss has been 0."""
 
     def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Steps of both networks on images ``(N, C, H, W)`` in [0, 1] and their logits ``(N, K)``; returns losses."""
@@ -139,10 +162,10 @@ class FeedforwardInversion(GANLearner):
 
     def problem(self, terms: Mapping[str, float]) -> str | None:
         """Says so when the discriminator's loss has been 0 for ``config.zero_loss_steps`` steps."""
-        self.silence = self.silence + 1 if terms["discriminator"] == 0 else 0
-        if self.silence >= self.limit:
-            return f"discriminator loss at 0 for {self.silence} steps"
-        return "" if self.silence else None
+        self.steps_at_zero = self.steps_at_zero + 1 if terms["discriminator"] == 0 else 0
+        if self.steps_at_zero >= self.config.zero_loss_steps:
+            return f"discriminator loss at 0 for {self.steps_at_zero} steps"
+        return "" if self.steps_at_zero else None
 
 
 def feedforward_inversion(
@@ -154,17 +177,33 @@ def feedforward_inversion(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> tuple[LogitInverse, FitResult]:
-    """Train an inverse of the target's logits on ``images`` ``(N, C, H, W)``, uint8 or float in [0, 1]; return it
-    frozen, in eval mode on the target's device, and how it went.
+    """Train an inverse of the target's logits on images; return it frozen, in eval mode on the target's device, and
+    how it went.
 
     The logits of the images are computed once. The inverse holds the average of the generator's weights over
     training, the last good one where the result says that the training diverged. Same seed, same bits on the CPU.
-    ``checkpoint`` names a file to resume from.
 
-    Raises ``ValueError`` for images that are not the target's, fewer than two of them or than two classes.
+    Args:
+        target: The frozen classifier.
+        images: ``(N, C, H, W)``, uint8 or float in [0, 1].
+        config: How to train.
+        generator: Source of all randomness.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file to resume from.
+
+    Raises:
+        ValueError: For images that are not the target's, fewer than two of them or than two classes.
+
+    >>> from invkit.testing import tiny_target
+    >>> target, images = tiny_target(), torch.rand(8, 3, 8, 8)
+    >>> config = FeedforwardConfig(steps=2, batch_size=4, latent=4, width=2, hidden=4, discriminator_steps=1)
+    >>> inverse, result = feedforward_inversion(target, images, config)
+    >>> inverse(target(images)).shape, result.stopped
+    (torch.Size([8, 3, 8, 8]), 'steps')
     """
     config, generator = config or FeedforwardConfig(), generator or default_generator()
     target.check_frozen()
+    images = target.spec.check(images, dtype=target.dtype, keep_bytes=True)
     with torch.no_grad():
         logits = in_batches(target, images)
     learner = FeedforwardInversion(target.spec, logits, config, draws=generator, device=target.device)

@@ -22,7 +22,12 @@ from invkit.data.images import quantise
 from invkit.data.outliers import gaussian_noise
 from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
 from invkit.engine.fit import Callback, epochs, fit
-from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig, make_generators, run
+from invkit.methods.network_inversion import (
+    NetworkInversion,
+    NetworkInversionConfig,
+    make_generators,
+    train_generators,
+)
 from invkit.metrics.quality import in_batches
 from invkit.networks.sampling import TrainedGenerator
 
@@ -56,7 +61,12 @@ class GarbageConfig(ClassifierConfig):
 
 
 def with_garbage(spec: ImageSpec) -> ImageSpec:
-    """The specification with one more class, the last: what the network to be trained must answer for."""
+    """The specification with one more class, the last: what the network to be trained must answer for.
+
+    >>> from invkit.testing import quadrants_target
+    >>> with_garbage(quadrants_target().spec).classes
+    ('nw', 'ne', 'sw', 'se', 'garbage')
+    """
     return replace(spec, classes=(*spec.classes, GARBAGE))
 
 
@@ -119,7 +129,7 @@ class GarbageLearner(ClassifierLearner):
         self.inverter.target = self._frozen()
         for group in self.inverter.optimizers[0].param_groups:
             group["lr"] = self.inversion.lr  # the schedule of the epoch before has taken it down
-        trained, result = run(self.inverter, spawn(self.generator))
+        trained, result = train_generators(self.inverter, spawn(self.generator))
         if result.stopped == "interrupted":  # the inner loop has caught what was meant for both
             raise KeyboardInterrupt
         labels = torch.arange(inside).repeat_interleave(self.config.per_class)
@@ -133,14 +143,14 @@ class GarbageLearner(ClassifierLearner):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageResult:
-    """The classifier with a garbage class, its last generator (None in the control), the garbage it was taught
-    ``(G, C, H, W)``, the first ``noise`` of it noise and the rest in the order added, and how the training went.
-    """
+    """A classifier with a garbage class, and what it was taught by."""
 
     target: Target
+    """The classifier, with one class more than the data."""
     inverter: TrainedGenerator | None
+    """Its last generator; None in the control."""
     garbage: Tensor
-    fit: FitResult
+    """``(G, C, H, W)``: first the noise of the start, then what was added, in that order."""
 
 
 def train_with_garbage(
@@ -153,13 +163,33 @@ def train_with_garbage(
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
-) -> GarbageResult:
-    """Train ``module``, which takes normalised images and has a logit for each class and one for garbage (§5.2).
+) -> tuple[GarbageResult, FitResult]:
+    """Train a classifier in place with one more class for garbage (§5.2); return it frozen, and how it went.
 
-    Build it for ``with_garbage(data.spec)``. ``inversion`` configures the generator; its steps are the config's
-    ``inversion_steps``. Metrics are the test accuracy ``test_top1`` among N + 1 classes and ``kept``, the share of test
-    images not put into garbage. Raises and stops as :func:`invkit.engine.fit.fit`; ``ValueError`` for a network without
-    the extra class.
+    The result's metrics are the test accuracy ``test_top1`` among N + 1 classes and ``kept``, the fraction of test
+    images not put into garbage. Stops and raises as :func:`invkit.engine.fit.fit`.
+
+    Args:
+        module: Takes normalised images and gives a logit for each class and one for garbage: build it for
+            ``with_garbage(data.spec)``.
+        data: What to train on.
+        config: How to train, and how the garbage grows.
+        inversion: The generator; its steps are ``config.inversion_steps``.
+        generator: Source of all randomness.
+        device: Where to train.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file to resume from.
+
+    Raises:
+        ValueError: For a network without the extra class.
+
+    >>> from invkit.data.datasets import load_data
+    >>> from invkit.networks.classifiers import build
+    >>> data = load_data("digits", size=8, limit=40)
+    >>> module = build("bn_cnn", with_garbage(data.spec), width=2, seed=0)
+    >>> trained, result = train_with_garbage(module, data, GarbageConfig(steps=2, warmup=0, noise=5, source="noise"))
+    >>> trained.target(data.test.images[:3]).shape, result.stopped
+    (torch.Size([3, 11]), 'steps')
     """
     config, generator = config or GarbageConfig(), generator or seeded(0)
     inversion = replace(inversion or NetworkInversionConfig(), steps=config.inversion_steps, warmup=0)
@@ -170,8 +200,8 @@ def train_with_garbage(
     )  # fmt: skip
 
     def evaluate() -> dict[str, float]:
-        found = in_batches(learner._frozen(), data.test.pixels).argmax(1)
-        right, kept = found == data.test.labels, found != spec.n_classes - 1
+        classes = in_batches(learner._frozen(), data.test.pixels).argmax(1)
+        right, kept = classes == data.test.labels, classes != spec.n_classes - 1
         return {"test_top1": float(right.double().mean()), "kept": float(kept.double().mean())}
 
     result = fit(
@@ -179,8 +209,8 @@ def train_with_garbage(
         callbacks=callbacks, checkpoint=checkpoint, evaluate=evaluate if len(data.test) else None,
         desc="training with a garbage class",
     )  # fmt: skip
-    made = None if learner.inverter is None else learner.inverter.trained()
+    inverter = None if learner.inverter is None else learner.inverter.trained()
     target = Target(
         module.cpu().to(memory_format=torch.contiguous_format), spec, f"{type(module).__name__} with garbage"
     )
-    return GarbageResult(target=target, inverter=made, garbage=learner.bank, fit=result)
+    return GarbageResult(target=target, inverter=inverter, garbage=learner.bank), result

@@ -25,8 +25,8 @@ from invkit.core.rng import seeded, spawn
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
 from invkit.data.datasets import DataSet
-from invkit.engine.cache import cache_path, load_or_fit
-from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
+from invkit.engine.cache import cache_path
+from invkit.engine.classifier import ClassifierConfig, ClassifierLearner, load_or_fit_target
 from invkit.engine.fit import Callback, epochs, fit
 from invkit.metrics.quality import accuracy
 from invkit.networks.classifiers import build
@@ -125,10 +125,10 @@ class EdgePopup(ClassifierLearner):
     def network(self) -> nn.Module:
         """The hidden network as it now stands: an ordinary module on the CPU in eval mode, without scores."""
         state = {name: value for name, value in self.module.state_dict().items() if "parametrizations." not in name}
-        used = {f"{name}.weight".lstrip("."): layer.weight.detach() for name, layer in maskable(self.module).items()}
-        found = copy.deepcopy(self.drawn)
-        found.load_state_dict(state | used)
-        return found
+        masked = {f"{name}.weight".lstrip("."): layer.weight.detach() for name, layer in maskable(self.module).items()}
+        network = copy.deepcopy(self.drawn)
+        network.load_state_dict(state | masked)
+        return network
 
 
 def train_hidden(
@@ -141,20 +141,39 @@ def train_hidden(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> tuple[Target, FitResult]:
-    """Find a network hidden in a random one of ``module``'s shape, by its masks on ``data.train``; metrics are
-    ``test_top1`` and ``test_top5`` on ``data.test``.
+    """Find a network hidden in a random one of ``module``'s shape, by learning masks; return it frozen, and how it
+    went.
 
     The module itself stays as it is. The target's weights are those drawn, or zero:
     ``invkit.networks.masked.masks_of(target.module)`` gives the masks. Same seed, same masks on the CPU. Without
-    tracked statistics (``config.statistics``) its outputs depend on the batch. Raises and stops as
-    :func:`invkit.engine.fit.fit`.
+    tracked statistics (``config.statistics``) its outputs depend on the batch. The result's metrics are ``test_top1``
+    and ``test_top5`` on ``data.test``. Stops and raises as :func:`invkit.engine.fit.fit`.
+
+    Args:
+        module: Any network of linear and convolutional layers that takes normalised images.
+        data: ``data.train`` is learnt, ``data.test`` scores the end.
+        config: What is drawn, what is kept, and how scores are learnt.
+        seed: Of the draw, the scores, order and augmentation.
+        device: Where to train; ``auto`` takes a GPU where there is one.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file to resume from.
+
+    Raises:
+        ValueError: For a module without a layer to mask.
+
+    >>> from invkit.data.datasets import load_data
+    >>> data = load_data("digits", size=8, limit=40)
+    >>> module = build("bn_cnn", data.spec, width=2, seed=0)
+    >>> target, result = train_hidden(module, data, HiddenConfig(steps=2, warmup=0, k=50), device="cpu")
+    >>> target(data.test.images[:3]).shape, result.stopped
+    (torch.Size([3, 10]), 'steps')
     """
     config, generator = config or HiddenConfig(), seeded(seed)
     learner = EdgePopup(module, data.spec, config, generator=generator, device=pick_device(device))
 
     def evaluate() -> dict[str, float]:
-        found = accuracy(Target(learner.network(), data.spec), data.test.pixels, data.test.labels)
-        return {f"test_{name}": value for name, value in found.items()}
+        scores = accuracy(Target(learner.network(), data.spec), data.test.pixels, data.test.labels)
+        return {f"test_{name}": value for name, value in scores.items()}
 
     result = fit(
         learner, epochs(data.train.pixels, data.train.labels, config.batch_size), config, generator=generator,
@@ -175,22 +194,25 @@ def load_or_train_hidden(
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> Target:
-    """The network hidden in an untrained ``network`` (a name of :func:`invkit.networks.classifiers.build`), kept and
-    found again as :func:`invkit.engine.classifier.load_or_train` does with trained ones; raises as it does.
+    """The network hidden in an untrained ``network``, kept and found again as
+    :func:`invkit.engine.classifier.load_or_train` does with trained ones; arguments and errors are the same.
+
+    >>> import tempfile
+    >>> from invkit.data.datasets import load_data
+    >>> data, config = load_data("digits", size=8, limit=40), HiddenConfig(steps=2, warmup=0)
+    >>> load_or_train_hidden("bn_cnn", data, config, width=2, folder=tempfile.mkdtemp()).name
+    'hidden/bn_cnn'
     """
     config = config or HiddenConfig()
     settings = {"width": width, "config": plain(config), "seed": seed, "learnt": "masks"}
     path = cache_path(network, data, settings, folder)
-    shape = build(network, data.spec, width=width, seed=seed)
-    module = config.draw(shape, seeded(seed)).eval()
+    untrained = build(network, data.spec, width=width, seed=seed)
+    module = config.draw(untrained, seeded(seed)).eval()
 
     def train(unfinished: Path) -> FitResult:
-        found, result = train_hidden(
-            shape, data, config, seed=seed, device=device, callbacks=callbacks, checkpoint=unfinished
-        )
-        module.load_state_dict(found.module.state_dict())
+        options: dict[str, Any] = {"seed": seed, "device": device, "callbacks": callbacks, "checkpoint": unfinished}
+        hidden, result = train_hidden(untrained, data, config, **options)
+        module.load_state_dict(hidden.module.state_dict())
         return result
 
-    record = data.spec.to_json() | {"network": f"hidden {network}", "data": data.name}
-    load_or_fit(module, path, train, record, f"try a smaller lr than {config.lr}")
-    return Target(module, data.spec, f"hidden/{network}")
+    return load_or_fit_target(module, path, train, data, f"hidden {network}", f"hidden/{network}", config.lr)

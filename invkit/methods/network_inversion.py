@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from invkit.core.results import FitResult
-from invkit.core.rng import default_generator, isolated_rng, spawn
+from invkit.core.rng import default_generator, isolated_rng, seeded, spawn
 from invkit.core.target import Target
-from invkit.engine.fit import Callback, FitConfig, Learner, detached, fit, total
+from invkit.engine.fit import Callback, FitConfig, FitStep, Learner, detached, fit, total
 from invkit.metrics.quality import accuracy
 from invkit.networks.conditional_generator import KINDS, ConditionalGenerator, Conditioning, Conditions, Kind
 from invkit.networks.sampling import TrainedGenerator
@@ -63,6 +63,8 @@ class NetworkInversionConfig(FitConfig):
     temperature: float = 1.0
     """Divides the classifier's logits in the KL divergence; 1 in §3.3."""
 
+    TERMS: ClassVar[tuple[str, ...]] = ("kl", "cross_entropy", "cosine", "orthogonality")
+    """Fields that are weights of the loss, in the order of its terms."""
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
         "ci": {"steps": 30, "width": 8, "batch_size": 32},
         "book": {"steps": 300, "width": 16, "lr": 5e-3, "dropout": 0.4, "kl": 0.3},
@@ -82,8 +84,12 @@ class NetworkInversionConfig(FitConfig):
             raise ValueError(f"{type(self).__name__}: at least one weight of the loss must be above 0")
 
     def loss_weights(self) -> dict[str, float]:
-        """The weight of each term of the loss."""
-        return {name: getattr(self, name) for name in ("kl", "cross_entropy", "cosine", "orthogonality")}
+        """The weight of each term of the loss.
+
+        >>> NetworkInversionConfig(kl=0.3).loss_weights()
+        {'kl': 0.3, 'cross_entropy': 1.0, 'cosine': 1.0, 'orthogonality': 1.0}
+        """
+        return {name: getattr(self, name) for name in self.TERMS}
 
 
 class NetworkInversion(Learner[Conditions]):
@@ -121,8 +127,12 @@ class NetworkInversion(Learner[Conditions]):
             cosines = losses.cosine_matrix(features)
             terms["cosine"] = losses.pairwise_cosine(cosines)
             terms["orthogonality"] = losses.gram_orthogonality(cosines)
-        terms = {name: loss_weights[name] * term for name, term in terms.items() if loss_weights[name]}
-        return terms | {"accuracy": (logits.argmax(1) == conditions.labels).float().mean()}
+        return self.weighted(terms) | {"accuracy": (logits.argmax(1) == conditions.labels).float().mean()}
+
+    def weighted(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms times their weights; a weight of zero leaves its term out."""
+        loss_weights = self.config.loss_weights()
+        return {name: loss_weights[name] * term for name, term in terms.items() if loss_weights[name]}
 
     def trained(self) -> TrainedGenerator:
         """The generators as they now are, ready for sampling, on the CPU."""
@@ -141,37 +151,55 @@ def network_inversion(
 ) -> tuple[TrainedGenerator, FitResult]:
     """Train generators whose images the target classifies as they were conditioned (§3.3, Fig. 1).
 
-    ``only`` names the classes to be conditioned on, None all. ``init`` is a generator to go on from: its networks are
-    trained further in place, conditioned as they are. The metric ``inversion_accuracy`` is the share in [0, 1] of 500
-    fresh images classified as conditioned (§5.1). Raises and stops as :func:`invkit.engine.fit.fit`; ``ValueError``
-    for a size that the generator cannot reach or an ``init`` for other images or classes.
+    The result's metric ``inversion_accuracy`` is the fraction of 500 fresh images classified as conditioned (§5.1).
+    Stops and raises as :func:`invkit.engine.fit.fit`.
+
+    Args:
+        target: The frozen classifier.
+        config: Weights of the loss, the generators and their training.
+        generator: Source of all randomness.
+        only: The classes to be conditioned on; None takes all.
+        init: A generator to go on from: its networks are trained further in place, conditioned as they are.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file to resume from.
+
+    Returns:
+        The generators, ready for sampling, on the CPU, and how the training went.
+
+    Raises:
+        ValueError: For a size that the generator cannot reach, or an ``init`` for other images or classes.
+
+    >>> from invkit.testing import quadrants_target
+    >>> config = NetworkInversionConfig(steps=2, width=2, latent=4, batch_size=4)
+    >>> inverse, result = network_inversion(quadrants_target(), config)
+    >>> inverse([0, 3, 3]).shape, result.stopped
+    (torch.Size([3, 1, 12, 12]), 'steps')
     """
     config, generator = config or NetworkInversionConfig(), generator or default_generator()
     networks = make_generators(target, config, generator, only) if init is None else _fitting(init, target)
     learner = NetworkInversion(target, networks, config)
-    return run(learner, generator, callbacks, checkpoint)
+    return train_generators(learner, generator, callbacks, checkpoint)
 
 
-def run(
+def train_generators(
     learner: NetworkInversion, generator: torch.Generator, callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> tuple[TrainedGenerator, FitResult]:  # fmt: skip
     """Train a learner by the fit loop; see :func:`network_inversion`."""
     networks: list[ConditionalGenerator] = list(learner.networks)  # type: ignore[arg-type]
-    judge = spawn(generator).get_state()
+    seed = spawn(generator).initial_seed()
 
     def evaluate() -> dict[str, float]:
         try:
-            fresh = torch.Generator()
-            fresh.set_state(judge)
+            fresh = seeded(seed)  # the same draws at each evaluation
             images, labels = TrainedGenerator(networks).sample(500, generator=fresh)
             return {"inversion_accuracy": accuracy(learner.target, images, labels)["top1"]}
         finally:
             learner.networks.train().requires_grad_(True)
 
-    feed = partial(_conditions, networks[0].conditioning, learner.config.batch_size)
+    batches = partial(_conditions, networks[0].conditioning, learner.config.batch_size)
     result = fit(
-        learner, feed, learner.config, generator=generator, callbacks=callbacks, checkpoint=checkpoint,
+        learner, batches, learner.config, generator=generator, callbacks=callbacks, checkpoint=checkpoint,
         evaluate=evaluate, desc="inverting the network",
     )  # fmt: skip
     return learner.trained(), result
@@ -199,7 +227,13 @@ def make_generators(
 
 
 def steps_to(result: FitResult, accuracy: float = 0.95, window: int = 10) -> int | None:
-    """The first step after which ``window`` batches in a row had a mean inversion accuracy of ``accuracy`` or more."""
+    """The first step after which ``window`` batches in a row had a mean inversion accuracy of ``accuracy`` or more.
+
+    >>> history = {"accuracy": (0.2, 0.9, 1.0, 1.0)}
+    >>> run = {"metrics": {}, "steps": 4, "seconds": 0.1, "device": "cpu", "stopped": "steps", "config": {}}
+    >>> steps_to(FitResult(history=history, **run), window=2)
+    3
+    """
     values = torch.tensor(result.history["accuracy"])
     if len(values) < window:
         return None
@@ -210,14 +244,19 @@ def steps_to(result: FitResult, accuracy: float = 0.95, window: int = 10) -> int
 def until(accuracy: float = 0.95, window: int = 10) -> Callback:
     """A callback that ends a run once the last ``window`` batches had ``accuracy`` or more on average,
     so that generators can be compared at equal accuracy. Take a new one for each run.
+
+    >>> from invkit.engine.fit import FitStep
+    >>> callback = until(0.9, window=2)
+    >>> [callback(FitStep(index=i, values={"accuracy": a})) for i, a in enumerate((0.5, 1.0, 1.0))]
+    [False, False, True]
     """
     recent: deque[float] = deque(maxlen=window)
 
-    def reached(step: Any) -> bool:
+    def stop(step: FitStep) -> bool:
         recent.append(step.losses()["accuracy"])
         return len(recent) == window and sum(recent) / window >= accuracy
 
-    return reached
+    return stop
 
 
 def _fitting(init: TrainedGenerator, target: Target) -> list[ConditionalGenerator]:

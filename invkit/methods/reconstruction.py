@@ -16,7 +16,12 @@ from invkit.core.results import FitResult
 from invkit.core.rng import default_generator
 from invkit.core.target import Target
 from invkit.engine import fit
-from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig, make_generators, run
+from invkit.methods.network_inversion import (
+    NetworkInversion,
+    NetworkInversionConfig,
+    make_generators,
+    train_generators,
+)
 from invkit.networks.conditional_generator import Conditions
 from invkit.networks.sampling import TrainedGenerator
 from invkit.objectives import losses, priors
@@ -50,6 +55,9 @@ class ReconstructionConfig(NetworkInversionConfig):
     gradient_images: int = 8
     """Images of a batch whose gradient is taken: it costs the most of all terms."""
 
+    TERMS: ClassVar[tuple[str, ...]] = (
+        *NetworkInversionConfig.TERMS, "kl_perturbed", "cross_entropy_perturbed", "variation", "pixel", "gradient",
+    )  # fmt: skip
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
         "ci": _DIGITS | {"steps": 20, "width": 8, "batch_size": 16, "gradient_images": 4},
         "book": _DIGITS,
@@ -61,11 +69,6 @@ class ReconstructionConfig(NetworkInversionConfig):
         self.require("eps", 0 <= self.eps < 1, "lie in [0, 1)")
         fits = 1 <= self.gradient_images <= self.batch_size
         self.require("gradient_images", fits, f"lie in 1..batch_size ({self.batch_size})")
-
-    def loss_weights(self) -> dict[str, float]:
-        """The weight of each term of the loss."""
-        added = ("kl_perturbed", "cross_entropy_perturbed", "variation", "pixel", "gradient")
-        return NetworkInversionConfig.loss_weights(self) | {name: getattr(self, name) for name in added}
 
 
 class Reconstruction(NetworkInversion):
@@ -85,16 +88,14 @@ class Reconstruction(NetworkInversion):
         return terms | {name: loss_weights[name] * term() for name, term in image_terms.items() if loss_weights[name]}
 
     def _perturbed(self, images: Tensor, conditions: Conditions) -> dict[str, Tensor]:
-        alpha, beta = self.config.kl_perturbed, self.config.cross_entropy_perturbed
-        if not (alpha or beta):
+        if not (self.config.kl_perturbed or self.config.cross_entropy_perturbed):
             return {}
         # From the global numbers that the fit loop seeds, as dropout's are.
         noise = torch.empty_like(images).uniform_(-self.config.eps, self.config.eps)
         logits = self.target(images + noise)
         kl = losses.kl_divergence(logits, conditions.vectors, self.config.temperature).mean()
         entropy = losses.cross_entropy(logits, conditions.labels).mean()
-        both = {"kl_perturbed": (alpha, kl), "cross_entropy_perturbed": (beta, entropy)}
-        return {name: weight * term for name, (weight, term) in both.items() if weight}
+        return self.weighted({"kl_perturbed": kl, "cross_entropy_perturbed": entropy})
 
     def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
         count = self.config.gradient_images
@@ -105,6 +106,10 @@ def gradient_norm(target: Target, images: Tensor, labels: Tensor) -> Tensor:
     """``||∇_θ CE(f_θ(I), y)||_2`` ``(N,)`` of each image, over all weights θ of the classifier (§5.3, L_Grad).
 
     It can be differentiated once more, with respect to the images ``(N, C, H, W)``.
+
+    >>> from invkit.testing import tiny_target
+    >>> gradient_norm(tiny_target(), torch.rand(2, 3, 8, 8), torch.tensor([0, 3])).shape
+    torch.Size([2])
     """
     parameters = {name: p.detach() for name, p in target.module.named_parameters()}
 
@@ -128,8 +133,14 @@ def reconstruct(
 ) -> tuple[TrainedGenerator, FitResult]:
     """Train generators, conditioned on hot vectors, whose images share properties of training images (§5.3, Fig. 4).
 
-    Returns, raises and stops as :func:`invkit.methods.network_inversion.network_inversion`.
+    Arguments, results and errors are those of :func:`invkit.methods.network_inversion.network_inversion`.
+
+    >>> from invkit.testing import quadrants_target
+    >>> config = ReconstructionConfig(steps=2, width=2, latent=4, batch_size=4, gradient_images=2)
+    >>> inverse, result = reconstruct(quadrants_target(), config)
+    >>> inverse([0, 3, 3]).shape, result.stopped
+    (torch.Size([3, 1, 12, 12]), 'steps')
     """
     config, generator = config or ReconstructionConfig(), generator or default_generator()
     networks = make_generators(target, config, generator, hot=True, bounded=not config.pixel)
-    return run(Reconstruction(target, networks, config), generator, callbacks, checkpoint)
+    return train_generators(Reconstruction(target, networks, config), generator, callbacks, checkpoint)

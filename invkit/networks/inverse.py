@@ -20,6 +20,14 @@ class ChainInverse(nn.Module):
     """``F_1:k^-1 = F_1^-1 o ... o F_k^-1`` for every depth k: features of a target to images, in one pass.
 
     ``blocks[k - 1]`` undoes ``F_k``. ``target`` and ``fingerprint`` name the network it was trained for.
+
+    >>> from invkit.partition.chain import partition_network
+    >>> from invkit.testing import tiny_target
+    >>> chain = partition_network(tiny_target())
+    >>> inverse = ChainInverse.untrained(chain, len(chain), torch.Generator())
+    >>> features = chain.read(torch.rand(2, 3, 8, 8))
+    >>> inverse(features[-1]).shape, inverse(features[0], depth=1).shape
+    (torch.Size([2, 3, 8, 8]), torch.Size([2, 3, 8, 8]))
     """
 
     def __init__(
@@ -45,12 +53,21 @@ class ChainInverse(nn.Module):
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def forward(self, features: Tensor, depth: int | None = None) -> Tensor:
-        """Images ``(N, C, H, W)`` in [0, 1], or a generator's codes ``(N, D)``, from features ``(N, ...)`` at ``depth``
-        (by default the last).
+    def forward(
+        self, features: Tensor, generator: torch.Generator | None = None, *, depth: int | None = None
+    ) -> Tensor:
+        """Images ``(N, C, H, W)`` in [0, 1], or a generator's codes ``(N, D)``, of features.
 
-        Raises ``ValueError`` for a depth that there is not, or features of another shape.
+        Args:
+            features: ``(N, ...)`` at ``depth``.
+            generator: Without use here: all inverses are called alike, and this one draws nothing.
+            depth: After how many blocks the features were read; None for all.
+
+        Raises:
+            ValueError: For a depth that there is not, or features of another shape.
         """
+        if isinstance(generator, int):  # features of several depths may have one shape: no other check would tell
+            raise TypeError(f"the depth is named: inverse(features, depth={generator})")
         depth = len(self) if depth is None else depth
         if not 1 <= depth <= len(self):
             raise ValueError(f"depth must lie in 1..{len(self)}, the blocks that are inverted, not {depth}")
@@ -60,16 +77,16 @@ class ChainInverse(nn.Module):
                 f"features at depth {depth} ({part.name!r}) have the shape {part.outputs}, "
                 f"not {tuple(features.shape[1:])}"
             )
-        found = self.walk(features, depth)[-1]
-        return found.clamp(0, 1) if len(self.parts[0].inputs) == 3 else found
+        inputs = self.walk(features, depth)[-1]
+        return inputs.clamp(0, 1) if len(self.parts[0].inputs) == 3 else inputs
 
     def walk(self, features: Tensor, depth: int) -> list[Tensor]:
         """What each inverse gives on the way from ``depth`` down; the last are the images, not yet cut to [0, 1]."""
-        found = []
+        inputs = []
         for block in reversed(self.blocks[:depth]):
             features = block(features)
-            found.append(features)
-        return found
+            inputs.append(features)
+        return inputs
 
     def save(self, folder: str | Path, depth: int | None = None) -> Path:
         """Write ``inverse.safetensors`` and ``inverse.json`` into ``folder``: all, or the first ``depth`` blocks."""

@@ -35,7 +35,7 @@ def maskable(module: nn.Module) -> dict[str, Any]:
 def mask_size(k: float, total: int) -> int:
     """How many of ``total`` weights are ``k`` percent of them: rounded, and at least one.
 
-    >>> kept_count(30, 15), kept_count(100, 7), kept_count(0.1, 7)
+    >>> mask_size(30, 15), mask_size(100, 7), mask_size(0.1, 7)
     (4, 7, 1)
 
     Raises ``ValueError`` for ``k`` outside (0, 100].

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,7 +21,18 @@ class UpConvGenerator(nn.Module):
     by a 3x3 convolution, double the grid until it holds the image; leaky ReLUs of slope 0.3 follow all of them but
     the last convolution. The features are standardised first, by their statistics in training, whatever their scale.
 
-    ``width`` is the number of channels at full resolution; each resolution below has twice as many, up to 8 times.
+    Args:
+        shape: Of one image's features.
+        spec: Of the images.
+        width: Channels at full resolution; each resolution below has twice as many, up to 8 times.
+
+    Raises:
+        ValueError: For a shape without entries.
+
+    >>> from invkit.testing import tiny_target
+    >>> inverse = UpConvGenerator((8, 4, 4), tiny_target().spec, width=4)
+    >>> inverse(torch.rand(2, 8, 4, 4)).shape
+    torch.Size([2, 3, 8, 8])
     """
 
     def __init__(self, shape: Sequence[int], spec: ImageSpec, *, width: int = 32):
@@ -42,8 +54,11 @@ class UpConvGenerator(nn.Module):
         self.up = nn.Sequential(*(layer for pair in pairwise(channels) for layer in _double(*pair)))
         self.last = nn.Conv2d(channels[-1], spec.channels, 3, padding=1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Images of the size and channels of the specification, in eval mode clamped to [0, 1]."""
+    def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images ``(N, C, H, W)`` of features ``(N, *shape)``, in eval mode clamped to [0, 1].
+
+        ``generator`` is without use here: all inverses are called alike, and this one draws nothing.
+        """
         x = self.up(self.start(self.norm(features)))
         if tuple(x.shape[2:]) != self.size:  # a grid that does not double to the image's size
             x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from invkit.attacks import robust_accuracy
 from invkit.core.config import config_hash, plain
 from invkit.core.rng import seeded
-from invkit.core.target import Target
 from invkit.data.datasets import DataSet, load_data
 from invkit.engine.classifier import ClassifierConfig, ClassifierLearner, load_or_train, train_classifier, weights_path
 from invkit.engine.fit import FitStep
@@ -111,9 +110,8 @@ def test_a_robust_network_withstands_what_fools_a_standard_one() -> None:
     for eps in (0.0, 0.15):
         module = build("bn_cnn", data.spec, width=8, seed=0)
         config = ClassifierConfig(steps=90, batch_size=32, shift=0, lr=1e-2, eps=eps, attack_steps=2)
-        result = train_classifier(module, data, config, device="cpu")
+        target, result = train_classifier(module, data, config, device="cpu")
         assert result.metrics["test_top1"] >= 0.9
-        target = Target(module, data.spec)
         shares.append(robust_accuracy(target, data.test.pixels, data.test.labels, eps=0.15))
         assert result.metrics.get("test_robust") == (shares[-1] if eps else None)
     standard, robust = shares

@@ -268,7 +268,8 @@ def test_profiles() -> None:
 def test_bn_cnn_learns_real_digits() -> None:
     data = load_data("digits")
     module = build("bn_cnn", data.spec, width=8, seed=0)
-    result = train_classifier(module, data, ClassifierConfig(steps=150, shift=0, lr=1e-2), device="cpu")
+    target, result = train_classifier(module, data, ClassifierConfig(steps=150, shift=0, lr=1e-2), device="cpu")
+    assert target.module is module
     assert not module.training
     assert result.metrics["test_top1"] >= 0.97
     assert result.history["cross_entropy"][-1] < 0.5 * result.history["cross_entropy"][0]

@@ -47,7 +47,7 @@ GAN = GANConfig(steps=2, width=4, latent=4, batch_size=4, discriminator_steps=1,
 
 
 def gan(path):
-    return train_gan(load_data("digits", limit=40), GAN, device="cpu", checkpoint=path)[0].state_dict()
+    return train_gan(load_data("digits", limit=40), GAN, device="cpu", checkpoint=path)[0].generator.state_dict()
 
 
 def kept_gan(path):

@@ -124,7 +124,7 @@ def trained(chain, images):
     features = chain.read(test)
 
     def score(inverse, k):
-        return {"psnr": psnr(inverse(features[k - 1], k), test)}
+        return {"psnr": psnr(inverse(features[k - 1], depth=k), test)}
 
     return divide_and_conquer(chain, images[:48], LONGER, generator=seeded(0), evaluate=score)
 
@@ -146,7 +146,7 @@ def test_training_lowers_the_error_and_the_untrained_are_much_worse(chain, image
     features = chain.read(test)
     untrained = ChainInverse.untrained(chain, 3, seeded(0)).requires_grad_(False)
     for k in (1, 2):
-        assert psnr(untrained(features[k - 1], k), test) < scores[k - 1] - 8
+        assert psnr(untrained(features[k - 1], depth=k), test) < scores[k - 1] - 8
     assert not any(p.requires_grad for p in inverse.parameters())
 
 

@@ -139,6 +139,8 @@ def test_images_of_features_never_seen_and_what_the_losses_are_for(target, image
 def test_the_inverse_is_frozen_and_the_target_untouched(target, images):
     before = target.fingerprint()
     inverse, result = deepsim(target, images, "bn1", CONFIG)
+    features = features_of(target, images, "bn1")
+    assert torch.equal(inverse(features), inverse(features, seeded(0)))  # called as every inverse
     assert not any(m.training for m in inverse.modules())
     assert not any(p.requires_grad for p in inverse.parameters())
     assert set(result.history) == {"image", "features", "adversarial", "discriminator"}

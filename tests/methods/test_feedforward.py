@@ -63,8 +63,10 @@ def test_the_inverse_standardises_and_takes_any_noise(spec):
     logits = torch.tensor([[3.0, -2.5, 0.0], [1.0, -2.0, 0.0]])
     assert inverse.standardise(logits).tolist() == [[1, -1, 0], [0, 0, 0]]  # a logit that never varies does no harm
     noise = torch.randn(2, 4, generator=seeded(0))
-    torch.testing.assert_close(inverse(logits, noise), inverse.generator(noise, inverse.standardise(logits)))
-    assert torch.equal(inverse(logits), inverse(logits, torch.zeros(2, 4)))
+    by_hand = inverse.generator(noise, inverse.standardise(logits))
+    torch.testing.assert_close(inverse.with_noise(logits, noise), by_hand)
+    torch.testing.assert_close(inverse(logits, seeded(0)), by_hand)
+    assert torch.equal(inverse(logits), inverse.with_noise(logits, torch.zeros(2, 4)))
     assert inverse(logits).shape == (2, 1, 8, 8)
 
 
@@ -197,7 +199,7 @@ def test_silence_that_ends_is_forgiven(corners, blobs):
     learner, _ = learner_on(corners, blobs, zero_loss_steps=3)
     answers = [learner.problem({"discriminator": v}) for v in (0.0, 0.0, 1e-3, 0.0, 0.0, 0.0)]
     assert answers == ["", "", None, "", "", "discriminator loss at 0 for 3 steps"]
-    assert learner.state_dict()["silence"] == 3
+    assert learner.state_dict()["steps_at_zero"] == 3
 
 
 def test_a_non_finite_loss_is_named(corners, blobs):

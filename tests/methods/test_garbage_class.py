@@ -64,24 +64,28 @@ def test_the_weights_follow_the_counts():
 
 @pytest.mark.parametrize("source", ["inversion", "noise"])
 def test_the_garbage_grows_after_each_epoch(source):
-    result = train_with_garbage(network(), DATA, config(source=source), INVERSION, generator=seeded(0), device="cpu")
+    trained, result = train_with_garbage(
+        network(), DATA, config(source=source), INVERSION, generator=seeded(0), device="cpu"
+    )
     # 96 images in batches of 16: epochs end at steps 6, 12, 18; after the last there is nothing left to teach
-    assert len(result.garbage) == 20 + 3 * 3 * 4
-    assert 0 <= result.garbage.min() <= result.garbage.max() <= 1
-    assert (result.inverter is None) == (source == "noise")
-    assert result.target.spec.classes[-1] == "garbage"
-    assert result.fit.steps == 24
-    if result.inverter is not None:
-        assert set(result.inverter.sample(30, generator=seeded(0))[1].tolist()) == {0, 1, 2}
+    assert len(trained.garbage) == 20 + 3 * 3 * 4
+    assert 0 <= trained.garbage.min() <= trained.garbage.max() <= 1
+    assert (trained.inverter is None) == (source == "noise")
+    assert trained.target.spec.classes[-1] == "garbage"
+    assert result.steps == 24
+    if trained.inverter is not None:
+        assert set(trained.inverter.sample(30, generator=seeded(0))[1].tolist()) == {0, 1, 2}
 
 
 def test_it_learns_and_rejects_noise():
-    result = train_with_garbage(network(), DATA, config(steps=90), INVERSION, generator=seeded(0), device="cpu")
-    assert result.fit.metrics["test_top1"] > 0.9
-    assert result.fit.metrics["kept"] > 0.9
-    rejected = result.target(result.garbage[:20]).argmax(1) == 3
+    trained, result = train_with_garbage(
+        network(), DATA, config(steps=90), INVERSION, generator=seeded(0), device="cpu"
+    )
+    assert result.metrics["test_top1"] > 0.9
+    assert result.metrics["kept"] > 0.9
+    rejected = trained.target(trained.garbage[:20]).argmax(1) == 3
     assert float(rejected.float().mean()) > 0.9
-    assert not result.target.module.training
+    assert not trained.target.module.training
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
@@ -98,13 +102,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
             callbacks=callbacks,
         )
 
-    whole = train()
+    whole, result = train()
     train(tmp_path / "run.pt", [lambda step: step.index == 8])
-    rest = train(tmp_path / "run.pt")
+    rest, again = train(tmp_path / "run.pt")
     assert whole.target.fingerprint() == rest.target.fingerprint()
     assert torch.equal(whole.garbage, rest.garbage)
     for term in ("cross_entropy", "accuracy"):
-        assert whole.fit.history[term] == rest.fit.history[term]
+        assert result.history[term] == again.history[term]
 
 
 def test_the_global_numbers_are_left_alone():
@@ -118,9 +122,9 @@ def test_an_interruption_of_the_inversion_ends_the_training(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(NetworkInversion, "step", interrupt)
-    result = train_with_garbage(network(), DATA, config(), INVERSION, generator=seeded(0), device="cpu")
-    assert result.fit.stopped == "interrupted"
-    assert len(result.garbage) == 20
+    trained, result = train_with_garbage(network(), DATA, config(), INVERSION, generator=seeded(0), device="cpu")
+    assert result.stopped == "interrupted"
+    assert len(trained.garbage) == 20
 
 
 def test_what_is_refused():
@@ -130,8 +134,8 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match=next(iter(change))):
             config(**change)
     colour = torch.rand(4, 3, 8, 8)
-    result = train_with_garbage(network(), DATA, config(steps=3), INVERSION, device="cpu")
+    trained, _ = train_with_garbage(network(), DATA, config(steps=3), INVERSION, device="cpu")
     with pytest.raises(ValueError, match="3 channels; the network takes 1"):
-        result.target.spec.check(colour)
+        trained.target.spec.check(colour)
     for profile in ("ci", "book", "paper"):
         assert GarbageConfig.for_profile(profile).steps > 0

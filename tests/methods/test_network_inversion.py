@@ -104,6 +104,13 @@ def test_only_some_classes(target):
     assert set(made.sample(50, generator=seeded(0))[1].tolist()) == {1, 3}
 
 
+def test_it_is_called_as_every_inverse(target):
+    made, _ = network_inversion(target, config(steps=1), generator=seeded(0))
+    assert torch.equal(made([0, 3, 3], seeded(5)), made.sample([0, 3, 3], generator=seeded(5))[0])
+    assert torch.equal(made([1, 2]), made([1, 2]))
+    assert not torch.equal(made([1, 2], seeded(1)), made([1, 2], seeded(2)))
+
+
 def test_sampling_leaves_the_global_numbers_alone(target):
     made, _ = network_inversion(target, config(steps=1), generator=seeded(0))
     state = torch.get_rng_state()

@@ -125,7 +125,7 @@ def test_the_whole_inverts_at_every_depth(chain):
         images = inverse(feature, depth=depth)
         assert images.shape == (2, 3, 16, 16)
         assert 0 <= images.min() <= images.max() <= 1
-    assert torch.equal(inverse(features[-1]), inverse(features[-1], depth=len(chain)))
+    assert torch.equal(inverse(features[-1], seeded(0)), inverse(features[-1], depth=len(chain)))
     assert len(inverse.walk(features[4], 5)) == 5
 
 
@@ -135,7 +135,9 @@ def test_wrong_features_are_refused(chain):
         inverse(torch.rand(1, 4, 16, 16))
     for depth in (0, 6):
         with pytest.raises(ValueError, match=rf"depth must lie in 1..5, the blocks that are inverted, not {depth}"):
-            inverse(torch.rand(1, 8, 8, 8), depth)
+            inverse(torch.rand(1, 8, 8, 8), depth=depth)
+    with pytest.raises(TypeError, match="depth=3"):
+        inverse(torch.rand(1, 8, 8, 8), 3)  # the second place is the generator's, as in every inverse
 
 
 def test_seed_and_global_state(chain):
