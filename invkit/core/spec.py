@@ -164,7 +164,12 @@ class ImageSpec:
         return (self.channels, *self.size)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """``(x - mean) / std`` per channel, for ``(N, C, H, W)`` in [0, 1]."""
+        """``(x - mean) / std`` per channel, for ``(N, C, H, W)`` in [0, 1].
+
+        >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+        >>> spec.normalise(torch.zeros(1, 1, 8, 8)).unique()
+        tensor([-2.])
+        """
         mean, std = (
             torch.tensor(v, dtype=images.dtype, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
         )
@@ -193,14 +198,25 @@ class ImageSpec:
         return images
 
     def check_range(self, images: Tensor) -> Tensor:
-        """``images`` if they lie in [0, 1]; else ``ValueError``."""
+        """``images`` if they lie in [0, 1]; else ``ValueError``, which says where they lie.
+
+        >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+        >>> spec.check_range(torch.full((1, 1, 8, 8), 255.0))
+        Traceback (most recent call last):
+        ValueError: images must lie in [0, 1], not 255..255; the target normalises them itself
+        """
         low, high = float(images.min()), float(images.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"images must lie in [0, 1], not {low:.3g}..{high:.3g}; the target normalises them itself")
         return images
 
     def probe(self, generator: torch.Generator) -> Tensor:
-        """Two images that deep layers tell apart: fine noise and coarse noise."""
+        """Two images ``(2, C, H, W)`` that deep layers tell apart: fine noise and coarse noise.
+
+        >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+        >>> spec.probe(torch.Generator()).shape
+        torch.Size([2, 1, 8, 8])
+        """
         fine = torch.rand(1, *self.shape, generator=generator)
         coarse = F.interpolate(torch.rand(1, self.channels, 3, 3, generator=generator), self.size, mode="bilinear")
         return torch.cat((fine, coarse))
@@ -224,7 +240,12 @@ class ImageSpec:
         return indices.long()
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dictionary, as it lies beside a weights file."""
+        """A JSON-ready dictionary, as it lies beside a weights file.
+
+        >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+        >>> spec.to_json()
+        {'input': [1, 8, 8], 'mean': [0.5], 'std': [0.25], 'classes': ['a', 'b']}
+        """
         return {
             "input": list(self.shape),
             "mean": list(self.mean),
@@ -234,7 +255,14 @@ class ImageSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ImageSpec:
-        """Read what :meth:`to_json` wrote; raise ``ValueError`` naming the missing key."""
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: Naming the keys that are missing.
+
+        >>> ImageSpec.from_json({"input": [1, 8, 8], "mean": [0.5], "std": [0.25], "classes": ["a", "b"]}).n_classes
+        2
+        """
         missing = [k for k in ("input", "mean", "std", "classes") if k not in data]
         if missing:
             raise ValueError(f"an image specification needs the keys input, mean, std, classes; missing: {missing}")
@@ -267,7 +295,11 @@ class LatentSpec:
         return codes
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """``(count, size)`` standard normal codes, on the CPU."""
+        """``(count, size)`` standard normal codes, on the CPU.
+
+        >>> LatentSpec(16).sample(3, torch.Generator()).shape
+        torch.Size([3, 16])
+        """
         return torch.randn(count, self.size, generator=generator)
 
     def probe(self, generator: torch.Generator) -> Tensor:

@@ -62,7 +62,15 @@ class FrozenNetwork(nn.Module):
         return super().train(False)
 
     def check_frozen(self) -> None:
-        """Raise ``ValueError`` naming a submodule that somebody put back into train mode."""
+        """Raise ``ValueError`` naming a submodule that somebody put back into train mode.
+
+        >>> from invkit.testing import tiny_target
+        >>> target = tiny_target()
+        >>> _ = target.module.bn1.train()
+        >>> target.check_frozen()
+        Traceback (most recent call last):
+        ValueError: bn1 of target tiny is in train mode; call module.eval() first
+        """
         for name, module in self.module.named_modules():
             if module.training:
                 raise ValueError(
@@ -70,7 +78,12 @@ class FrozenNetwork(nn.Module):
                 )
 
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with any weight, buffer or part of the specification."""
+        """Twelve hexadecimal digits that change with any weight, buffer or part of the specification.
+
+        >>> from invkit.testing import tiny_target
+        >>> tiny_target(seed=0).fingerprint() == tiny_target(seed=1).fingerprint()
+        False
+        """
         digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
@@ -86,7 +99,18 @@ class Target(FrozenNetwork):
     module itself is kept, not copied. Batch norms without running statistics use those of the batch at hand, in eval
     mode too: the logits of an image then depend on the images beside it.
 
-    Raises ``ValueError`` if the module does not turn such images into one logit per class.
+    Args:
+        module: Normalised images ``(N, C, H, W)`` to logits ``(N, n_classes)``.
+        spec: What the images look like.
+        name: For messages and records; the module's class if empty.
+
+    Raises:
+        ValueError: If the module does not turn such images into one logit per class.
+
+    >>> spec = ImageSpec(channels=1, size=(2, 2), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+    >>> target = Target(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), spec, "linear")
+    >>> target(torch.rand(3, 1, 2, 2)).shape
+    torch.Size([3, 2])
     """
 
     spec: ImageSpec
@@ -95,13 +119,16 @@ class Target(FrozenNetwork):
 
     def __init__(self, module: nn.Module, spec: ImageSpec, name: str = "") -> None:
         super().__init__(module, spec, name)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(spec.mean, dtype=self.dtype).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std, dtype=self.dtype).view(-1, 1, 1), persistent=False)
         self.to(self.device).eval()
         self._head = self._probe()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.module((images - self.mean) / self.std)
+
+    def _black(self, size: Sequence[int]) -> Tensor:
+        return torch.zeros(1, self.spec.channels, *size, device=self.device, dtype=self.dtype)
 
     def _probe(self) -> str:
         """One black image through the network: the logits must fit, and the last layer with weights is the head."""
@@ -115,7 +142,7 @@ class Target(FrozenNetwork):
             with torch.no_grad(), Hooks() as hooks:
                 for name, layer in layers.items():
                     hooks.after(layer, partial(record, name))
-                logits = self(torch.zeros(1, *self.spec.shape, device=self.device))
+                logits = self(self._black(self.spec.size))
         except (RuntimeError, ValueError, AssertionError) as error:
             raise ValueError(f"{self.name} does not take images of shape {self.spec.shape}: {error}") from error
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, self.spec.n_classes):
@@ -127,10 +154,25 @@ class Target(FrozenNetwork):
 
     @contextmanager
     def tap(self, *names: str, inputs: bool = False) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
-        """Read the outputs (or ``inputs``) of named submodules; the forward pass ends after the last one asked for.
+        """Read the outputs of named submodules; the forward pass ends after the last of them.
 
-        Yields a function from images to ``{name: tensor}``. Hooks are removed on leaving the context. Raises
-        ``ValueError`` for an unknown name or a module that the forward pass never reaches.
+        Hooks are removed on leaving the context.
+
+        Args:
+            names: Of ``module.named_modules()``; ``""`` is the whole network.
+            inputs: Read what goes into the submodules instead.
+
+        Yields:
+            A function from images to ``{name: tensor}``.
+
+        Raises:
+            ValueError: For an unknown name or a module that the forward pass never reaches.
+
+        >>> from invkit.testing import tiny_target
+        >>> with tiny_target().tap("conv1", "conv2") as read:
+        ...     features = read(torch.rand(2, 3, 8, 8))
+        >>> features["conv1"].shape, features["conv2"].shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([2, 8, 4, 4]))
         """
         modules = dict(self.module.named_modules())
         unknown = [n for n in names if n not in modules]
@@ -160,7 +202,12 @@ class Target(FrozenNetwork):
             yield read
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features ``(N, D)``: the input of the last layer with weights, averaged over space."""
+        """Penultimate features ``(N, D)``: the input of the last layer with weights, averaged over space.
+
+        >>> from invkit.testing import tiny_target
+        >>> tiny_target().features(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 8])
+        """
         with self.tap(self._head, inputs=True) as read:
             return _over_space(read(images)[self._head])
 
@@ -170,7 +217,13 @@ class Target(FrozenNetwork):
         return self.module.get_submodule(self._head)
 
     def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``(N, n_classes)`` and penultimate features ``(N, D)``, see :meth:`features`, of one forward pass."""
+        """Logits ``(N, n_classes)`` and penultimate features ``(N, D)``, see :meth:`features`, of one forward pass.
+
+        >>> from invkit.testing import tiny_target
+        >>> logits, features = tiny_target().with_features(torch.rand(2, 3, 8, 8))
+        >>> logits.shape, features.shape
+        (torch.Size([2, 4]), torch.Size([2, 8]))
+        """
         inputs: list[Tensor] = []
         with Hooks() as hooks:
             hooks.before(self.head, inputs.append)
@@ -178,12 +231,15 @@ class Target(FrozenNetwork):
         return logits, _over_space(inputs[-1])
 
     def accepts(self, size: Sequence[int]) -> bool:
-        """Whether the network takes images of this ``(H, W)``, found by trying."""
+        """Whether the network takes images of this ``(H, W)``, found by trying.
+
+        >>> from invkit.testing import tiny_target
+        >>> tiny_target().accepts((16, 12))
+        True
+        """
         try:
             with torch.no_grad():
-                return (
-                    self(torch.zeros(1, self.spec.channels, *size, device=self.device)).shape[-1] == self.spec.n_classes
-                )
+                return self(self._black(size)).shape[-1] == self.spec.n_classes
         except (RuntimeError, ValueError, AssertionError):
             return False
 
@@ -205,8 +261,18 @@ def _over_space(features: Tensor) -> Tensor:
 class GeneratorTarget(FrozenNetwork):
     """A frozen generator: ``target(codes)`` takes ``(N, spec.size)`` and returns images ``(N, C, H, W)`` in [0, 1].
 
-    ``spec`` may be left out where the module names its ``latent``. Raises ``ValueError`` if the module does not turn
-    such codes into images.
+    Args:
+        module: Codes to images.
+        spec: Size of a code; may be left out where the module names its ``latent``.
+        name: For messages and records; the module's class if empty.
+
+    Raises:
+        ValueError: If the module does not turn such codes into images.
+
+    >>> generator = nn.Sequential(nn.Linear(5, 12), nn.Sigmoid(), nn.Unflatten(1, (3, 2, 2)))
+    >>> target = GeneratorTarget(generator, LatentSpec(5))
+    >>> target(target.spec.sample(2, torch.Generator())).shape
+    torch.Size([2, 3, 2, 2])
     """
 
     spec: LatentSpec
@@ -218,7 +284,7 @@ class GeneratorTarget(FrozenNetwork):
         super().__init__(module, spec or LatentSpec(cast(int, size)), name)
         try:
             with torch.no_grad():
-                images = self(torch.zeros(1, self.spec.size, device=self.device))
+                images = self(torch.zeros(1, self.spec.size, device=self.device, dtype=self.dtype))
         except (RuntimeError, ValueError, AssertionError) as error:
             raise ValueError(f"{self.name} does not take codes of {self.spec.size} entries: {error}") from error
         if not isinstance(images, Tensor) or images.ndim != 4:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invkit.core.config import Config
 from invkit.core.spec import ImageSpec
 
 Kind = Literal["label", "vector", "matrix", "vector-matrix"]
@@ -44,7 +45,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditioning:
+class Conditioning(Config):
     """Draws conditions of one ``kind`` for a classifier of ``classes`` classes.
 
     ``label`` and ``matrix`` encode the label alone, so their distribution is the hot vector; with ``hot`` it is for the
@@ -65,18 +66,13 @@ class Conditioning:
     only: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"the conditioning must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        if self.classes < 2:
-            raise ValueError(f"a condition chooses among at least 2 classes, not {self.classes}")
-        if self.latent < 1:
-            raise ValueError(f"the latent vector needs at least 1 dimension, not {self.latent}")
-        if not 0 < self.vector_std < math.inf:
-            raise ValueError(
-                f"vector_std, the deviation of the normal draw, must be positive and finite, not {self.vector_std}"
-            )
-        if self.only is not None and not (self.only and set(self.only) <= set(range(self.classes))):
-            raise ValueError(f"the classes to draw must lie in 0..{self.classes - 1}, not {self.only}")
+        self.require_choice("kind", *KINDS)
+        self.require_whole("classes", least=2)
+        self.require_whole("latent")
+        self.require_positive("vector_std")
+        if self.only is not None:
+            known = bool(self.only) and set(self.only) <= set(range(self.classes))
+            self.require("only", known, f"name classes of 0..{self.classes - 1}")
 
     def draw(self, count: int, generator: torch.Generator, labels: Tensor | Sequence[int] | None = None) -> Conditions:
         """``count`` conditions from ``generator``, of uniformly drawn classes or of the given ``labels`` ``(count,)``.
