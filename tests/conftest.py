@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 from invkit.core.target import Target
@@ -17,15 +16,6 @@ from invkit.testing import quadrants_target, tiny_target
 # Times on a shared machine say nothing about the code.
 settings.register_profile("invkit", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("invkit")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Small tensors are faster on one thread, and sums keep their order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -63,22 +64,74 @@ def test_the_book_stack_is_pinned_and_nothing_else(name):
     assert len(pinned) == 3
 
 
-def test_every_third_party_import_of_the_package_is_a_dependency():
-    import ast
+# Where the name of an import is not that of the distribution that brings it.
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "jupyter_client": "ipykernel"}
+CORE = names(PROJECT["project"]["dependencies"])
+ROOMS = {"show": CORE | names(EXTRAS["show"]), "book": CORE | names(EXTRAS["show"]) | names(EXTRAS["book"])}
 
-    distribution = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
-    known = names(PROJECT["project"]["dependencies"]) | {"invkit"}
-    runner = {"papermill", "jupyter_client", "ipython", "ipykernel"}  # from the extra `book`
-    missing = set()
-    for path in (ROOT / "invkit").rglob("*.py"):
-        allowed = known | runner if path.stem in {"worker", "parameters"} else known
-        for node in ast.walk(ast.parse(path.read_text("utf8"))):
-            tops = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            tops += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for top in {name.split(".")[0] for name in tops} - sys.stdlib_module_names:
-                if distribution.get(top, top).lower() not in allowed:
-                    missing.add(f"{path.name}: {top}")
-    assert not missing
+
+@pytest.mark.parametrize("path", sorted((ROOT / "invkit").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_are_dependencies_of_the_room(path):
+    allowed = ROOMS.get(path.relative_to(ROOT / "invkit").parts[0], CORE) | {"invkit"}
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").split(".")[0])
+    distributions = {DISTRIBUTIONS.get(name, name).lower() for name in imported - sys.stdlib_module_names}
+    assert not distributions - allowed
+
+
+def test_every_dependency_of_the_core_is_imported_somewhere():
+    texts = [path.read_text("utf8") for path in (ROOT / "invkit").rglob("*.py")]
+    modules = {distribution: module for module, distribution in DISTRIBUTIONS.items()}
+    for name in CORE:
+        pattern = re.compile(rf"^\s*(import|from) {modules.get(name, name)}\b", re.M)
+        assert any(map(pattern.search, texts)), f"nothing imports {name}"
+
+
+def test_extras_build_upon_each_other():
+    assert "invkit" in names(EXTRAS["book"]), "the book draws: its extra includes `show`"
+    assert "invkit[show]" in EXTRAS["book"]
+    assert not CORE & names(EXTRAS["show"])
+    assert not (CORE | names(EXTRAS["show"])) & names(EXTRAS["book"])
+
+
+WITHOUT_EXTRAS = """
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        absent = name.split(".")[0] in {blocked} or name.startswith("jupyter")
+        return None if absent else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+import invkit as ik
+from invkit.testing import tiny_target
+
+result = ik.deep_inversion(tiny_target(), [0, 1], ik.DeepInversionConfig.for_profile("ci", steps=1))
+assert result.images.shape == (2, 3, 8, 8)
+for room in ("show", "book"):
+    try:
+        __import__(f"invkit.{{room}}")
+    except ModuleNotFoundError:
+        continue
+    raise AssertionError(f"{{room}} was imported without its extra: nothing was blocked")
+"""
+
+
+def test_the_core_works_without_the_extras(tmp_path):
+    blocked = {"matplotlib", "seaborn", "pandas", "ipywidgets", "papermill", "nbformat", "IPython", "ipykernel", "yaml"}
+    call = [sys.executable, "-c", WITHOUT_EXTRAS.format(blocked=blocked)]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_files_beside_the_code_are_installed_with_it():
