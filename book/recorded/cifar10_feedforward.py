@@ -97,13 +97,13 @@ def logits(
         ours = probes["ours"]
         drawn = ours.draws(1, ik.seeded(0))[0]
         run.row(f"{name} / ours, drawn", ours.scores(drawn))
-        for guess, images in ours.naive(pool).items():
+        for guess, images in ours.baselines(pool).items():
             run.row(f"{name} / {guess}", ours.scores(images))
         for use, number in used(ours, others, attack_steps).items():
             uses.setdefault(use, {})[name] = number
-        pictures[f"{name}: ours"] = ours.made[shown]
+        pictures[f"{name}: ours"] = ours.reconstructions[shown]
         pictures[f"{name}: ours, drawn"] = ours.draws(1, ik.seeded(0), shown)[0]
-        pictures |= {f"{name}: {method}": probes[method].made[shown] for method in BASELINES}
+        pictures |= {f"{name}: {method}": probes[method].reconstructions[shown] for method in BASELINES}
     config = {
         "ours": {"steps": steps, **OURS},
         "baselines": {"steps": baseline_steps} | BASELINE | BASELINES,
@@ -157,7 +157,7 @@ def network(run: Run, subject: Subject, data: ik.DataSet) -> ik.Target:
     else:
         module = copy.deepcopy(target.module).requires_grad_(True)
         config = ik.ClassifierConfig(**HARDENING | run.trial)
-        result = ik.train_classifier(module, replace(data, spec=target.spec), config, device="cpu")
+        _, result = ik.train_classifier(module, replace(data, spec=target.spec), config, device="cpu")
         log.write_text(str(result.seconds))
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, file)
     spec = run.data / "weights" / f"{subject.weights}.json"
@@ -196,7 +196,7 @@ def learn(
 def used(probe: LogitProbe, others: dict[str, Tensor], attack_steps: int) -> dict[str, float]:
     """What our inverse does with other logits: of attacked and wrongly classified images, of other data, moved ones."""
     eps = HARDENING["eps"]
-    numbers = {"accuracy": float((~probe.wrong()).double().mean())}
+    numbers = {"accuracy": float((~probe.misclassified()).double().mean())}
     numbers["accuracy under attack"] = robust_accuracy(
         probe.target, probe.real, probe.labels, eps=eps, steps=attack_steps
     )
@@ -205,19 +205,19 @@ def used(probe: LogitProbe, others: dict[str, Tensor], attack_steps: int) -> dic
         "changed at random": random_perturbation(probe.real, RADIUS, generator=ik.seeded(0)),
     }
     for change, images in changes.items():
-        numbers[f"{change}, image moved"] = probe.after(images)["distance"]
-        numbers[f"{change}, read rightly"] = probe.after(images)["verifier"]
+        numbers[f"{change}, image moved"] = probe.under_change(images)["distance"]
+        numbers[f"{change}, read rightly"] = probe.under_change(images)["verifier"]
     for answer, row in probe.by_answer().items():
         for column in ("psnr", "true class", "answered class"):
             numbers[f"{answer} answers, {column}"] = row[column]
     for source, images in others.items():
-        there = probe.elsewhere(images)
+        there = probe.on_other_images(images)
         numbers[f"{source}, psnr"] = there["psnr"]
         numbers[f"{source}, psnr to another"] = there["psnr to another"]
     noise = probe.under_noise(ik.seeded(0))
     for column in ("images", "logits", "logits, borrowed"):
         numbers[f"other noise, {column}"] = noise[column]
-    for move, gain in probe.gains(0.5, ik.seeded(0)).items():
+    for move, gain in probe.sensitivity(0.5, ik.seeded(0)).items():
         numbers[f"{move}, image per logit change"] = gain
     return numbers
 

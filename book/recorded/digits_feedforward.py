@@ -113,19 +113,19 @@ def one_seed(run: Run, laboratory: Laboratory, seed: int) -> None:
             run.row(f"{kind} / {method}", probe.scores())
         ours = probes[OURS]
         run.row(f"{kind} / {OURS}, drawn", ours.scores(ours.draws(1, ik.seeded(seed))[0]))
-        for guess, images in ours.naive(laboratory.data.train).items():
+        for guess, images in ours.baselines(laboratory.data.train).items():
             run.row(f"{kind} / {guess}", ours.scores(images))
         for source, split in laboratory.others.items():
-            run.row(f"{source} / {kind}", ours.elsewhere(split.images))
+            run.row(f"{source} / {kind}", ours.on_other_images(split.images))
         if seed > 0:
             continue
         for method, probe in probes.items():
             if method != label(WEIGHTS[1]):
-                pictures[f"{kind}: {method}"] = probe.made[shown]
+                pictures[f"{kind}: {method}"] = probe.reconstructions[shown]
         if name == "bn_cnn":
             for source, split in laboratory.others.items():
                 pictures[source] = split.per_class(1).images[:10]
-                pictures[f"{source}: {kind}"] = ours.again(pictures[source])
+                pictures[f"{source}: {kind}"] = ours.reconstruct(pictures[source])
 
 
 def label(weights: Weights) -> str:

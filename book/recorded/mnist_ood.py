@@ -82,11 +82,11 @@ def trained(run: Run, data: ik.DataSet, configs: Mapping[str, ik.GarbageConfig],
     classifiers: Classifiers = {"no garbage": (ik.Target(module, data.spec), None)}
     for kind, config in configs.items():
         module = build("bn_cnn", ik.methods.with_garbage(data.spec), width=16, seed=seed)
-        result = ik.train_with_garbage(
+        trained_with, _ = ik.train_with_garbage(
             module, data, config, ik.NetworkInversionConfig.for_profile("book", **run.trial),
             generator=ik.seeded(seed), device="cpu",
         )  # fmt: skip
-        classifiers[kind] = (result.target, result.garbage)
+        classifiers[kind] = (trained_with.target, trained_with.garbage)
     return classifiers
 
 
