@@ -1,24 +1,21 @@
 """Images changed a little so that a network errs, and random changes of the same size to compare with.
 
-The steps along the sign of the gradient are captum's. Its ``PGD`` around them is not used: in norm L2 it still
-steps along the sign and its random start fails on a batch, it starts from the global random numbers, and it warns
-at each step. The loop here is the paper's equation in both norms, from a generator of one's own.
+Gradient steps and projections are the papers' equations, in two norms and from a generator of one's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from invkit.core.rng import default_generator
-from invkit.core.spec import ImageSpec
+from invkit.core.spec import ImageSpec, check_images
 from invkit.data.batching import to_float
-from invkit.metrics.quality import in_batches
+from invkit.metrics.quality import class_indices, evaluating, in_batches
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["Linf", "L2"]
@@ -47,10 +44,10 @@ def pgd(
     is. Gradients of weights are neither computed nor changed. The same seed gives the same bits on the CPU.
 
     Args:
-        network: A :class:`~invkit.core.target.Target`, or any function of images in [0, 1] that gives logits ``(N,
-        K)``. images: Float ``(N, C, H, W)`` in [0, 1], on the network's device.
+        network: A :class:`~invkit.core.target.Target`, or any function from images in [0, 1] to logits ``(N, K)``.
+        images: Float ``(N, C, H, W)`` in [0, 1], on the network's device.
         labels: ``(N,)``: the classes to be left; those to be reached where ``targeted``, which descends instead.
-        radius: Of the ball, in units of [0, 1]; in L2 of a whole image. 0 gives the images back.
+        eps: Radius of the ball, in units of [0, 1]; in L2 of a whole image. 0 gives the images back.
         step_size: None takes 2.5 · eps / steps, which reaches the border from anywhere (Madry et al., section 5).
         steps: Gradient steps, at least 1.
         norm: ``"Linf"`` or ``"L2"``.
@@ -63,6 +60,12 @@ def pgd(
 
     Raises:
         ValueError: For images or labels out of range, ``eps < 0``, ``steps < 1`` or an unknown norm.
+
+    >>> from invkit.testing import quadrants_target
+    >>> target, grey = quadrants_target(), torch.full((1, 1, 12, 12), 0.5)
+    >>> attacked = pgd(target, grey, [3], eps=0.1, targeted=True)
+    >>> target.spec.classes[target(attacked).argmax()], round(float((attacked - grey).abs().max()), 3)
+    ('se', 0.1)
     """
     images, labels = _checked(network, images, labels)
     _check_ball(eps, norm)
@@ -71,12 +74,13 @@ def pgd(
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size must be positive, or None, not {step_size}")
     size = (2.5 * eps / steps if step_size is None else step_size) * (-1 if targeted else 1)
-    drawn = _in_ball(images, eps, norm, generator or default_generator()) if random_start else 0.0
-    attacked = (images + drawn).clamp(0, 1)
-    step = {"Linf": _sign_step, "L2": _gradient_step}[norm]
+    start = _in_ball(images, eps, norm, generator or default_generator()) if random_start else 0.0
+    attacked = (images + start).clamp(0, 1)
     with evaluating(network):
         for _ in range(steps):
-            attacked = images + _project(step(network, attacked, labels, size) - images, eps, norm)
+            gradient = _gradient(network, attacked, labels)
+            step = size * (gradient.sign() if norm == "Linf" else _unit(gradient))
+            attacked = images + _project(attacked + step - images, eps, norm)
             # The clamp comes last: towards a box that holds the centre, it only shortens the change.
             attacked = attacked.clamp(0, 1)
     return attacked
@@ -95,6 +99,11 @@ def fgsm(
 
     ``x' = clamp(x + eps · sign(∇_x CE(network(x), y)))``, and along the gradient itself in norm L2. Arguments,
     shapes, ranges and errors as for :func:`pgd`.
+
+    >>> from invkit.testing import quadrants_target
+    >>> attacked = fgsm(quadrants_target(), torch.full((1, 1, 12, 12), 0.5), [0], eps=0.1)
+    >>> round(float(attacked.min()), 3), round(float(attacked.max()), 3)
+    (0.4, 0.6)
     """
     size = eps if eps > 0 else None  # pgd says what is wrong with a radius below 0
     return pgd(
@@ -112,14 +121,18 @@ def random_perturbation(
 
     Args:
         images: Float ``(N, C, H, W)`` in [0, 1].
-        radius: In units of [0, 1], as for :func:`pgd`.
+        eps: Length of the change in units of [0, 1], as for :func:`pgd`.
         norm: ``"Linf"`` or ``"L2"``.
         generator: A fixed one if None.
 
     Raises:
         ValueError: For images out of range, ``eps < 0`` or an unknown norm.
+
+    >>> change = random_perturbation(torch.full((1, 1, 4, 4), 0.5), 0.1) - 0.5
+    >>> round(float(change.abs().min()), 3), round(float(change.abs().max()), 3)
+    (0.1, 0.1)
     """
-    _check_images(images)
+    images = _check_range(check_images(images))
     _check_ball(eps, norm)
     noise = torch.randn(images.shape, generator=generator or default_generator()).to(images)
     direction = torch.where(noise < 0, -1.0, 1.0).to(images) if norm == "Linf" else _unit(noise)
@@ -142,60 +155,45 @@ def robust_accuracy(
     """Share in [0, 1] of images classified rightly both as they are and after :func:`pgd`: an upper bound on the share
     for which no image in the ball is classified wrongly.
 
-    Images ``(N, C, H, W)`` are uint8 or float in [0, 1] and are moved to the network's device batch by batch; the
-    other arguments and errors are those of :func:`pgd`.
+    Args:
+        target: The network, see :func:`pgd`.
+        images: ``(N, C, H, W)``, uint8 or float in [0, 1]; they are moved to the network's device batch by batch.
+        labels: Class indices ``(N,)``.
+        eps: See :func:`pgd`, as are ``step_size``, ``steps``, ``norm``, ``random_start`` and ``generator``.
+        batch_size: Images of one batch.
+
+    Raises:
+        ValueError: As :func:`pgd`, and for no images or another number of labels.
+
+    >>> from invkit.testing import quadrants_target
+    >>> image = torch.zeros(1, 1, 12, 12)
+    >>> image[..., :6, :6] = 0.4
+    >>> [robust_accuracy(quadrants_target(), image, [0], eps=eps) for eps in (0.1, 0.3)]
+    [1.0, 0.0]
     """
-    wanted = torch.as_tensor(labels).cpu()
-    if len(wanted) != len(images):
-        raise ValueError(f"there are {len(images)} images but {len(wanted)} labels")
-    if len(images) == 0:
-        raise ValueError("there are no images to attack")
-    generator, place = generator or default_generator(), getattr(target, "device", None)
-    right = []
-    for some, y in zip(images.split(batch_size), wanted.split(batch_size), strict=True):
-        clean = to_float(some.to(place) if place else some)
+    images, indices = check_images(images, keep_bytes=True), class_indices(labels)
+    if len(indices) != len(images):
+        raise ValueError(f"there are {len(images)} images but {len(indices)} labels")
+    generator, device = generator or default_generator(), getattr(target, "device", None)
+    robust = []
+    for part, y in zip(images.split(batch_size), indices.split(batch_size), strict=True):
+        clean = to_float(part.to(device) if device else part)
         attacked = pgd(
             target, clean, y, eps=eps, step_size=step_size, steps=steps, norm=norm,
             random_start=random_start, generator=generator,
         )  # fmt: skip
-        with evaluating(target):
-            found = in_batches(target, torch.cat([clean, attacked]), 2 * batch_size).argmax(1)
-        right.append((found.view(2, -1) == y).all(0))
-    return float(torch.cat(right).double().mean())
+        predicted = in_batches(target, torch.cat([clean, attacked]), 2 * batch_size).argmax(1)
+        robust.append((predicted.view(2, -1) == y).all(0))
+    return float(torch.cat(robust).double().mean())
 
 
-@contextmanager
-def evaluating(network: Network) -> Iterator[None]:
-    """``network`` in eval mode if it is an ``nn.Module``; each submodule gets its own mode back in the end."""
-    modes = [(m, m.training) for m in network.modules()] if isinstance(network, nn.Module) else []
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _sign_step(network: Network, images: Tensor, labels: Tensor, size: float) -> Tensor:
-    from captum.robust import FGSM  # here, since it brings matplotlib along and takes half a second
-
-    step = FGSM(network, _loss)
-    step.zero_thresh = 0.0  # at captum's 1e-6 the images that a network is surest of would stand still
-    inputs = images.detach().requires_grad_()  # captum warns of others
-    return step.perturb(inputs, size, labels).detach()
-
-
-def _gradient_step(network: Network, images: Tensor, labels: Tensor, size: float) -> Tensor:
+def _gradient(network: Network, images: Tensor, labels: Tensor) -> Tensor:
     inputs = images.detach().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(_loss(network(inputs), labels), inputs)
-    return images + size * _unit(gradient)
-
-
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    # The sum, so that an image's gradient does not depend on its neighbours; one element, as captum wants it.
-    return F.cross_entropy(logits, labels, reduction="sum")[None]
+        # The sum, so that an image's gradient does not depend on its neighbours.
+        loss = F.cross_entropy(network(inputs), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, inputs)
+    return gradient
 
 
 def _unit(change: Tensor) -> Tensor:
@@ -226,26 +224,27 @@ def _check_ball(eps: float, norm: str) -> None:
         raise ValueError(f"norm must be Linf or L2, not {norm!r}")
 
 
-def _check_images(images: Tensor) -> None:
-    if images.ndim != 4 or not images.is_floating_point() or images.numel() == 0:
-        raise ValueError(f"images must be a float tensor (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+def _check_range(images: Tensor) -> Tensor:
     low, high = float(images.amin()), float(images.amax())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images must lie in [0, 1], not in [{low:.3g}, {high:.3g}]; normalise inside the network")
+    return images
 
 
 def _checked(network: Network, images: Tensor, labels: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images without a graph and labels on their device, once both are seen to fit the network."""
-    _check_images(images)
     spec = getattr(network, "spec", None)
     if isinstance(spec, ImageSpec):
-        spec.check(images)
+        images = spec.check(images, dtype=getattr(network, "dtype", None))
+    else:
+        images = check_images(images)
+    _check_range(images)
     with torch.no_grad(), evaluating(network):
         classes = spec.n_classes if isinstance(spec, ImageSpec) else network(images[:1]).shape[-1]
-    given = torch.as_tensor(labels)
-    if given.shape != (len(images),) or given.is_floating_point():
-        raise ValueError(f"labels must be {len(images)} class indices, one for each image, not {tuple(given.shape)}")
-    low, high = int(given.amin()), int(given.amax())
+    indices = class_indices(labels)
+    if indices.shape != (len(images),):
+        raise ValueError(f"labels must be {len(images)} class indices, one for each image, not {tuple(indices.shape)}")
+    low, high = int(indices.amin()), int(indices.amax())
     if low < 0 or high >= classes:
         raise ValueError(f"labels go from {low} to {high}; the network knows 0..{classes - 1}")
-    return images.detach(), given.long().to(images.device)
+    return images, indices.to(images.device)

@@ -5,30 +5,53 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invkit.core.spec import check_floats, check_images
 from invkit.core.target import Target
 
 
 def saliency(target: Target, images: Tensor, labels: Tensor) -> Tensor:
     """``max_c |d logit_y / d x_c|`` (Simonyan et al. 2014, §3.1): how much each pixel moves the class's logit.
 
-    Images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)`` give maps ``(N, H, W)`` on the CPU.
-    """
-    from captum.attr import Saliency  # here, since it brings matplotlib along
+    Args:
+        target: The network.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: The classes y, ``(N,)``.
 
-    target.spec.check(images)
-    inputs = images.detach().to(target.device, copy=True).requires_grad_()
-    found: Tensor = Saliency(target).attribute(inputs, target=target.spec.check_labels(labels).to(target.device))
-    return found.detach().amax(1).cpu()
+    Returns:
+        Maps ``(N, H, W)`` on the CPU.
+
+    Raises:
+        ValueError: For images and labels that are not the network's.
+
+    >>> from invkit.testing import tiny_target
+    >>> saliency(tiny_target(), torch.rand(2, 3, 8, 8), torch.tensor([0, 3])).shape
+    torch.Size([2, 8, 8])
+    """
+    inputs = target.check(images).to(target.device, copy=True).requires_grad_()
+    indices = target.spec.check_labels(labels).to(target.device)
+    if len(indices) != len(inputs):
+        raise ValueError(f"there are {len(inputs)} images but {len(indices)} labels")
+    with torch.enable_grad():
+        logits = target(inputs).gather(1, indices[:, None])
+        (gradient,) = torch.autograd.grad(logits.sum(), inputs)
+    return gradient.abs().amax(1).cpu()
 
 
 def central_share(maps: Tensor) -> float:
-    """The share of ``maps`` ``(N, H, W)``, all >= 0, in the middle half of height and width; the mean over images.
+    """The share of a map in the middle half of its height and width, in [0, 1]; the mean over the maps.
 
     A map without structure has the middle's share of the area.
+
+    Args:
+        maps: ``(N, H, W)`` of at least 4 pixels, all >= 0.
+
+    Raises:
+        ValueError: For other maps.
 
     >>> central_share(torch.ones(2, 8, 8))
     0.25
     """
+    maps = check_floats(maps, "maps")
     height, width = maps.shape[-2:]
     if maps.ndim != 3 or min(height, width) < 4 or bool((maps < 0).any()):
         raise ValueError(f"maps must be (N, H, W) of at least 4 pixels and >= 0, not {tuple(maps.shape)}")
@@ -38,9 +61,14 @@ def central_share(maps: Tensor) -> float:
 
 
 def low_frequency_share(images: Tensor, cutoff: float = 0.25) -> float:
-    """The share of the variance of ``images`` ``(N, C, H, W)`` in periods of ``2 / cutoff`` pixels or more.
+    """The share of an image's variance in periods of ``2 / cutoff`` pixels or more, in [0, 1]; the mean over images.
 
-    ``cutoff`` is in units of the highest frequency, in (0, 1]; the mean grey does not count. The mean over images.
+    Args:
+        images: ``(N, C, H, W)``; their mean grey does not count.
+        cutoff: In units of the highest frequency, in (0, 1].
+
+    Raises:
+        ValueError: For another cutoff.
 
     >>> stripes = (torch.arange(8) % 2).float().expand(1, 1, 8, 8)
     >>> low_frequency_share(stripes)
@@ -48,6 +76,7 @@ def low_frequency_share(images: Tensor, cutoff: float = 0.25) -> float:
     """
     if not 0 < cutoff <= 1:
         raise ValueError(f"cutoff must lie in (0, 1], not {cutoff}")
+    images = check_images(images)
     power = torch.fft.fft2(images.double()).abs().square().sum(1)
     power[:, 0, 0] = 0
     down, right = (torch.fft.fftfreq(side, 0.5).abs() for side in images.shape[-2:])
@@ -56,13 +85,20 @@ def low_frequency_share(images: Tensor, cutoff: float = 0.25) -> float:
 
 
 def stretch_contrast(images: Tensor, tails: float = 0.02) -> Tensor:
-    """``images`` ``(N, C, H, W)`` with their contrast stretched, each by itself: all but a share of ``tails`` of its
-    darkest and of its brightest values then fill [0, 1], and these are cut off.
+    """Images with their contrast stretched to fill [0, 1], each by itself.
 
-    >>> stretch(torch.tensor([[[[0.25, 0.5]]]]), tails=0.0).tolist()
+    Args:
+        images: ``(N, C, H, W)``.
+        tails: Share of the darkest and of the brightest values that are cut off, in [0, 0.5).
+
+    Raises:
+        ValueError: For other tails.
+
+    >>> stretch_contrast(torch.tensor([[[[0.25, 0.5]]]]), tails=0.0).tolist()
     [[[[0.0, 1.0]]]]
     """
     if not 0 <= tails < 0.5:
         raise ValueError(f"tails must lie in [0, 0.5), not {tails}")
+    images = check_images(images)
     low, high = (images.flatten(1).quantile(q, 1).view(-1, 1, 1, 1) for q in (tails, 1 - tails))
     return ((images - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from invkit.core.spec import check_images
 from invkit.core.target import GeneratorTarget
 
 
@@ -20,6 +21,7 @@ def reproject(
     ``encode`` is an :class:`invkit.networks.inverse.ChainInverse` of the whole generator, or any other way from images
     ``(N, C, H, W)`` in [0, 1] to codes (Dong et al. 2021, §4.2).
     """
+    images = check_images(images, dtype=target.dtype)
     codes, again = [], []
     for part in images.split(batch_size):
         codes.append(encode(part.to(target.device)))
@@ -45,7 +47,7 @@ def visible_directions(target: GeneratorTarget, codes: Tensor) -> tuple[Tensor, 
     A step of length e along direction k changes the image by ``e * value[k]`` in the Euclidean norm, where e is small.
     Directions of value zero, where a code has more entries than the image has pixels, are not returned.
     """
-    target.spec.check(codes)
+    codes = target.check(codes)
 
     def one(code: Tensor) -> Tensor:
         image: Tensor = target(code[None])
@@ -72,6 +74,7 @@ def refine_codes(target: GeneratorTarget, codes: Tensor, images: Tensor, steps: 
 
     A code that a network predicts is a good start of such a search (Zhu et al. 2016).
     """
+    codes, images = target.check(codes), check_images(images, dtype=target.dtype)
     if len(codes) != len(images):
         raise ValueError(f"there are {len(codes)} codes for {len(images)} images")
     leaf, aim = codes.detach().to(target.device, copy=True).requires_grad_(), images.to(target.device)

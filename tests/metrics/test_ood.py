@@ -93,7 +93,40 @@ def test_the_threshold_by_hand():
     assert (plain.violating, plain.rejected) == (1 - 0.25, 0)
 
 
+def test_scores_over_torchmetrics():
+    from torchmetrics.functional.classification import binary_auroc, binary_roc
+
+    for seed in range(5):
+        inside, outside = (torch.randint(0, 30, (n,), generator=seeded(seed + n)) / 30 for n in (60, 45))
+        scores, truth = torch.cat([inside + 0.1, outside]) / 2, torch.arange(105) < 60
+        assert auroc(scores[:60], scores[60:]) == pytest.approx(float(binary_auroc(scores, truth.long())))
+        false, true, _ = binary_roc(scores, truth.long())
+        for tpr in (0.5, 0.95, 1.0):
+            assert fpr_at_tpr(scores[:60], scores[60:], tpr) == pytest.approx(float(false[true >= tpr][0]))
+
+
+def test_a_network_in_train_mode_is_refused_and_left_alone(target):
+    target.module.train()
+    state = {name: value.clone() for name, value in target.module.state_dict().items()}
+    images = torch.rand(4, 3, 8, 8)
+    with pytest.raises(ValueError, match="train mode"):
+        compare_scores(target, Split(pixels=(255 * images).byte(), labels=torch.arange(4)), images, images)
+    assert all(torch.equal(state[name], value) for name, value in target.module.state_dict().items())
+    assert target.module.training
+
+
 def test_what_is_refused():
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"scores .* not finite"):
+            auroc(torch.ones(3), torch.tensor([bad]))
+    for tpr in (0, 1.5):
+        with pytest.raises(ValueError, match="tpr"):
+            fpr_at_tpr(torch.ones(3), torch.zeros(2), tpr=tpr)
+    with pytest.raises(ValueError, match="temperature"):
+        energy(torch.ones(3, 2), temperature=0)
+    for score in (max_softmax, energy, not_garbage):
+        with pytest.raises(ValueError, match=r"logits \(N, K\)"):
+            score(torch.ones(3))
     for bad in (torch.zeros(0), torch.zeros(2, 2)):
         with pytest.raises(ValueError, match=r"scores \(N,\) and \(M,\)"):
             auroc(torch.ones(3), bad)

@@ -20,6 +20,7 @@ from invkit.metrics.quality import (
     accuracy,
     diversity,
     frechet_distance,
+    in_batches,
     inception_score,
     probabilities,
     psnr,
@@ -49,12 +50,17 @@ def test_accuracy_by_hand() -> None:
         ([0, 0], (1,), "3 images but 2 labels"),
         ([0, 1, 3], (1,), r"verifier knows 0\.\.2"),
         ([0, 0, 0], (0,), "topk"),
+        ([0.0, 1.0, 1.0], (1,), "labels must be class indices"),
+        ([True, False, True], (1,), "labels must be class indices"),
+        ([[0], [1], [2]], (1,), "labels must be class indices"),
+        ("abc", (1,), "labels must be class indices"),
+        (None, (1,), "labels must be class indices"),
     ],
 )
-def test_accuracy_errors(labels: list[int], topk: tuple[int, ...], says: str) -> None:
+def test_accuracy_errors(labels: Any, topk: tuple[int, ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         accuracy(as_logits, torch.rand(3, 3, 1, 1), labels, topk)
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="images must"):
         accuracy(as_logits, torch.rand(0, 3, 1, 1), [])
 
 
@@ -64,6 +70,21 @@ def test_a_target_names_the_size_it_takes() -> None:
     assert 0 <= accuracy(target, torch.rand(3, 1, 4, 4), [0, 1, 0])["top1"] <= 1
     with pytest.raises(ValueError, match=r"\(5, 4\) pixels; the network takes \(4, 4\)"):
         accuracy(target, torch.rand(3, 1, 5, 4), [0, 1, 0])
+
+
+def test_a_network_in_train_mode_is_judged_in_eval_mode_and_left_alone() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(3), torch.nn.Dropout(), torch.nn.Flatten(), torch.nn.Linear(48, 2)
+    )
+    network[2].eval()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    images = torch.rand(6, 3, 4, 4, generator=seeded(0))
+    logits = in_batches(network, images, batch_size=4)
+    assert torch.equal(logits, in_batches(network, images, batch_size=4))
+    assert 0 <= accuracy(network, images, [0] * 6)["top1"] <= 1
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+    assert [module.training for module in network] == [True, True, False, True]
+    torch.testing.assert_close(logits, network.eval()(images).detach())
 
 
 def test_inception_score_by_hand() -> None:
