@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import invkit as ik
-from invkit import attacks, data, metrics, transforms
+from invkit import attacks, data, metrics, show, transforms
 from invkit.objectives import priors
 from invkit.testing import tiny_target
 
@@ -130,6 +130,13 @@ def _scores(inside: Any = CLEAN, outside: Any = 1 - CLEAN) -> Any:
     return metrics.compare_scores(TARGET, train, inside, outside)
 
 
+def _encode(images: torch.Tensor) -> torch.Tensor:
+    return images.mean((2, 3))[:, :2]
+
+
+GENERATOR = ik.GeneratorTarget(
+    nn.Sequential(nn.Linear(2, 3 * SIZE * SIZE), nn.Sigmoid(), nn.Unflatten(1, (3, SIZE, SIZE))), ik.LatentSpec(2)
+)
 DREAM = ik.DeepDreamConfig(steps=1, octaves=1)
 FEATURES = torch.rand(4, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 MATCH = ik.FeatureInversionConfig(steps=1, match=1.0)
@@ -196,6 +203,11 @@ CASES = {
     "compare_scores, outside": Case(
         call=lambda x: _scores(outside=x), argument="images outside the distribution", specified=True
     ),
+    "reproject": Case(call=lambda x: metrics.reproject(GENERATOR, _encode, x)),
+    "refine_codes": Case(call=lambda x: metrics.refine_codes(GENERATOR, torch.ones(4, 2), x, steps=2)),
+    # pictures
+    "image_grid": Case(call=lambda x: show.image_grid(x).alt, argument="image_grid: .*images"),
+    "image_rows": Case(call=lambda x: show.image_rows({"a": x}).alt, argument="image_rows, row 'a': .*images"),
     # attacks
     "pgd": Case(call=lambda x: attacks.pgd(TARGET, x, LABELS, eps=0.1, steps=2), specified=True),
     "fgsm": Case(call=lambda x: attacks.fgsm(TARGET, x, LABELS, eps=0.1), specified=True),
@@ -280,7 +292,9 @@ def _same(one: Any, other: Any) -> None:
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         one, other = list(one.values()), list(other.values())
-    if isinstance(one, list | tuple):
+    if isinstance(one, str):
+        assert one == other
+    elif isinstance(one, list | tuple):
         for a, b in zip(one, other, strict=True):
             _same(a, b)
     else:

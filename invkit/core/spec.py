@@ -47,7 +47,7 @@ def check_images(
     if keep_bytes and isinstance(images, Tensor) and images.dtype == torch.uint8:
         tensor = images
     else:
-        tensor = _as_floats(images, what, sentence, dtype)
+        tensor = as_floats(images, what, sentence, dtype)
     if tensor.ndim != 4 or tensor.numel() == 0:
         raise ValueError(f"{what} must be {sentence}, not {describe(tensor)}")
     return _finite(tensor, what)
@@ -62,7 +62,7 @@ def check_floats(values: Any, what: str = "values", wanted: str = "a float tenso
     >>> check_floats([0.5, 1.0])
     tensor([0.5000, 1.0000])
     """
-    tensor = _as_floats(values, what, wanted, None)
+    tensor = as_floats(values, what, wanted, None)
     if tensor.numel() == 0:
         raise ValueError(f"{what} must be {wanted}, not {describe(tensor)}")
     return _finite(tensor, what)
@@ -79,8 +79,15 @@ def check_rank(images: Any, what: str = "images") -> None:
         raise ValueError(f"{what} must be a float tensor (N, C, H, W), not {describe(images)}")
 
 
-def _as_floats(values: Any, what: str, wanted: str, dtype: torch.dtype | None) -> Tensor:
-    """A float tensor without a graph; ``dtype`` None is float32 but for tensors of float64."""
+def as_floats(values: Any, what: str, wanted: str = "a float tensor", dtype: torch.dtype | None = None) -> Tensor:
+    """A float tensor without a graph, its values not looked at; ``dtype`` None is float32 but for tensors of float64.
+
+    Raises:
+        ValueError: Naming ``what``, what it is and what is ``wanted``.
+
+    >>> as_floats(torch.tensor([255], dtype=torch.uint8), "pixels")
+    tensor([1.])
+    """
     tensor = values if isinstance(values, Tensor) else _as_tensor(values)
     if tensor is None or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
         raise ValueError(f"{what} must be {wanted}, not {describe(values if tensor is None else tensor)}")
@@ -316,7 +323,7 @@ class LatentSpec:
         tensor([[ 0.5000, -1.0000]])
         """
         wanted = f"a float tensor (N, {self.size})"
-        floats = _as_floats(codes, what, wanted, dtype)
+        floats = as_floats(codes, what, wanted, dtype)
         if floats.ndim != 2:
             raise ValueError(f"{what} must be {wanted}, not {describe(floats)}")
         if floats.shape[1] != self.size:

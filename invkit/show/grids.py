@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from invkit.core.spec import as_floats
 from invkit.show.picture import CSS_DPI, Canvas
 
 PAGE = 640  # CSS pixels: about the width of a page's text
@@ -127,7 +128,7 @@ def check_images(images: Any, what: str) -> np.ndarray[Any, np.dtype[np.float32]
     Raises ``ValueError``, in one sentence that begins with ``what``, for another shape, another range or a
     pixel that is not finite.
     """
-    batch = torch.as_tensor(images).detach().float().cpu()
+    batch = as_floats(images, f"{what}: images", "float images (N, C, H, W) with 1 or 3 channels").float().cpu()
     batch = batch[None] if batch.ndim == 3 else batch
     if batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel():
         raise ValueError(f"{what}: images should be (N, C, H, W) with 1 or 3 channels, not {tuple(batch.shape)}")

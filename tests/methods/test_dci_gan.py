@@ -220,7 +220,7 @@ def test_ways_between_codes_by_hand():
 def test_errors_in_one_sentence(chain, codes):
     with pytest.raises(ValueError, match="codes have 5 entries; the generator takes 6"):
         chain.read(torch.zeros(2, 5))
-    with pytest.raises(ValueError, match=r"codes must be a float tensor \(N, 6\), not torch.float32 \(2, 1, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"codes must be a float tensor \(N, 6\), not .* \(2, 1, 16, 16\)"):
         chain.read(torch.zeros(2, 1, 16, 16))
     with pytest.raises(ValueError, match="codes hold values that are not finite"):
         divide_and_conquer(chain, codes * torch.inf, QUICK)
