@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from invkit.book.parameters import read_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-LINES, WIDTH, CELL = 180, 88, 17  # of code in all, across, and in one cell; blank lines do not count
+CELL = 25  # lines
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
 
@@ -43,20 +46,52 @@ def test_its_parameters_are_checked_before_any_work(path):
     assert calls == [1], "the cell after the parameters calls check_parameters()"
 
 
-def test_its_code_is_short(path):
-    sources = [c["source"] for c in cells(path, "code")]
-    assert sum(bool(line.strip()) for s in sources for line in s.splitlines()) <= LINES
-    for number, source in enumerate(sources, 1):
-        lines = [line for line in source.splitlines() if line.strip()]
-        assert len(lines) <= CELL, f"code cell {number} has {len(lines)} lines"
-        assert max(map(len, lines), default=0) <= WIDTH, f"code cell {number} is wider than {WIDTH} characters"
+def trees(path: Path) -> list[ast.Module]:
+    """The syntax of each code cell; lines for IPython alone become ``pass``."""
+    magic = re.compile(r"^(\s*)[%!].*$", re.M)
+    return [ast.parse(magic.sub(r"\1pass", cell["source"])) for cell in cells(path, "code")]
+
+
+def test_no_cell_is_longer_than_a_screen(path):
+    for number, cell in enumerate(cells(path, "code"), 1):
+        assert len(cell["source"].splitlines()) <= CELL, f"code cell {number}"
+
+
+def test_no_comprehension_holds_another(path):
+    for number, tree in enumerate(trees(path), 1):
+        for outer in (node for node in ast.walk(tree) if isinstance(node, COMPREHENSIONS)):
+            inner = [node for node in ast.walk(outer) if isinstance(node, COMPREHENSIONS) and node is not outer]
+            assert not inner, f"code cell {number}: {ast.unparse(outer)}"
+
+
+def test_no_name_is_given_within_an_expression(path):
+    for number, tree in enumerate(trees(path), 1):
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.NamedExpr), f"code cell {number}: {ast.unparse(node)}"
+
+
+def test_what_teaches_nothing_of_the_method_is_folded(path):
+    code = cells(path, "code")
+    first_claim = next(number for number, cell in enumerate(code) if "Claims(" in cell["source"])
+    set_up = next(number for number, cell in enumerate(code) if "import invkit as ik" in cell["source"])
+    for number in (1, set_up):
+        assert "hide-input" in tags(code[number]), f"code cell {number + 1} sets up"
+    for number, cell in enumerate(code[first_claim:], first_claim + 1):
+        assert "hide-input" in tags(cell), f"code cell {number} states claims"
+
+
+def test_elsewhere_it_installs_what_it_draws_with(path):
+    assert '%pip install -q "invkit[show] @ git+https://' in cells(path, "code")[1]["source"]
 
 
 def test_it_explains_itself(path):
     text = cells(path, "markdown")
     assert text[0]["source"].startswith("# ")
     assert len([c for c in text if c["source"].startswith("# ")]) == 1
-    assert len(text) >= len(cells(path, "code")) - 3, "a text cell for each code cell"
+    kinds = [cell["cell_type"] for cell in json.loads(path.read_text("utf8"))["cells"]]
+    first = kinds.index("code") + 3  # the parameters, their check and the imports stand together
+    pairs = list(zip(kinds[first:], kinds[first + 1 :]))
+    assert ("code", "code") not in pairs, "a text cell before each code cell"
 
 
 def test_it_holds_no_outputs(path):
