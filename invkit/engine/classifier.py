@@ -224,10 +224,10 @@ def _evaluate(module: nn.Module, spec: ImageSpec, split: Split, eps: float) -> d
 
     place = _device(module)
     with evaluating(module):
-        found = accuracy(network, split.pixels, split.labels, device=place)
+        scores = accuracy(network, split.pixels, split.labels, device=place)
         if eps > 0:
-            found["robust"] = robust_accuracy(network, split.pixels.to(place), split.labels, eps=eps)
-    return {f"test_{name}": value for name, value in found.items()}
+            scores["robust"] = robust_accuracy(network, split.pixels.to(place), split.labels, eps=eps)
+    return {f"test_{name}": value for name, value in scores.items()}
 
 
 def _device(module: nn.Module) -> torch.device:

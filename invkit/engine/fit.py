@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -229,8 +230,9 @@ def epochs(
     >>> [len(images) for images, labels in one_pass(torch.Generator())]
     [3, 3]
     """
-    given = torch.zeros(len(images), dtype=torch.long) if labels is None else labels
-    return lambda generator: batches(images, given, size, generator, drop_last=drop_last)
+    if labels is None:
+        labels = torch.zeros(len(images), dtype=torch.long)
+    return partial(batches, images, labels, size, drop_last=drop_last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

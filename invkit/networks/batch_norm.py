@@ -14,13 +14,23 @@ from invkit.networks.masked import keep_no_statistics, keep_statistics
 
 @torch.no_grad()
 def calibrate(target: Target, images: Tensor, *, batch_size: int = 256) -> Target:
-    """A copy of ``target`` whose batch norms know the statistics of ``images`` ``(N, C, H, W)`` in [0, 1] alone.
+    """A copy of ``target`` whose batch norms know the statistics of ``images`` alone.
 
     Each layer's mean and (unbiased) variance are the averages over batches of those it meets while every layer before
-    it uses the batch's own, as in training; batch norms that kept none do so from then on. No weight changes. A rest
-    of fewer images than ``batch_size`` is left out unless there is nothing else.
+    it uses the batch's own, as in training; batch norms that kept none do so from then on. No weight changes.
 
-    Raises ``ValueError`` for images that do not fit, fewer than two, or a network without batch norm.
+    Args:
+        target: Stays as it is.
+        images: ``(N, C, H, W)`` in [0, 1].
+        batch_size: Of the batches; a rest of fewer images is left out unless there is nothing else.
+
+    Raises:
+        ValueError: For images that do not fit, fewer than two, or a network without batch norm.
+
+    >>> from invkit.testing import tiny_target
+    >>> target = calibrate(tiny_target(), torch.zeros(8, 3, 8, 8))
+    >>> target.module.bn2.running_var.max() < 0.5
+    tensor(True)
     """
     target.check_frozen()
     images = target.check(images)
@@ -50,7 +60,12 @@ def without_statistics(target: Target) -> Target:
     """A copy of ``target`` whose batch norms keep no statistics: each batch is normalised by its own, so that what is
     said of an image depends on the images beside it. Nothing is left that DeepInversion could match.
 
-    Raises ``ValueError`` for a network without batch norm.
+    Raises:
+        ValueError: For a network without batch norm.
+
+    >>> from invkit.testing import tiny_target
+    >>> without_statistics(tiny_target()).module.bn1.running_mean is None
+    True
     """
     target.check_frozen()
     module = copy.deepcopy(target.module)

@@ -20,8 +20,14 @@ def inverse_of(block: Block) -> nn.Module:
     weights.
 
     Feature maps to feature maps: :class:`ConvInverse`, or :class:`ResidualInverse` for residual blocks; vectors:
-    :class:`LinearInverse`; a feature map to a code, at the start of a generator: :class:`CodeInverse`. Raises
-    ``ValueError`` for other shapes.
+    :class:`LinearInverse`; a feature map to a code, at the start of a generator: :class:`CodeInverse`.
+
+    Raises:
+        ValueError: For other shapes.
+
+    >>> block = Block(name="conv", inputs=(3, 8, 8), outputs=(6, 4, 4))
+    >>> inverse_of(block)(torch.rand(2, 6, 4, 4)).shape
+    torch.Size([2, 3, 8, 8])
     """
     dims = len(block.outputs), len(block.inputs)
     if dims == (3, 3):
@@ -220,8 +226,17 @@ class CodeInverse(BlockInverse):
 
 
 def shrink(block: Block, channels: int) -> tuple[nn.Module, int]:
-    """What brings maps of ``channels`` from the size after a block that enlarges by a whole factor to that before it,
-    and how many channels it gives: s x s pixels become s^2 channels, so that nothing is lost.
+    """``PixelUnshuffle`` that undoes a block's enlarging by a whole factor s: s x s pixels become s^2 channels.
+
+    Args:
+        block: Whose output sizes go in, and input sizes come out.
+        channels: That go in.
+
+    Returns:
+        The module, an identity for a block that does not enlarge, and how many channels come out.
+
+    >>> shrink(Block(name="up", inputs=(4, 4, 4), outputs=(2, 8, 8)), channels=2)
+    (PixelUnshuffle(downscale_factor=2), 8)
     """
     (height, width), size = block.outputs[1:], block.inputs[1:]
     s = height // size[0]

@@ -36,12 +36,23 @@ def build(
 ) -> nn.Module:
     """Build the classifier ``name`` for images of ``spec``, with fresh weights and in train mode.
 
-    ``width`` is the number of channels after the first layer (the embedding for ``vit_tiny`` and
-    ``mixer_tiny``), ``dropout`` the probability in front of the last layer (for the networks that have one).
-    With ``seed`` the weights are a function of it alone and the global random state stays as it was.
+    Args:
+        name: One of :func:`names`.
+        spec: Of the images.
+        width: Channels after the first layer (the embedding for ``vit_tiny`` and ``mixer_tiny``).
+        dropout: Probability in front of the last layer, for the networks that have one.
+        seed: The weights follow from it alone, and the global random state stays as it was; None draws from that.
 
-    The network maps normalised images ``(N, C, H, W)`` to logits ``(N, n_classes)``. Raises ``ValueError``
-    for an unknown name, an image smaller than 8 pixels, or an option that the network does not have.
+    Returns:
+        A network from normalised images ``(N, C, H, W)`` to logits ``(N, n_classes)``.
+
+    Raises:
+        ValueError: For an unknown name, an image smaller than 8 pixels, or an option that the network does not have.
+
+    >>> import torch
+    >>> spec = ImageSpec(channels=1, size=(16, 16), mean=(0.5,), std=(0.5,), classes=("cat", "dog"))
+    >>> build("resnet20", spec, width=4, seed=0)(torch.zeros(3, 1, 16, 16)).shape
+    torch.Size([3, 2])
     """
     if name not in _BUILDERS:
         raise ValueError(f"there is no network {name!r}; known are {', '.join(names())}")
@@ -59,7 +70,11 @@ def build(
 
 
 def names() -> tuple[str, ...]:
-    """The names that :func:`build` knows."""
+    """The names that :func:`build` knows.
+
+    >>> "bn_cnn" in names()
+    True
+    """
     return tuple(_BUILDERS)
 
 
@@ -171,12 +186,19 @@ class RepVGG(nn.Module):
 
 
 def fuse(network: nn.Module) -> nn.Module:
-    """A copy of a RepVGG-style network in which each block is one 3x3 convolution; in eval mode, outputs are
-    equal.
+    """A copy of a RepVGG-style network in which each block is one 3x3 convolution; in eval mode, outputs are equal.
 
-    The branches are linear in eval mode: batch norm is folded into each, 1x1 and identity kernels are padded
-    to 3x3, and the kernels add up (Ding et al. 2021, section 3.3). Works for timm's re-parameterisable
-    networks as well. Raises ``ValueError`` where there is nothing to merge.
+    The branches are linear in eval mode: batch norm is folded into each, 1x1 and identity kernels are padded to 3x3,
+    and the kernels add up (Ding et al. 2021, section 3.3). Works for timm's re-parameterisable networks as well.
+
+    Raises:
+        ValueError: Where there is nothing to merge.
+
+    >>> import torch
+    >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.5,), classes=("cat", "dog"))
+    >>> network, images = build("repvgg_tiny", spec, width=4, seed=0).eval(), torch.rand(2, 1, 8, 8)
+    >>> torch.allclose(fuse(network)(images), network(images), atol=1e-5)
+    True
     """
     if not any(hasattr(module, "reparameterize") for module in network.modules()):
         raise ValueError(

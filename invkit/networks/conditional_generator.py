@@ -1,4 +1,4 @@
-"""A generator of images from noise and a condition: the class, told to it in one of four ways (Suhail et al., §3.2).
+"""A generator of images from noise and a condition, which encodes the class in one of four forms (Suhail et al., §3.2).
 
 - ``label``: an embedding learnt of the label (§3.2.1)
 - ``vector``: the softmax of a normal draw, whose argmax is the label (§3.2.2)
@@ -28,8 +28,8 @@ Up = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # the same along 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What a generator is asked for: noise ``latent`` ``(n, L)``, ``labels`` ``(n,)`` and ``vectors`` ``(n, N)``, which
-    are distributions over the classes with the label as their argmax.
+    """The inputs of a generator: noise ``latent`` ``(n, L)``, ``labels`` ``(n,)`` and ``vectors`` ``(n, N)``, which are
+    distributions over the classes with the label as their argmax.
     """
 
     latent: Tensor
@@ -75,23 +75,34 @@ class Conditioning(Config):
             self.require("only", known, f"name classes of 0..{self.classes - 1}")
 
     def draw(self, count: int, generator: torch.Generator, labels: Tensor | Sequence[int] | None = None) -> Conditions:
-        """``count`` conditions from ``generator``, of uniformly drawn classes or of the given ``labels`` ``(count,)``.
+        """Random conditions.
 
-        A vector for a given label is a draw whose largest entry has changed places with the label's: entries are
+        A vector for a label is a draw whose largest entry has changed places with the label's: entries are
         exchangeable, so it is distributed as a draw whose argmax happened to be the label.
+
+        Args:
+            count: How many.
+            generator: Source of noise, vectors and classes.
+            labels: ``(count,)``; None draws classes uniformly.
+
+        Raises:
+            ValueError: For labels that are not classes, or not ``count`` of them.
+
+        >>> Conditioning(classes=4).draw(2, torch.Generator(), labels=[3, 1]).labels
+        tensor([3, 1])
         """
         scores = self.vector_std * torch.randn(count, self.classes, generator=generator)
         latent = torch.randn(count, self.latent, generator=generator)
-        wanted = scores.argmax(1) if labels is None else torch.as_tensor(labels).long()
+        classes = scores.argmax(1) if labels is None else torch.as_tensor(labels).long()
         if labels is None and self.only is not None:
-            wanted = torch.tensor(self.only)[torch.randint(len(self.only), (count,), generator=generator)]
-        if wanted.shape != (count,) or (count and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.classes):
-            raise ValueError(f"{count} labels in 0..{self.classes - 1} are needed, not {wanted.tolist()}")
+            classes = torch.tensor(self.only)[torch.randint(len(self.only), (count,), generator=generator)]
+        if classes.shape != (count,) or (count and not 0 <= int(classes.min()) <= int(classes.max()) < self.classes):
+            raise ValueError(f"labels must be {count} of 0..{self.classes - 1}, not {classes.tolist()}")
         if self.hot or self.kind in ("label", "matrix"):
-            vectors = F.one_hot(wanted, self.classes).float()
+            vectors = F.one_hot(classes, self.classes).float()
         else:
-            vectors = _swap(scores, scores.argmax(1), wanted).softmax(1)
-        return Conditions(latent=latent, labels=wanted, vectors=vectors)
+            vectors = _swap(scores, scores.argmax(1), classes).softmax(1)
+        return Conditions(latent=latent, labels=classes, vectors=vectors)
 
 
 def _swap(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
@@ -116,7 +127,20 @@ class ConditionalGenerator(nn.Module):
     It grows from 1 x 1 to N x N pixels and on to ``spec.size``, whatever that is. The images lie in [0, 1] by a
     sigmoid; where not ``bounded`` they are what the last layer gives, for a penalty to bring into range (§5.3).
 
-    Raises ``ValueError`` for images smaller than the N x N of a matrix, or than 4 pixels.
+    Args:
+        spec: Of the images.
+        conditioning: Of its inputs.
+        width: Channels of the last hidden layer.
+        dropout: Probability after each layer.
+        bounded: Whether a sigmoid keeps the images in [0, 1].
+
+    Raises:
+        ValueError: For images smaller than the N x N of a matrix, or than 4 pixels.
+
+    >>> from invkit.testing import quadrants_target
+    >>> generator = ConditionalGenerator(quadrants_target().spec, Conditioning(classes=4), width=4)
+    >>> generator(generator.conditioning.draw(2, torch.Generator())).shape
+    torch.Size([2, 1, 12, 12])
     """
 
     def __init__(
@@ -129,22 +153,22 @@ class ConditionalGenerator(nn.Module):
         classes, kind = conditioning.classes, conditioning.kind
         self.with_matrix = kind in ("matrix", "vector-matrix")
         self.embedding = nn.Embedding(classes, classes) if kind == "label" else None
-        given = conditioning.latent + (0 if kind == "matrix" else classes)
+        inputs = conditioning.latent + (0 if kind == "matrix" else classes)
         grid = min(classes, *spec.size)  # the conditionings differ in what they tell, not in the network around it
         first = _first(grid)
         early = [((first, first), (1, 1), (0, 0)), *_between((first, first), (grid, grid))]
         late = _between((grid, grid), spec.size) or [((3, 3), (1, 1), (1, 1))]
-        before = [given, 4 * width, *[2 * width] * (len(early) - 1)]
+        before = [inputs, 4 * width, *[2 * width] * (len(early) - 1)]
         after = [before[-1] + self.with_matrix, *[2 * width] * (len(late) - 1), width]
         self.early = nn.Sequential(*_stack(before, early, dropout))
         self.late = nn.Sequential(*_stack(after, late, dropout), nn.ConvTranspose2d(width, spec.channels, 3, padding=1))
 
     def forward(self, conditions: Conditions) -> Tensor:
         """Images ``(n, C, H, W)`` for conditions of this generator's conditioning."""
-        told = conditions.vectors * self.conditioning.classes  # of mean 1, so as not to drown in the noise beside it
+        vectors = conditions.vectors * self.conditioning.classes  # of mean 1: they must not drown in the noise beside
         if self.embedding is not None:
-            told = self.embedding(conditions.labels)
-        parts = [conditions.latent] if self.conditioning.kind == "matrix" else [conditions.latent, told]
+            vectors = self.embedding(conditions.labels)
+        parts = [conditions.latent] if self.conditioning.kind == "matrix" else [conditions.latent, vectors]
         x = self.early(torch.cat(parts, 1)[:, :, None, None])
         if self.with_matrix:
             x = torch.cat([x, condition_matrix(conditions.labels, self.conditioning.classes).to(x)], 1)

@@ -93,7 +93,19 @@ class GANGenerator(nn.Sequential):
         (a width of 64 gives the published network for 128 pixels). The first grid is 4 to 7 pixels wide. A sigmoid
         keeps images in [0, 1], where the paper has a tanh and [-1, 1].
 
-        Raises ``ValueError`` for images that do not come from doubling such a grid.
+        Args:
+            spec: Of the images.
+            latent: Entries of a code.
+            width: Channels at full resolution.
+            norm: Makes the norm for a number of channels.
+
+        Raises:
+            ValueError: For images that do not come from doubling such a grid.
+
+        >>> from invkit.testing import tiny_target
+        >>> generator = GANGenerator.build(tiny_target().spec, latent=5, width=2)
+        >>> generator(torch.zeros(2, 5)).shape, generator.latent
+        (torch.Size([2, 3, 8, 8]), 5)
         """
         grid, blocks = _grid(spec.size)
         channels = [width * min(2**i, 16) for i in reversed(range(blocks + 1))]
@@ -145,6 +157,10 @@ class Discriminator(nn.Module):
     ``D(x) = v . h(x) + b``, with ``h`` the sum over the last grid; with ``condition`` the size of a vector ``c``, the
     projection discriminator ``D(x, c) = v . h(x) + b + (V c) . h(x)`` (Miyato & Koyama 2018, eq. 4, its embedding of
     classes a linear map of ``c``).
+
+    >>> from invkit.testing import tiny_target
+    >>> Discriminator(tiny_target().spec, width=2)(torch.rand(3, 3, 8, 8)).shape
+    torch.Size([3])
     """
 
     def __init__(self, spec: ImageSpec, width: int = 64, condition: int | None = None):

@@ -28,25 +28,35 @@ def load_target(
 ) -> Target:
     """Build a network by name and wrap it as a :class:`Target`.
 
-    ``name`` is ``torchvision/NAME``, ``timm/NAME``, ``invkit/NAME`` or ``package.module:function`` for a function that
-    builds your own. ``weights`` is a file (safetensors, or a torch file of plain tensors), ``"pretrained"`` for what
-    torchvision or timm publish, or ``None`` for random weights. ``spec`` is an :class:`ImageSpec` or a JSON file; by
-    default the JSON beside the weights, else what the library says of the network.
+    Args:
+        name: ``torchvision/NAME``, ``timm/NAME``, ``invkit/NAME`` or ``package.module:function`` for a function that
+            builds your own.
+        weights: A file (safetensors, or a torch file of plain tensors), ``"pretrained"`` for what torchvision or timm
+            publish, or None for random weights.
+        spec: An :class:`ImageSpec` or a JSON file; by default the JSON beside the weights, else what the library says
+            of the network.
+        device: Where it shall be; ``auto`` takes a GPU where there is one.
 
-    Raises ``ValueError`` for an unknown name or weights that do not fit, ``FileNotFoundError`` for a missing file, and
-    ``OSError`` where published weights cannot be had.
+    Raises:
+        ValueError: For an unknown name or weights that do not fit.
+        FileNotFoundError: For a missing file.
+        OSError: Where published weights cannot be had.
+
+    >>> spec = ImageSpec(channels=1, size=(16, 16), mean=(0.5,), std=(0.5,), classes=("cat", "dog"))
+    >>> load_target("invkit/resnet20", weights=None, spec=spec).name
+    'invkit/resnet20'
     """
     family, _, short = name.partition("/")
-    given = _read_spec(spec, weights)
+    image_spec = _read_spec(spec, weights)
     if family == "torchvision" and short:
-        module, spec_ = _torchvision(short, weights, given)
+        module, image_spec = _torchvision(short, weights, image_spec)
     elif family == "timm" and short:
-        module, spec_ = _timm(short, weights, given)
+        module, image_spec = _timm(short, weights, image_spec)
     elif family == "invkit" and short:
-        spec_ = _required(given, name)
-        module = build(short, spec_)
+        image_spec = _required(image_spec, name)
+        module = build(short, image_spec)
     elif ":" in name:
-        spec_ = _required(given, name)
+        image_spec = _required(image_spec, name)
         module = _own(name)
     else:
         raise ValueError(
@@ -56,11 +66,24 @@ def load_target(
         load_weights(module, weights)
     elif weights == "pretrained" and family not in ("torchvision", "timm"):
         raise ValueError(f"{name} has no published weights; give weights=FILE, or weights=None for random ones")
-    return Target(module.to(pick_device(str(device))), spec_, name)
+    return Target(module.to(pick_device(str(device))), image_spec, name)
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Load a state dict strictly; ``ValueError`` lists the first names or shapes that do not fit."""
+    """Load a state dict from a file into ``module``, strictly.
+
+    Raises:
+        ValueError: Listing the first names or shapes that do not fit.
+        FileNotFoundError: For a missing file.
+
+    >>> import tempfile
+    >>> from invkit.core.files import save_tensors
+    >>> path, module = Path(tempfile.mkdtemp()) / "x.safetensors", nn.Linear(2, 1)
+    >>> save_tensors(path, {"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
+    >>> load_weights(module, path)
+    >>> module.weight.tolist()
+    [[1.0, 1.0]]
+    """
     state = read_weights(path)
     own = module.state_dict()
     # Frameworks before batch counting saved no num_batches_tracked; it plays no part in eval mode.

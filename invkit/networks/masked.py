@@ -25,11 +25,16 @@ Masks = Mapping[str, Tensor]
 
 
 def maskable(module: nn.Module) -> dict[str, Any]:
-    """The linear and convolutional layers of ``module`` by name; raises ``ValueError`` where there is none."""
-    found = {name: layer for name, layer in module.named_modules() if isinstance(layer, MASKABLE)}
-    if not found:
+    """The linear and convolutional layers of ``module`` by name; raises ``ValueError`` where there is none.
+
+    >>> from invkit.testing import tiny_target
+    >>> list(maskable(tiny_target().module))
+    ['conv1', 'conv2', 'head']
+    """
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, MASKABLE)}
+    if not layers:
         raise ValueError(f"{type(module).__name__} has no linear or convolutional layer whose weights could be masked")
-    return found
+    return layers
 
 
 def mask_size(k: float, total: int) -> int:
@@ -46,7 +51,11 @@ def mask_size(k: float, total: int) -> int:
 
 
 def top_mask(scores: Tensor, count: int) -> Tensor:
-    """h(s): true at the ``count`` highest of ``scores``, of any shape; of equal ones the later, never more or fewer."""
+    """h(s): true at the ``count`` highest of ``scores``, of any shape; of equal ones the later, never more or fewer.
+
+    >>> top_mask(torch.tensor([0.3, -1.0, 0.9, 0.3]), 2)
+    tensor([False, False,  True,  True])
+    """
     values = scores.detach()
     if values.device.type != "cpu":  # nothing that would wait for the host
         flat = values.reshape(-1)
@@ -57,7 +66,8 @@ def top_mask(scores: Tensor, count: int) -> Tensor:
     place = len(array) - count
     least = float(np.partition(array, place)[place])
     mask = values >= least
-    if surplus := int(mask.sum()) - count:
+    surplus = int(mask.sum()) - count
+    if surplus:
         mask[tuple((values == least).nonzero()[: max(surplus, 0)].T)] = False
     return mask
 
@@ -108,7 +118,20 @@ def draw_untrained(
     running mean and variance: they then always use those of the batch at hand, in eval mode too, and an image's
     output depends on the images beside it. Everything else, say a transformer's position codes, stays as it was drawn.
 
-    Raises ``ValueError`` for a network without a layer to mask, or weights of another name.
+    Args:
+        module: Of which only the shape counts; it stays as it is.
+        init: The draw.
+        kept_fraction: Of the weights, in (0, 1], by which the variance is divided.
+        statistics: Whether batch norms keep running statistics.
+        generator: Source of the weights.
+
+    Raises:
+        ValueError: For a network without a layer to mask, or another name of a draw.
+
+    >>> from invkit.testing import tiny_target
+    >>> network = draw_untrained(tiny_target().module, generator=torch.Generator())
+    >>> network.conv1.weight.abs().unique().numel(), network.bn1.weight
+    (1, None)
     """
     if init not in ("signed_constant", "kaiming_normal"):
         raise ValueError(f"init must be signed_constant or kaiming_normal, not {init!r}")
@@ -156,6 +179,11 @@ def keep_no_statistics(layer: _BatchNorm) -> None:
 def score_weights(network: nn.Module, k: float, generator: torch.Generator, *, absolute: bool = False) -> None:
     """Give each layer of a frozen ``network`` scores, in place: from now on it uses ``k`` percent of each layer's
     weights. Scores are drawn Kaiming uniform, ``U(-b, b)`` with ``b = 1 / sqrt(fan_in)`` (torch's own default).
+
+    >>> network = nn.Linear(8, 2).requires_grad_(False)
+    >>> score_weights(network, 25, torch.Generator())
+    >>> int((network.weight != 0).sum())
+    4
     """
     for layer in maskable(network).values():
         bound = 1 / math.sqrt(layer.weight[0].numel())
@@ -165,7 +193,13 @@ def score_weights(network: nn.Module, k: float, generator: torch.Generator, *, a
 
 
 def masks_of(network: nn.Module) -> dict[str, Tensor]:
-    """Which weights are used, on the CPU: those chosen by their scores or, once applied, those that are not zero."""
+    """Which weights are used, on the CPU: those chosen by their scores or, once applied, those that are not zero.
+
+    >>> network = nn.Sequential(nn.Linear(2, 1))
+    >>> network[0].weight.data = torch.tensor([[0.0, 3.0]])
+    >>> masks_of(network)
+    {'0': tensor([[False,  True]])}
+    """
 
     def mask(layer: Any) -> Tensor:
         if not parametrize.is_parametrized(layer, "weight"):
@@ -180,12 +214,17 @@ def apply_masks(network: nn.Module, masks: Masks) -> nn.Module:
     """A copy of ``network`` in which weights outside the ``masks`` are zero: an ordinary network of ordinary layers.
 
     Raises ``ValueError`` naming the layer for masks of another network: other layers, shapes or no booleans.
+
+    >>> network = nn.Sequential(nn.Linear(2, 1))
+    >>> apply_masks(network, {"0": torch.tensor([[False, True]])})[0].weight[0, 0]
+    tensor(0., grad_fn=...)
     """
-    found = copy.deepcopy(network)
-    layers = maskable(found)
-    if strangers := sorted(layers.keys() ^ masks.keys()):
+    masked = copy.deepcopy(network)
+    layers = maskable(masked)
+    differing = sorted(layers.keys() ^ masks.keys())
+    if differing:
         raise ValueError(
-            f"the masks are of another network: they and {type(network).__name__} do not share {strangers}"
+            f"the masks are of another network: they and {type(network).__name__} do not share {differing}"
         )
     for name, layer in layers.items():
         if masks[name].shape != layer.weight.shape or masks[name].dtype != torch.bool:
@@ -195,7 +234,7 @@ def apply_masks(network: nn.Module, masks: Masks) -> nn.Module:
             )
         with torch.no_grad():
             layer.weight.mul_(masks[name].to(layer.weight.device))
-    return found
+    return masked
 
 
 def save_masks(masks: Masks, path: str | Path) -> None:

@@ -23,16 +23,30 @@ from invkit.partition.chain import Chain
 
 
 class FeatureStore:
-    """``[x, F_1(x), ..., F_1:L(x)]`` of any rows of a set of images.
+    """Images of any rows of a set, and their features at each cut: ``[x, F_1(x), ..., F_1:L(x)]``.
 
-    ``images`` are a tensor or array ``(N, C, H, W)``, uint8 or float in [0, 1] (an array may be mapped from disk), or
-    anything with a length whose items are images or pairs that begin with one, read when they are needed; the inputs of
-    a generator are latent codes ``(N, D)`` instead. With
-    ``cache`` the features of all images are computed at once and kept: in memory up to ``limit`` bytes, else in files
-    of a temporary folder below ``folder``, until the store is closed. Without it they are computed when asked for. Both
-    give the same bits.
+    Cached features and those computed when they are read have the same bits.
 
-    Raises ``ValueError`` for images that are not the target's, ``OSError`` where the disk has no room.
+    Args:
+        chain: The target and its cuts.
+        images: A tensor or array ``(N, C, H, W)``, uint8 or float in [0, 1] (an array may be mapped from disk), or
+            anything with a length whose items are images or pairs that begin with one, read when they are needed; the
+            inputs of a generator are latent codes ``(N, D)`` instead.
+        batch_size: Rows of a batch.
+        cache: Compute the features of all images at once and keep them until the store is closed; else compute them
+            when they are read.
+        limit: Bytes up to which the cache lies in memory; beyond, it lies in files.
+        folder: Below it those files get a temporary folder; None takes the system's.
+
+    Raises:
+        ValueError: For images that are not the target's.
+        OSError: Where the disk has no room.
+
+    >>> from invkit.partition.chain import partition_network
+    >>> from invkit.testing import tiny_target
+    >>> with FeatureStore(partition_network(tiny_target()), torch.rand(6, 3, 8, 8), batch_size=4) as store:
+    ...     [tuple(features.shape) for features in store.batch(torch.tensor([5, 0]))]
+    [(2, 3, 8, 8), (2, 4, 8, 8), (2, 8, 4, 4), (2, 4)]
     """
 
     def __init__(
@@ -111,8 +125,8 @@ class FeatureStore:
         device = self.chain.target.device
         for start in progress(starts, desc="features"):
             rows = torch.arange(start, start + self.size)
-            for kept, feature in zip(cached, self.chain.read(self.pixels(rows).to(device)), strict=True):
-                kept[start : start + self.size] = _rows(feature).cpu()
+            for store, feature in zip(cached, self.chain.read(self.pixels(rows).to(device)), strict=True):
+                store[start : start + self.size] = _rows(feature).cpu()
 
 
 # Maps lie channels last: that is how the inverses, and so the reconstructions' features, come out.

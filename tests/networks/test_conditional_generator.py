@@ -126,5 +126,5 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match=says):
             Conditioning(**bad)
     for labels in ([0], [0, 3]):
-        with pytest.raises(ValueError, match="2 labels"):
+        with pytest.raises(ValueError, match="labels"):
             Conditioning(classes=3).draw(2, seeded(0), labels)
