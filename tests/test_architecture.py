@@ -7,8 +7,10 @@ import graphlib
 from pathlib import Path
 
 import pytest
+import yaml
 
-PACKAGE = Path(__file__).resolve().parents[1] / "invkit"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "invkit"
 # Rooms on one line may not import each other, those further down may import all above.
 ORDER = [
     "core",
@@ -31,16 +33,16 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p not in (PACKAGE / "__init__
 
 def imported(path: Path) -> set[tuple[str, ...]]:
     """Modules that a file imports, anywhere in it, as tuples of names."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text("utf8"))):
         if isinstance(node, ast.Import):
-            found |= {tuple(alias.name.split(".")) for alias in node.names}
+            modules |= {tuple(alias.name.split(".")) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write imports in full"
             base = tuple((node.module or "").split("."))
             # `from invkit import priors` may name a module; a name below one does no harm here.
-            found |= {(*base, alias.name) for alias in node.names} if base == ("invkit",) else {base}
-    return found
+            modules |= {(*base, alias.name) for alias in node.names} if base == ("invkit",) else {base}
+    return modules
 
 
 def part(path: Path) -> str:
@@ -78,6 +80,17 @@ def test_methods_do_not_import_each_other(path):
 def test_only_show_draws(path):
     drawing = DRAWING & {names[0] for names in imported(path)}
     assert part(path) == "show" or not drawing, f"{part(path)} imports {sorted(drawing)}"
+
+
+def test_every_room_has_its_page():
+    rooms = {part(path) for path in FILES}
+    assert rooms == set(HEIGHT), "ORDER names the rooms that are there"
+    toc = yaml.safe_load((ROOT / "book/_toc.yml").read_text("utf8"))
+    pages = [section["file"] for p in toc["parts"] for c in p["chapters"] for section in c.get("sections", [])]
+    assert set(pages) == {f"book/api/{room}" for room in rooms}
+    for room in rooms:
+        assert f"% room: {room}\n" in (ROOT / f"book/api/{room}.md").read_text("utf8")
+        assert f"]({room}.md)" in (ROOT / "book/api/index.md").read_text("utf8")
 
 
 def test_no_circles_between_rooms():
