@@ -18,15 +18,23 @@ from invkit.objectives.batch_norm import BatchNormPenalty
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Scores inverted images by the inverted ``target``, by ``verifiers`` that took no part, and against real ones.
+    """Scores inverted images by the inverted network, by verifiers that took no part, and against real ones.
 
-    ``real`` ``(N, C, H, W)`` are images that no network was trained on. The first verifier's features serve for the
-    Fréchet distance and the diversity; both depend on the number of images, so compare equal numbers only.
+    The first verifier's features serve for the Fréchet distance and the diversity; both depend on the number of images,
+    so compare equal numbers only. Raises ``ValueError`` without a verifier, or where one is the inverted network.
+
+    >>> from invkit.testing import tiny_target
+    >>> judge = Judge(target=tiny_target(), verifiers={"other": tiny_target(seed=1)}, real=torch.rand(4, 3, 8, 8))
+    >>> list(judge(torch.rand(4, 3, 8, 8), torch.tensor([0, 0, 1, 1])))
+    ['own', 'other', 'frechet', 'diversity', 'penalty', 'tv', 'saturated']
     """
 
     target: Target
+    """The network that was inverted."""
     verifiers: Mapping[str, Target]
+    """Networks that took no part in the inversion, by the name of their column."""
     real: Tensor
+    """Images ``(N, C, H, W)`` in [0, 1] that no network was trained on."""
 
     def __post_init__(self) -> None:
         if not self.verifiers:
@@ -36,12 +44,17 @@ class Judge:
         object.__setattr__(self, "real", check_images(self.real, "real", keep_bytes=True))
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Scores of ``images`` ``(N, C, H, W)`` made for ``labels`` ``(N,)``, after rounding to 8 bits.
+        """Scores of images by their name, after rounding to 8 bits.
 
-        ``own`` and each verifier's name: share of images recognised, in [0, 1]; ``frechet``: in the first verifier's
-        features, to the real images; ``diversity``: mean distance of two images of a class, in the same features;
-        ``penalty``: R_feature of the batch, nan for a network without statistics; ``tv``: see :func:`roughness`;
-        ``saturated``: share of pixels at 0 or 1.
+        Args:
+            images: ``(N, C, H, W)`` in [0, 1], two or more.
+            labels: The classes that they were made for, ``(N,)``.
+
+        Returns:
+            ``own`` and each verifier's name: share of images recognised, in [0, 1]; ``frechet``: in the first
+            verifier's features, to the real images; ``diversity``: mean distance of two images of a class, in the same
+            features; ``penalty``: R_feature of the batch, nan for a network without statistics; ``tv``: see
+            :func:`roughness`; ``saturated``: share of pixels at 0 or 1.
         """
         images = quantise(self.target.check(images))
         features = self._features(images)
@@ -67,9 +80,19 @@ class Judge:
 
 @torch.no_grad()
 def statistics_penalty(target: Target, images: Tensor, micro_batch: int = 256) -> float:
-    """R_feature of ``images`` as one batch, whatever their number; nan for a network without statistics to match.
+    """R_feature of images as one batch, whatever their number; nan for a network without statistics to match.
 
-    Raises ``ValueError`` for no images, or a network that somebody put back into train mode.
+    Args:
+        target: The network with the statistics.
+        images: ``(N, C, H, W)`` in [0, 1].
+        micro_batch: Images of one forward pass.
+
+    Raises:
+        ValueError: For no images, or a network that somebody put back into train mode.
+
+    >>> from invkit.testing import tiny_target
+    >>> statistics_penalty(tiny_target(batch_norm=False), torch.rand(2, 3, 8, 8))
+    nan
     """
     target.check_frozen()
     images = check_images(images, dtype=target.dtype)
@@ -97,28 +120,44 @@ def roughness(images: Tensor) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PairJudge:
-    """Compares recovered images with the ``real`` ones ``(N, C, H, W)`` in [0, 1] of classes ``labels`` ``(N,)``.
+    """Compares recovered images, rounded to 8 bits, with the real ones that were sought.
 
-    ``verifiers`` took part in neither the features nor the inversion. Recovered images are rounded to 8 bits first.
+    Raises ``ValueError`` without a verifier, and for another number of labels than images.
+
+    >>> from invkit.testing import tiny_target
+    >>> real, labels = torch.rand(2, 3, 16, 16), torch.tensor([0, 1])
+    >>> judge = PairJudge(real=real, labels=labels, verifiers={"other": tiny_target(size=(16, 16))})
+    >>> list(judge(real / 2))
+    ['psnr', 'psnr sd', 'ssim', 'distance', 'other']
     """
 
     real: Tensor
+    """The images sought, ``(N, C, H, W)`` in [0, 1]."""
     labels: Tensor
+    """Their classes, ``(N,)``."""
     verifiers: Mapping[str, Target]
+    """Networks that took part in neither the features nor the inversion, by the name of their column."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "real", check_images(self.real, "real"))
         if len(self.real) != len(self.labels):
             raise ValueError(f"there are {len(self.real)} images for {len(self.labels)} labels")
         if not self.verifiers:
-            raise ValueError("likeness needs at least one verifier")
+            raise ValueError("a judge of pairs needs at least one verifier")
 
     def __call__(self, images: Tensor) -> dict[str, float]:
-        """Scores of ``images``, one for each real one.
+        """Scores of recovered images by their name.
 
-        ``psnr`` in dB, its mean, and ``psnr sd`` over the images; ``ssim`` in [-1, 1]; ``distance``: mean Euclidean
-        distance in the first verifier's features, in units of that between two real images; each verifier's name: the
-        share of images whose class it reads.
+        Args:
+            images: One for each real image, ``(N, C, H, W)`` in [0, 1].
+
+        Returns:
+            ``psnr`` in dB, its mean, and ``psnr sd`` over the images; ``ssim`` in [-1, 1]; ``distance``: mean Euclidean
+            distance in the first verifier's features, in units of that between two real images; each verifier's name:
+            the share of images whose class it reads.
+
+        Raises:
+            ValueError: For images of another shape than the real ones.
         """
         images = quantise(self._checked(images))
         each = self.each(images)
@@ -131,7 +170,13 @@ class PairJudge:
         }
 
     def each(self, images: Tensor) -> Tensor:
-        """PSNR of each image in dB, ``(N,)``."""
+        """PSNR of each image in dB, ``(N,)``, for images ``(N, C, H, W)`` in [0, 1], one for each real one.
+
+        >>> from invkit.testing import tiny_target
+        >>> judge = PairJudge(real=torch.zeros(1, 3, 8, 8), labels=torch.tensor([0]), verifiers={"": tiny_target()})
+        >>> judge.each(torch.full((1, 3, 8, 8), 0.2))
+        tensor([13.9794])
+        """
         pairs = zip(quantise(self._checked(images)).split(1), self.real.split(1), strict=True)
         return torch.tensor([psnr(one, other) for one, other in pairs])
 
@@ -143,8 +188,7 @@ class PairJudge:
 
     def _distance(self, images: Tensor) -> float:
         judge_network = next(iter(self.verifiers.values()))
-        ours, theirs = (
-            in_batches(judge_network.features, some, device=judge_network.device) for some in (images, self.real)
-        )
-        usual = torch.pdist(theirs).mean() if len(theirs) > 1 else torch.tensor(1.0)
-        return float((ours - theirs).norm(dim=1).mean() / usual)
+        recovered = in_batches(judge_network.features, images, device=judge_network.device)
+        real = in_batches(judge_network.features, self.real, device=judge_network.device)
+        unit = torch.pdist(real).mean() if len(real) > 1 else torch.tensor(1.0)
+        return float((recovered - real).norm(dim=1).mean() / unit)

@@ -18,11 +18,18 @@ class Leakage:
     """Similarity of each image to its nearest training and its nearest held-out image, and the mean gap between them.
 
     ``low`` and ``high`` bound the gap by the bootstrap; training data leak where ``low`` is above 0.
+
+    >>> near, far = torch.tensor([0.9, 0.8]), torch.tensor([0.5, 0.6])
+    >>> Leakage(to_train=near, to_heldout=far, gap=0.3, low=0.2, high=0.4).leaks
+    True
     """
 
     to_train: Tensor
+    """Similarity to the nearest training image, ``(N,)``."""
     to_heldout: Tensor
+    """Similarity to the nearest held-out image, ``(N,)``."""
     gap: float
+    """Mean difference of the two."""
     low: float
     high: float
 
@@ -65,6 +72,10 @@ def measure_leakage(
 
     Raises:
         ValueError: For fewer than two images, an empty set, or sets of other shapes.
+
+    >>> train, heldout = torch.rand(4, 1, 12, 12), torch.rand(4, 1, 12, 12)
+    >>> measure_leakage(train, train, heldout).leaks
+    True
     """
     images, train, heldout = _check_sets(images, train, heldout)
     if not 0 < level < 1 or draws < 1 or repeats < 1:
@@ -89,19 +100,34 @@ def crossed_leakage(
     draws: int = 2000,
     generator: torch.Generator | None = None,
 ) -> Leakage:
-    """:func:`leakage` of two networks, each trained on one of two ``sets``: what one saw is held out from the other.
+    """:func:`measure_leakage` of two networks, trained on one of two sets each: what one saw, the other did not.
 
     One set may be nearer to any image than the other, by chance or by the classes in it. That adds to one network's gap
-    what it takes from the other's, so the mean of both gaps is free of it. ``images[k]`` come from the network that was
-    trained on ``sets[k]``; the other arguments are those of :func:`leakage`, and the bootstrap keeps to each half.
+    what it takes from the other's, so the mean of both gaps is free of it.
 
-    Raises ``ValueError`` as :func:`leakage`, and for sets of different sizes.
+    Args:
+        images: Those of both networks, each ``(N, C, H, W)``; ``images[k]`` come from the network trained on
+            ``sets[k]``.
+        sets: Their training images, equally many.
+        verifier: See :func:`measure_leakage`, as are ``level``, ``draws`` and ``generator``; the bootstrap keeps to
+            each half.
+
+    Raises:
+        ValueError: As :func:`measure_leakage`, and for sets of different sizes.
+
+    >>> sets = torch.rand(4, 1, 12, 12), torch.rand(4, 1, 12, 12)
+    >>> crossed_leakage(sets, sets).leaks
+    True
     """
     if len(sets[0]) != len(sets[1]):
         raise ValueError(f"the two sets must be equally large, not {len(sets[0])} and {len(sets[1])}")
     generator = generator or seeded(0)
-    how = {"verifier": verifier, "level": level, "draws": draws}
-    halves = [measure_leakage(images[k], sets[k], sets[1 - k], generator=generator, **how) for k in (0, 1)]  # type: ignore[arg-type]
+    halves = []
+    for k in (0, 1):
+        half = measure_leakage(
+            images[k], sets[k], sets[1 - k], verifier=verifier, level=level, draws=draws, generator=generator
+        )
+        halves.append(half)
     return _summary([h.to_train for h in halves], [h.to_heldout for h in halves], level, draws, generator)
 
 
@@ -109,14 +135,14 @@ def _summary(
     train: list[Tensor], heldout: list[Tensor], level: float, draws: int, generator: torch.Generator
 ) -> Leakage:
     """The mean over the parts' mean gaps, with its bootstrap interval; each part is resampled by itself."""
-    means, drawn = [], []
+    means, resampled = [], []
     for one, other in zip(train, heldout, strict=True):
         gaps = one - other
         rows = torch.randint(len(gaps), (draws, len(gaps)), generator=generator)
         means.append(gaps.mean())
-        drawn.append(gaps[rows].mean(1))
+        resampled.append(gaps[rows].mean(1))
     tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means[0].dtype)
-    low, high = torch.stack(drawn).mean(0).quantile(tail).tolist()
+    low, high = torch.stack(resampled).mean(0).quantile(tail).tolist()
     gap = float(torch.stack(means).mean())
     return Leakage(to_train=torch.cat(train), to_heldout=torch.cat(heldout), gap=gap, low=low, high=high)
 
@@ -141,8 +167,19 @@ def _nearest(similar: Tensor, count: int, repeats: int, generator: torch.Generat
 
 
 def similarities(images: Tensor, others: Tensor, verifier: Target | None = None) -> Tensor:
-    """Similarity ``(N, M)`` of each image ``(N, C, H, W)`` to each of ``others`` ``(M, C, H, W)``, at most 1: the SSIM,
-    or the cosine of the verifier's penultimate features.
+    """Similarity ``(N, M)``, at most 1, of each image to each of the others.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1].
+        others: ``(M, C, H, W)`` in [0, 1].
+        verifier: Compares by the cosine of its penultimate features; by the SSIM if None.
+
+    Raises:
+        ValueError: For images below 11 pixels without a verifier, SSIM's window.
+
+    >>> image = torch.eye(12).view(1, 1, 12, 12)
+    >>> similarities(image, torch.cat([image, 1 - image])) > 0.9
+    tensor([[ True, False]])
     """
     images, others = check_images(images), check_images(others, "others")
     if verifier is not None:

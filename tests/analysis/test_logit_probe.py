@@ -77,35 +77,35 @@ def test_another_image_has_other_logits(probe):
 
 
 def test_guesses_without_an_inverse(probe, split):
-    guesses = probe.naive(split)
+    guesses = probe.baselines(split)
     torch.testing.assert_close(guesses["nearest logits"], probe.real)
     means = torch.stack([probe.real[k == LABELS].mean(0) for k in (0, 1)])
     torch.testing.assert_close(guesses["class mean"], means[[0, 1, 0, 0]])
 
 
 def test_noise_that_the_target_ignores(probe):
-    found = probe.under_noise(seeded(0))
-    assert found["images"] > 0.01
-    assert found["logits"] < 0.01  # but for what black and rounding cut off
-    assert found["images, borrowed"] == pytest.approx(found["images"], rel=0.2)
-    assert found["ratio"] == pytest.approx(found["logits"] / found["logits, borrowed"])
+    noise = probe.under_noise(seeded(0))
+    assert noise["images"] > 0.01
+    assert noise["logits"] < 0.01  # but for what black and rounding cut off
+    assert noise["images, borrowed"] == pytest.approx(noise["images"], rel=0.2)
+    assert noise["ratio"] == pytest.approx(noise["logits"] / noise["logits, borrowed"])
 
 
 def test_images_answer_as_their_logits_do(probe):
-    gains = probe.gains(0.25, seeded(0))
-    assert gains["interpolated"] == pytest.approx(1.0, rel=0.2)
-    assert set(gains) == {"shifted", "scaled", "perturbed", "interpolated"}
+    sensitivity = probe.sensitivity(0.25, seeded(0))
+    assert sensitivity["interpolated"] == pytest.approx(1.0, rel=0.2)
+    assert set(sensitivity) == {"shifted", "scaled", "perturbed", "interpolated"}
 
 
 def test_attacks_stay_in_their_ball_and_other_images_can_be_asked_about(probe, split):
     attacked = probe.attacked(0.1, seeded(0))
     assert (attacked - probe.real).abs().max() <= 0.1 + 1e-6
-    assert probe.after(attacked)["distance"] > 0
-    assert len(probe.on(split[:2]).made) == 2
+    assert probe.under_change(attacked)["distance"] > 0
+    assert len(probe.with_images(split[:2]).reconstructions) == 2
 
 
 def test_changed_images_come_back_changed(probe):
-    still, other = probe.after(probe.real), probe.after(probe.real.flip(3))
+    still, other = probe.under_change(probe.real), probe.under_change(probe.real.flip(3))
     assert still["distance"] == pytest.approx(0, abs=1e-5)
     assert still["verifier"] == still["verifier, changed"] == 0.75
     assert other["verifier"] == other["verifier, changed"] == 0.25
@@ -115,13 +115,13 @@ def test_changed_images_come_back_changed(probe):
 def test_other_kinds_of_images(probe):
     flat, bars = torch.full((3, 1, 16, 16), 0.2), probe.real.transpose(2, 3)[:3]
     flat[1], flat[2] = 0.4, 0.6
-    assert probe.elsewhere(flat)["psnr"] > 60
-    assert probe.elsewhere(flat)["psnr to another"] < probe.elsewhere(flat)["psnr"]
-    assert probe.elsewhere(bars)["psnr"] < 30  # the halves' means say nothing of the upper and the lower one
+    assert probe.on_other_images(flat)["psnr"] > 60
+    assert probe.on_other_images(flat)["psnr to another"] < probe.on_other_images(flat)["psnr"]
+    assert probe.on_other_images(bars)["psnr"] < 30  # the halves' means say nothing of the upper and the lower one
 
 
 def test_right_and_wrong_answers_apart(probe):
-    assert probe.wrong().tolist() == [False, False, True, False]
+    assert probe.misclassified().tolist() == [False, False, True, False]
     rows = probe.by_answer()
     assert rows["right"]["images"] == 3
     assert rows["wrong"] == {
