@@ -34,7 +34,9 @@ class ClassifierConfig(FitConfig):
     warmup: int = 30
     checkpoint_every: int = 100
     batch_size: int = 64
+    """Images per step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum."""
     lr: float = 3e-3
     """Largest learning rate of the schedule."""
     weight_decay: float = 0.02
@@ -42,6 +44,7 @@ class ClassifierConfig(FitConfig):
     momentum: float = 0.9
     """For SGD, in Nesterov's form."""
     label_smoothing: float = 0.05
+    """Share of each label that is spread evenly over all classes, in [0, 1)."""
     shift: int = 1
     """Largest random shift in pixels; zeros enter."""
     flip: bool = False
@@ -99,6 +102,14 @@ class ClassifierLearner(Learner[tuple[Tensor, Tensor]]):
 
     With ``eps``, ``min_θ E max_(|δ|∞ ≤ eps) CE(network(normalise(augment(x) + δ)), y)`` (Madry et al. 2018,
     eq. 2.1): the inner maximum is approached by :func:`invkit.attacks.pgd`.
+
+    >>> from invkit.testing import tiny_target
+    >>> target, config = tiny_target(), ClassifierConfig(steps=1, warmup=0)
+    >>> learner = ClassifierLearner(
+    ...     target.module, target.spec, config, generator=torch.Generator(), device=target.device
+    ... )
+    >>> sorted(learner.step((torch.rand(4, 3, 8, 8), torch.arange(4))))
+    ['accuracy', 'cross_entropy']
     """
 
     STATE: ClassVar[tuple[str, ...]] = ("module", "optimizers", "generator")
@@ -190,6 +201,9 @@ def train_classifier(
         callbacks: Called after each step; one that returns True stops the run.
         checkpoint: A file to resume from.
 
+    Returns:
+        The classifier as a target, whose module is ``module``, and how the training went.
+
     >>> from invkit.data.datasets import load_data
     >>> data = load_data("digits", size=8, limit=40)
     >>> target, result = train_classifier(
@@ -260,6 +274,9 @@ def load_or_train(
         folder: Where networks are kept; else ``$INVKIT_CACHE``, else ``~/.cache/invkit/networks``.
         device: Where to train.
         callbacks: As for :func:`train_classifier`; a run that one of them stops is used and not kept.
+
+    Returns:
+        The classifier, frozen, called ``invkit/NETWORK``.
 
     Raises:
         KeyboardInterrupt: Where the training was interrupted; it goes on from its checkpoint next time.

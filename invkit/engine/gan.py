@@ -30,13 +30,18 @@ _DIGITS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GANConfig(FitConfig):
-    """How to train a GAN. The defaults are Miyato et al.'s for residual networks (section 4, appendix B.4)."""
+    """How to train a GAN. The defaults are Miyato et al.'s for residual networks (section 4, appendix B.4).
+
+    >>> GANConfig(discriminator_steps=2).betas
+    (0.0, 0.9)
+    """
 
     steps: int = 50_000
     """Of the generator."""
     schedule: Literal["cosine", "restarts", "constant"] = "constant"
     log_every: int = 100
     batch_size: int = 64
+    """Images per step of the discriminator."""
     latent: int = 128
     """Entries of the latent code, from a standard normal distribution."""
     width: int = 64
@@ -44,7 +49,9 @@ class GANConfig(FitConfig):
     discriminator_steps: int = 5
     """For each step of the generator."""
     lr_generator: float = 2e-4
+    """Of the generator's Adam."""
     lr_discriminator: float = 2e-4
+    """Of the discriminator's Adam."""
     betas: tuple[float, float] = (0.0, 0.9)
     """Of both Adams."""
     ema: float = 0.999
@@ -180,6 +187,9 @@ def train_gan(
         device: Where to train; ``auto`` takes a GPU where there is one.
         callbacks: Called after each step of the generator; one that returns True stops the run.
         checkpoint: A file to resume from.
+
+    Returns:
+        Both networks, and how the training went.
 
     Raises:
         ValueError: For images that do not come from doubling a grid of 4 to 7 pixels.

@@ -38,7 +38,11 @@ _GENERATOR: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DCIConfig(Config):
-    """How the inverses are trained. The defaults are the paper's, for 5,000 images of 224 pixels (App. A.1)."""
+    """How the inverses are trained. The defaults are the paper's, for 5,000 images of 224 pixels (App. A.1).
+
+    >>> DCIConfig.for_profile("paper").schedule("train", 1).period
+    750
+    """
 
     steps: int = 3000
     """Steps on ``F_k^-1`` alone (App. A.1)."""
@@ -133,6 +137,12 @@ class DCI(Learner[Sequence[Tensor]]):
     A batch is ``[x, F_1(x), ..., F_1:L(x)]``, as a :class:`invkit.partition.feature_store.FeatureStore` gives it: the
     target itself runs on the reconstructions alone. In the phase ``train`` only ``F_k^-1`` learns, in ``fine_tune``
     all up to it.
+
+    >>> from invkit.testing import tiny_target
+    >>> chain, images = partition_network(tiny_target()), torch.rand(4, 3, 8, 8)
+    >>> learner = DCI(chain, ChainInverse.untrained(chain, 1, torch.Generator()), 1, DCIConfig(), alpha=0.1)
+    >>> sorted(learner.step([images, *chain.read(images)]))
+    ['cycle', 'image', 'layer', 'total']
     """
 
     STATE: ClassVar[tuple[str, ...]] = ("learning", "optimizers", "alpha")
@@ -238,6 +248,9 @@ def divide_and_conquer(
         checkpoint: A folder: a finished stage is kept there, an unfinished one goes on from its last checkpoint, to the
             same bits.
         scratch: Where a cache that is too large for memory goes.
+
+    Returns:
+        The inverses, called ``inverse(features, depth=k)``, and how each stage went.
 
     Raises:
         ValueError: For images or a cut that do not fit, and for a folder of another run.

@@ -29,18 +29,23 @@ _DIGITS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeePSiMConfig(FitConfig):
-    """Weights of ``L = feature L_feat + adversarial L_adv + image L_img`` and the training.
+    """Weights of ``L = features L_feat + adversarial L_adv + image L_img`` and the training.
 
     The defaults are those of Dosovitskiy & Brox for AlexNet; Dong et al. name none. The weights count for sums of
     squares over an image or its features, so they depend on the layer: search, or start from ``for_profile("book")``.
+
+    >>> DeePSiMConfig.for_profile("book", features=0.3).features
+    0.3
     """
 
     steps: int = 500_000
     schedule: Literal["cosine", "restarts", "constant"] = "constant"
     batch_size: int = 64
+    """Images per step."""
     lr: float = 2e-4
     """Of both Adams."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of both Adams."""
     image: float = 2e-6 * 255**2
     """Squared distance of images; published for pixels up to 255."""
     features: float = 0.01
@@ -77,6 +82,11 @@ class DeePSiM(Learner[tuple[Tensor, Tensor]]):
     ``F`` is the target up to ``layer``; the comparator ``C`` is the target up to a layer of its own. Against the
     generator, the discriminator minimises ``-log D(x) - log(1 - D(x'))`` (Dosovitskiy & Brox, section 2). It is the
     residual one of :mod:`invkit.networks.gan`, spectrally normalised, which the authors' is not.
+
+    >>> from invkit.testing import tiny_target
+    >>> learner = DeePSiM(tiny_target(), "conv2", DeePSiMConfig(width=2), generator=torch.Generator())
+    >>> list(learner.step((torch.rand(4, 3, 8, 8), torch.arange(4))))
+    ['image', 'features', 'adversarial', 'discriminator']
     """
 
     STATE: ClassVar[tuple[str, ...]] = ("inverse", "discriminator", "optimizers")
@@ -175,6 +185,9 @@ def deepsim(
         checkpoint: A file to resume from.
         comparator: The layer whose features the images are compared in: by default the inverted one, while logits want
             an earlier one.
+
+    Returns:
+        The generator from features ``(N, ...)`` to images, and how the training went.
 
     Raises:
         ValueError: For an unknown layer, images that are not the target's, or fewer than two of them.

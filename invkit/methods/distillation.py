@@ -21,7 +21,11 @@ from invkit.objectives import losses
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationConfig(ClassifierConfig):
-    """How the student is trained; the schedule is :class:`~invkit.engine.classifier.ClassifierConfig`'s."""
+    """How the student is trained; the schedule is :class:`~invkit.engine.classifier.ClassifierConfig`'s.
+
+    >>> DistillationConfig(hard=0.1).temperature
+    4.0
+    """
 
     temperature: float = 4.0
     """Softens both distributions (Hinton et al., 2015)."""
@@ -38,7 +42,14 @@ class DistillationConfig(ClassifierConfig):
 
 
 class Distillation(ClassifierLearner):
-    """``L = T^2 KL(teacher(x) || student(x); T) + hard CE(student(x), y)`` on images of any origin."""
+    """``L = T^2 KL(teacher(x) || student(x); T) + hard CE(student(x), y)`` on images of any origin.
+
+    >>> from invkit.testing import tiny_target
+    >>> config = DistillationConfig(steps=1, warmup=0, hard=0.5)
+    >>> learner = Distillation(tiny_target(), tiny_target(seed=1).module, config, generator=torch.Generator())
+    >>> list(learner.step((torch.rand(4, 3, 8, 8), torch.arange(4))))
+    ['distillation', 'cross_entropy', 'accuracy']
+    """
 
     config: DistillationConfig
 
@@ -83,6 +94,9 @@ def distil(
         generator: Source of order and augmentation.
         callbacks: Called after each step; one that returns True stops the run.
         checkpoint: A file to resume from.
+
+    Returns:
+        The student, whose module is ``student``, and how the training went.
 
     Raises:
         ValueError: For images that are not the teacher's, or labels that are not its classes.

@@ -36,6 +36,9 @@ _DIGITS: dict[str, Any] = {
 class FeedforwardConfig(GANConfig):
     """How to train an inverse of logits. Teterwak et al. build on BigGAN (Brock et al. 2019): its defaults, in the
     one-GPU form, but for the noise.
+
+    >>> FeedforwardConfig.for_profile("book").latent
+    16
     """
 
     steps: int = 100_000
@@ -135,6 +138,13 @@ class FeedforwardInversion(GANLearner):
 
     ``D(x; z) = (w_1 + W_2 z)^T phi(x)`` (Teterwak et al., eq. 2; the losses follow it). The networks' draws, blocks and
     average are those of every GAN here. Raises ``ValueError`` for logits that are not of two classes or more.
+
+    >>> from invkit.testing import tiny_target
+    >>> target, images = tiny_target(), torch.rand(4, 3, 8, 8)
+    >>> config = FeedforwardConfig(latent=4, width=2, hidden=4)
+    >>> learner = FeedforwardInversion(target.spec, target(images), config, draws=torch.Generator())
+    >>> list(learner.step((images, target(images))))
+    ['discriminator', 'generator']
     """
 
     config: FeedforwardConfig
@@ -190,6 +200,9 @@ def feedforward_inversion(
         generator: Source of all randomness.
         callbacks: Called after each step; one that returns True stops the run.
         checkpoint: A file to resume from.
+
+    Returns:
+        The inverse, and how the training went.
 
     Raises:
         ValueError: For images that are not the target's, fewer than two of them or than two classes.

@@ -36,7 +36,11 @@ GARBAGE = "garbage"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageConfig(ClassifierConfig):
-    """How the classifier with N + 1 classes is trained, and how its garbage class grows after each epoch (§5.2)."""
+    """How the classifier with N + 1 classes is trained, and how its garbage class grows after each epoch (§5.2).
+
+    >>> GarbageConfig(source="noise").per_class
+    100
+    """
 
     noise: int = 1000
     """Images of Gaussian noise in the garbage class at the start; number not given in the paper."""
@@ -61,7 +65,13 @@ class GarbageConfig(ClassifierConfig):
 
 
 def with_garbage(spec: ImageSpec) -> ImageSpec:
-    """The specification with one more class, the last: what the network to be trained must answer for.
+    """The specification of images with one more class, ``garbage``: what the network to be trained must answer for.
+
+    Args:
+        spec: Of the images and their classes.
+
+    Returns:
+        The same with the class added at the end.
 
     >>> from invkit.testing import quadrants_target
     >>> with_garbage(quadrants_target().spec).classes
@@ -143,7 +153,12 @@ class GarbageLearner(ClassifierLearner):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageResult:
-    """A classifier with a garbage class, and what it was taught by."""
+    """A classifier with a garbage class, and what it was taught by.
+
+    >>> from invkit.testing import tiny_target
+    >>> GarbageResult(target=tiny_target(), inverter=None, garbage=torch.rand(5, 3, 8, 8)).target.name
+    'tiny'
+    """
 
     target: Target
     """The classifier, with one class more than the data."""
@@ -179,6 +194,9 @@ def train_with_garbage(
         device: Where to train.
         callbacks: Called after each step; one that returns True stops the run.
         checkpoint: A file to resume from.
+
+    Returns:
+        The classifier with its last generator and its garbage, and how the training went.
 
     Raises:
         ValueError: For a network without the extra class.

@@ -35,7 +35,11 @@ from invkit.networks.masked import ScoredWeight, draw_untrained, maskable, masks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HiddenConfig(ClassifierConfig):
-    """What is drawn, what is kept, and how scores are learnt; schedule and augmentation are those of a classifier."""
+    """What is drawn, what is kept, and how scores are learnt; schedule and augmentation are those of a classifier.
+
+    >>> HiddenConfig(k=50).optimizer
+    'sgd'
+    """
 
     k: float = 30.0
     """Percent of each layer's weights that are kept, in (0, 100] (§2.3: 30)."""
@@ -90,6 +94,13 @@ class EdgePopup(ClassifierLearner):
     ``module`` is any network of linear and convolutional layers, such as takes normalised images; it is copied, and
     only its shape counts. Where it has other parameters, these stay as they are in it (see
     :func:`invkit.networks.masked.draw_untrained`). Raises ``ValueError`` if it has no layer to mask.
+
+    >>> from invkit.testing import tiny_target
+    >>> target = tiny_target()
+    >>> learner = EdgePopup(target.module, target.spec, HiddenConfig(k=50), generator=torch.Generator())
+    >>> terms = learner.step((torch.rand(4, 3, 8, 8), torch.arange(4)))
+    >>> {name: float(mask.float().mean()) for name, mask in learner.masks().items()}
+    {'conv1': 0.5, 'conv2': 0.5, 'head': 0.5}
     """
 
     config: HiddenConfig
@@ -158,6 +169,9 @@ def train_hidden(
         callbacks: Called after each step; one that returns True stops the run.
         checkpoint: A file to resume from.
 
+    Returns:
+        The hidden network, without scores, and how the training went.
+
     Raises:
         ValueError: For a module without a layer to mask.
 
@@ -194,8 +208,26 @@ def load_or_train_hidden(
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> Target:
-    """The network hidden in an untrained ``network``, kept and found again as
-    :func:`invkit.engine.classifier.load_or_train` does with trained ones; arguments and errors are the same.
+    """The network hidden in an untrained one, sought once and then found again, as
+    :func:`invkit.engine.classifier.load_or_train` does with trained ones.
+
+    Args:
+        network: A name of :func:`invkit.networks.classifiers.build`.
+        data: What to learn masks on.
+        config: What is drawn, what is kept, and how scores are learnt.
+        width: As there.
+        seed: As for :func:`train_hidden`.
+        folder: As there.
+        device: Where to train.
+        callbacks: As there.
+
+    Returns:
+        The hidden network, frozen, called ``hidden/NETWORK``.
+
+    Raises:
+        KeyboardInterrupt: Where the training was interrupted; it goes on from its checkpoint next time.
+        DivergedError: Where it diverged.
+        OSError: Where the folder cannot be written.
 
     >>> import tempfile
     >>> from invkit.data.datasets import load_data

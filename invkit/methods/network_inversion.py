@@ -93,7 +93,15 @@ class NetworkInversionConfig(FitConfig):
 
 
 class NetworkInversion(Learner[Conditions]):
-    """The generators' training: images for drawn conditions, the frozen classifier's answer, ``L_Inv`` (§3.3)."""
+    """The generators' training: images for drawn conditions, the frozen classifier's answer, ``L_Inv`` (§3.3).
+
+    >>> from invkit.testing import quadrants_target
+    >>> target, config = quadrants_target(), NetworkInversionConfig(width=2, latent=4)
+    >>> networks = make_generators(target, config, torch.Generator())
+    >>> learner = NetworkInversion(target, networks, config)
+    >>> list(learner.step(networks[0].conditioning.draw(4, torch.Generator())))
+    ['kl', 'cross_entropy', 'cosine', 'orthogonality', 'total', 'accuracy']
+    """
 
     STATE: ClassVar[tuple[str, ...]] = ("networks", "optimizers")
 
@@ -185,7 +193,7 @@ def train_generators(
     learner: NetworkInversion, generator: torch.Generator, callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
 ) -> tuple[TrainedGenerator, FitResult]:  # fmt: skip
-    """Train a learner by the fit loop; see :func:`network_inversion`."""
+    """Train a learner by the fit loop; arguments and results are those of :func:`network_inversion`."""
     networks: list[ConditionalGenerator] = list(learner.networks)  # type: ignore[arg-type]
     seed = spawn(generator).initial_seed()
 

@@ -38,6 +38,9 @@ class ReconstructionConfig(NetworkInversionConfig):
     """Weights of ``L_Recon = L_Inv + α' L_KL^pert + β' L_CE^pert + η1 L_Var + η2 L_Pix + η3 L_Grad`` (§5.3).
 
     The paper gives no values; the defaults were found on digits. A weight of zero leaves its term out.
+
+    >>> ReconstructionConfig(pixel=0.5).loss_weights()["pixel"]
+    0.5
     """
 
     kl_perturbed: float = 1.0
@@ -72,7 +75,16 @@ class ReconstructionConfig(NetworkInversionConfig):
 
 
 class Reconstruction(NetworkInversion):
-    """The generators' training by ``L_Recon`` (§5.3): ``L_Inv`` and what sets training images apart."""
+    """The generators' training by ``L_Recon`` (§5.3): ``L_Inv`` and what sets training images apart.
+
+    >>> from invkit.testing import quadrants_target
+    >>> target, config = quadrants_target(), ReconstructionConfig(width=2, latent=4, gradient_images=2)
+    >>> networks = make_generators(target, config, torch.Generator(), hot=True)
+    >>> learner = Reconstruction(target, networks, config)
+    >>> terms = learner.step(networks[0].conditioning.draw(4, torch.Generator()))
+    >>> set(config.loss_weights()) <= set(terms)
+    True
+    """
 
     config: ReconstructionConfig
 
@@ -133,7 +145,17 @@ def reconstruct(
 ) -> tuple[TrainedGenerator, FitResult]:
     """Train generators, conditioned on hot vectors, whose images share properties of training images (§5.3, Fig. 4).
 
-    Arguments, results and errors are those of :func:`invkit.methods.network_inversion.network_inversion`.
+    Metrics and errors are those of :func:`invkit.methods.network_inversion.network_inversion`.
+
+    Args:
+        target: The frozen classifier.
+        config: Weights of the loss, the generators and their training.
+        generator: Source of all randomness.
+        callbacks: Called after each step; one that returns True stops the run.
+        checkpoint: A file to resume from.
+
+    Returns:
+        The generators, ready for sampling, on the CPU, and how the training went.
 
     >>> from invkit.testing import quadrants_target
     >>> config = ReconstructionConfig(steps=2, width=2, latent=4, batch_size=4, gradient_images=2)

@@ -24,6 +24,9 @@ def calibrate(target: Target, images: Tensor, *, batch_size: int = 256) -> Targe
         images: ``(N, C, H, W)`` in [0, 1].
         batch_size: Of the batches; a rest of fewer images is left out unless there is nothing else.
 
+    Returns:
+        The calibrated copy.
+
     Raises:
         ValueError: For images that do not fit, fewer than two, or a network without batch norm.
 
@@ -59,6 +62,12 @@ def calibrate(target: Target, images: Tensor, *, batch_size: int = 256) -> Targe
 def without_statistics(target: Target) -> Target:
     """A copy of ``target`` whose batch norms keep no statistics: each batch is normalised by its own, so that what is
     said of an image depends on the images beside it. Nothing is left that DeepInversion could match.
+
+    Args:
+        target: Stays as it is.
+
+    Returns:
+        The copy without statistics.
 
     Raises:
         ValueError: For a network without batch norm.

@@ -16,11 +16,16 @@ _LARGEST = 4_000_000
 
 
 def inverse_of(block: Block) -> nn.Module:
-    """A network from the output of ``block`` ``(N, *block.outputs)`` to its input ``(N, *block.inputs)``, with fresh
-    weights.
+    """A network that is to undo a block, with fresh weights.
 
     Feature maps to feature maps: :class:`ConvInverse`, or :class:`ResidualInverse` for residual blocks; vectors:
     :class:`LinearInverse`; a feature map to a code, at the start of a generator: :class:`CodeInverse`.
+
+    Args:
+        block: What is undone.
+
+    Returns:
+        A network from the block's output ``(N, *block.outputs)`` to its input ``(N, *block.inputs)``.
 
     Raises:
         ValueError: For other shapes.

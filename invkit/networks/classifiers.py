@@ -72,6 +72,9 @@ def build(
 def names() -> tuple[str, ...]:
     """The names that :func:`build` knows.
 
+    Returns:
+        The names.
+
     >>> "bn_cnn" in names()
     True
     """

@@ -46,12 +46,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning(Config):
-    """Draws conditions of one ``kind`` for a classifier of ``classes`` classes.
-
-    ``label`` and ``matrix`` encode the label alone, so their distribution is the hot vector; with ``hot`` it is for the
-    vectors as well, as reconstruction wants it (§5.3). ``vector_std`` is the standard deviation of the normal draw:
-    with a larger one the vectors are sharper and their argmax is easier to read. ``only`` names the classes to be
-    drawn, None all of them.
+    """Draws conditions of one kind for a classifier.
 
     >>> drawn = Conditioning(kind="vector", classes=4).draw(3, torch.Generator().manual_seed(0))
     >>> bool((drawn.vectors.argmax(1) == drawn.labels).all())
@@ -59,11 +54,20 @@ class Conditioning(Config):
     """
 
     kind: Kind = "vector-matrix"
+    """How the class is encoded."""
     classes: int
+    """Of the classifier."""
     latent: int = 64
+    """Dimensions of the noise."""
     vector_std: float = 1.0
+    """Standard deviation of the normal draw: with a larger one vectors are sharper and their argmax is easier to read.
+    """
     hot: bool = False
+    """Whether vectors are hot, as reconstruction wants them (§5.3); those of ``label`` and ``matrix``, which encode the
+    label alone, always are.
+    """
     only: tuple[int, ...] | None = None
+    """The classes to be drawn; None draws all of them."""
 
     def __post_init__(self) -> None:
         self.require_choice("kind", *KINDS)
@@ -112,7 +116,14 @@ def _swap(rows: Tensor, here: Tensor, there: Tensor) -> Tensor:
 
 
 def condition_matrix(labels: Tensor, classes: int) -> Tensor:
-    """``(n, 1, N, N)``: ones in the label's row and column, zeros elsewhere (§3.2.3).
+    """Ones in the label's row and column, zeros elsewhere (§3.2.3).
+
+    Args:
+        labels: ``(n,)``.
+        classes: N.
+
+    Returns:
+        ``(n, 1, N, N)``.
 
     >>> int(condition_matrix(torch.tensor([2]), 4).sum())
     7

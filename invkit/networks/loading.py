@@ -37,6 +37,9 @@ def load_target(
             of the network.
         device: Where it shall be; ``auto`` takes a GPU where there is one.
 
+    Returns:
+        The network, frozen in eval mode.
+
     Raises:
         ValueError: For an unknown name or weights that do not fit.
         FileNotFoundError: For a missing file.
@@ -70,7 +73,11 @@ def load_target(
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Load a state dict from a file into ``module``, strictly.
+    """Load a state dict from a file into a network, strictly.
+
+    Args:
+        module: Gets the weights, in place.
+        path: A file of safetensors, or a torch file of plain tensors.
 
     Raises:
         ValueError: Listing the first names or shapes that do not fit.

@@ -73,7 +73,14 @@ def top_mask(scores: Tensor, count: int) -> Tensor:
 
 
 class StraightThroughMask(torch.autograd.Function):
-    """``(w, s, count) -> w h(s)``, with dL/ds = dL/d(w h) · w, as if h were the identity (Bengio et al., 2013)."""
+    """``(w, s, count) -> w h(s)``, with dL/ds = dL/d(w h) · w, as if h were the identity (Bengio et al., 2013).
+
+    >>> weight, scores = torch.tensor([2.0, 3.0]), torch.tensor([0.1, 0.2], requires_grad=True)
+    >>> masked = StraightThroughMask.apply(weight, scores, 1)
+    >>> masked.sum().backward()
+    >>> masked.tolist(), scores.grad.tolist()
+    ([0.0, 3.0], [2.0, 3.0])
+    """
 
     @staticmethod
     def forward(ctx, weight: Tensor, scores: Tensor, count: int) -> Tensor:  # type: ignore[no-untyped-def]
@@ -124,6 +131,9 @@ def draw_untrained(
         kept_fraction: Of the weights, in (0, 1], by which the variance is divided.
         statistics: Whether batch norms keep running statistics.
         generator: Source of the weights.
+
+    Returns:
+        The copy, on the CPU.
 
     Raises:
         ValueError: For a network without a layer to mask, or another name of a draw.
@@ -193,7 +203,13 @@ def score_weights(network: nn.Module, k: float, generator: torch.Generator, *, a
 
 
 def masks_of(network: nn.Module) -> dict[str, Tensor]:
-    """Which weights are used, on the CPU: those chosen by their scores or, once applied, those that are not zero.
+    """Which weights are used: those chosen by their scores or, once applied, those that are not zero.
+
+    Args:
+        network: With scored weights, or an ordinary one.
+
+    Returns:
+        For each linear and convolutional layer a mask of its weight's shape, bool, on the CPU.
 
     >>> network = nn.Sequential(nn.Linear(2, 1))
     >>> network[0].weight.data = torch.tensor([[0.0, 3.0]])
@@ -211,13 +227,21 @@ def masks_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def apply_masks(network: nn.Module, masks: Masks) -> nn.Module:
-    """A copy of ``network`` in which weights outside the ``masks`` are zero: an ordinary network of ordinary layers.
+    """A copy of a network in which weights outside the masks are zero: an ordinary network of ordinary layers.
 
-    Raises ``ValueError`` naming the layer for masks of another network: other layers, shapes or no booleans.
+    Args:
+        network: Stays as it is.
+        masks: For each linear and convolutional layer which of its weights are kept, bool, of the weight's shape.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ValueError: Naming the layer for masks of another network: other layers, shapes or no booleans.
 
     >>> network = nn.Sequential(nn.Linear(2, 1))
-    >>> apply_masks(network, {"0": torch.tensor([[False, True]])})[0].weight[0, 0]
-    tensor(0., grad_fn=...)
+    >>> apply_masks(network, {"0": torch.tensor([[False, True]])})[0].weight != 0
+    tensor([[False,  True]])
     """
     masked = copy.deepcopy(network)
     layers = maskable(masked)
@@ -238,10 +262,36 @@ def apply_masks(network: nn.Module, masks: Masks) -> nn.Module:
 
 
 def save_masks(masks: Masks, path: str | Path) -> None:
-    """Write masks as safetensors, whole or not at all."""
+    """Write masks into a file, whole or not at all.
+
+    Args:
+        masks: As :func:`masks_of` gives them.
+        path: Of the file, safetensors.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "masks.safetensors"
+    >>> save_masks({"head": torch.tensor([True, False])}, path)
+    >>> load_masks(path)
+    {'head': tensor([ True, False])}
+    """
     save_tensors(path, masks)
 
 
 def load_masks(path: str | Path) -> dict[str, Tensor]:
-    """Masks that :func:`save_masks` wrote; raises ``ValueError`` for a file that holds something else."""
+    """Read what :func:`save_masks` wrote.
+
+    Args:
+        path: Of the file.
+
+    Returns:
+        For each layer a mask of its weight's shape.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: For a file that holds something else.
+
+    >>> load_masks("nowhere.safetensors")
+    Traceback (most recent call last):
+    FileNotFoundError: there is no file of masks at nowhere.safetensors
+    """
     return read_safetensors(path, "file of masks")

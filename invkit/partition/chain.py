@@ -18,7 +18,12 @@ from invkit.partition.sequential import Unit, decides, find_units
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One ``F_k``: what its inverse is built from. Shapes are those of one image's tensors."""
+    """One ``F_k``: what its inverse is built from. Shapes are those of one image's tensors.
+
+    >>> from invkit.testing import tiny_target
+    >>> partition_network(tiny_target()).blocks[0].outputs
+    (4, 8, 8)
+    """
 
     name: str
     """Where it ends: a module (its output), or ``module:input``."""
@@ -142,6 +147,9 @@ def partition_network(target: FrozenNetwork, cut: Sequence[str] | None = None) -
             features are images.
         cut: Where the blocks end: names of modules for their outputs, ``name:input`` for what goes into one. None
             takes one block for each layer.
+
+    Returns:
+        The target with its cuts and blocks.
 
     Raises:
         ValueError: Two images of noise (or codes) are sent through. Where the blocks, one after another, do not give
