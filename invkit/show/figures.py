@@ -1,7 +1,7 @@
 """The look of the book's plots, and two of them: loss curves and heat maps.
 
-Every function returns a :class:`~invkit.show.picture.Canvas`: a matplotlib figure with an alt text, which can
-be replaced by setting ``.alt`` or by :func:`~invkit.show.picture.described`.
+Every function returns a :class:`~invkit.show.picture.Canvas`: a matplotlib figure with an alt text, which can be
+replaced by setting ``.alt`` or by :func:`~invkit.show.picture.described`.
 """
 
 from __future__ import annotations
@@ -43,12 +43,23 @@ RC: dict[str, Any] = {
 
 
 def style() -> None:
-    """Give pyplot and seaborn the look of the book's figures; the functions here have it anyway."""
+    """Give pyplot and seaborn the look of the book's figures; the functions here have it anyway.
+
+    >>> with mpl.rc_context():
+    ...     style()
+    ...     mpl.rcParams["axes.titlesize"]
+    11.0
+    """
     sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc=RC)
 
 
 def plot(width: float = 6.4, height: float = 3.6) -> tuple[Canvas, Axes]:
-    """An empty figure of that size in inches (96 CSS pixels each) and its axes, in the style of the book."""
+    """An empty figure of that size in inches (96 CSS pixels each) and its axes, in the style of the book.
+
+    >>> figure, axes = plot(3, 2)
+    >>> lines = axes.plot([0, 1], [1, 0])
+    >>> figure.alt = "A falling line."
+    """
     figure = Canvas(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     axes = figure.add_subplot()
     sns.despine(ax=axes)
@@ -66,10 +77,21 @@ def styled() -> Iterator[list[Any]]:
 def loss_curves(
     history: InversionResult | Mapping[str, Sequence[float]], log: bool = True, *, title: str | None = None
 ) -> Canvas:
-    """The losses of a run by term over its steps, on a logarithmic axis (linear near zero if need be).
+    """The losses of a run by term over its steps.
 
-    ``history`` is a result, or a mapping from a term's name to one value per step. Raises ``ValueError`` if
-    it is empty or not finite.
+    Args:
+        history: A result, or a mapping from a term's name to one value per step.
+        log: Whether the axis is logarithmic, linear near zero where there are zeros or negative values.
+        title: Heading of the figure.
+
+    Returns:
+        A figure whose alt text tells each term's first and last value.
+
+    Raises:
+        ValueError: If the history is empty or not finite.
+
+    >>> loss_curves({"total": [4.0, 2.0, 1.0]}).alt
+    'Loss by term over 3 steps: total from 4 to 1.'
     """
     terms = history.history if isinstance(history, InversionResult) else history
     curves = {name: line(values, f"loss_curves: term {name!r}") for name, values in terms.items() if len(values)}
@@ -100,11 +122,24 @@ def heat_map(
     limits: tuple[float | None, float | None] = (None, None),
     title: str | None = None,
 ) -> Canvas:
-    """``value`` over the grid of ``x`` and ``y``, one row of ``table`` per cell; the best cell is framed.
+    """A column of a table over the grid of two others; cells that were not measured stay grey.
 
-    Cells that were not measured stay grey. ``limits`` are the ends of the colour scale (None: those of the values), so
-    that several maps can share one. Raises ``ValueError`` on a missing column, on two values for one
-    cell or if no value is finite.
+    Args:
+        table: A data frame, or one mapping for each cell.
+        x: Column along the horizontal axis.
+        y: Column along the vertical axis.
+        value: Column that is shown.
+        best: Which cell is framed: that of the largest value, of the smallest, or none.
+        decimals: Digits after the point.
+        limits: Ends of the colour scale, so that several maps can share one; None for those of the values.
+        title: Heading of the figure.
+
+    Raises:
+        ValueError: On a missing column, on two values for one cell or if no value is finite.
+
+    >>> cells = [{"lr": 0.1, "tv": 0, "score": 0.5}, {"lr": 0.2, "tv": 0, "score": 0.9}]
+    >>> heat_map(cells, x="lr", y="tv", value="score").alt
+    'Heat map of score over 2 values of lr and 1 of tv. Maximum 0.90 at lr 0.2, tv 0.'
     """
     frame = pd.DataFrame(table)
     if missing := {x, y, value} - set(frame.columns):
@@ -121,11 +156,11 @@ def heat_map(
         axes.set_xticks(axes.get_xticks(), [_short(v) for v in grid.columns], rotation=0)
         axes.set_yticks(axes.get_yticks(), [_short(v) for v in grid.index], rotation=0)
         axes.tick_params(length=0)
-        where = _frame_best(axes, grid, best) if best else None
+        cell = _frame_best(axes, grid, best) if best else None
     figure.alt = f"Heat map of {value} over {grid.shape[1]} values of {x} and {grid.shape[0]} of {y}."
-    if where:
-        place = f"{x} {_short(grid.columns[where[1]])}, {y} {_short(grid.index[where[0]])}"
-        figure.alt += f" {str(best).capitalize()}imum {grid.iloc[where]:.{decimals}f} at {place}."
+    if cell:
+        place = f"{x} {_short(grid.columns[cell[1]])}, {y} {_short(grid.index[cell[0]])}"
+        figure.alt += f" {str(best).capitalize()}imum {grid.iloc[cell]:.{decimals}f} at {place}."
     return figure
 
 
@@ -134,16 +169,20 @@ def _short(value: Any) -> str:
 
 
 def line(values: Any, what: str) -> NDArray[np.float64]:
-    """A sequence of numbers as an array (n,).
+    """A sequence of numbers as an array ``(n,)``.
 
-    Raises ``ValueError``, beginning with ``what``, if there is none or one is not finite.
+    Raises:
+        ValueError: Beginning with ``what``, if there is none or one is not finite.
+
+    >>> line([1, 2], "heights")
+    array([1., 2.])
     """
-    found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=float)
-    if found.ndim != 1 or not found.size:
-        raise ValueError(f"{what} should be a sequence of numbers, not an array of shape {found.shape}")
-    if not np.isfinite(found).all():
-        raise ValueError(f"{what} is not finite at index {int(np.argmin(np.isfinite(found)))}")
-    return found
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=float)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{what} should be a sequence of numbers, not an array of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what} is not finite at index {int(np.argmin(np.isfinite(array)))}")
+    return array
 
 
 def _log_scale(axes: Axes, values: NDArray[np.float64]) -> None:

@@ -1,7 +1,7 @@
 """Sheets of images: a grid of one batch, and rows that set several batches side by side.
 
-A sheet is laid out in CSS pixels, so that one pixel of a small image covers a whole number of screen pixels
-and edges stay crisp. Images are float tensors (N, C, H, W) in [0, 1] with one or three channels.
+A sheet is laid out in CSS pixels, so that one pixel of a small image covers a whole number of screen pixels and edges
+stay crisp. Images are float tensors ``(N, C, H, W)`` in [0, 1] with one or three channels.
 """
 
 from __future__ import annotations
@@ -37,34 +37,46 @@ def image_grid(
     scale: float | None = None,
     limit: int = SHOWN,
 ) -> Canvas:
-    """A batch (N, C, H, W) in [0, 1] in rows of ``columns``, the class label and a caption below each image.
+    """A batch of images in rows, the class label and a caption below each.
 
-    ``scale`` is the number of screen pixels per image pixel (chosen to fit the page if absent);
-    ``pixelated`` keeps the pixels square instead of smoothing them. More than ``limit`` images are thinned
-    out evenly, which the figure says. Raises ``ValueError`` for images that are not finite, out of range, or
-    of another shape, and for labels or captions of another length.
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: One label for each image.
+        columns: Images in a row.
+        captions: One more line for each image.
+        title: Heading of the sheet.
+        pixelated: Whether enlarged pixels stay square instead of being smoothed.
+        scale: Screen pixels per image pixel; by default what fits the page.
+        limit: How many images are shown at most; more are thinned out evenly, which the figure says.
+
+    Raises:
+        ValueError: For images that are not finite, out of range or of another shape, and for labels or captions of
+            another length.
+
+    >>> image_grid(torch.rand(3, 1, 8, 8), [0, 1, 2]).alt
+    '3 images in 1 row of up to 3; classes 0, 1, 2.'
     """
     pixels = check_images(images, "image_grid")
     texts = [_texts(part, len(pixels), name) for part, name in ((labels, "labels"), (captions, "captions"))]
     lines = [part for part in texts if part is not None]
-    kept = np.unique(np.linspace(0, len(pixels) - 1, min(limit, len(pixels))).round().astype(int))
-    columns = min(columns, len(kept))
-    rows = math.ceil(len(kept) / columns)
+    indices = np.unique(np.linspace(0, len(pixels) - 1, min(limit, len(pixels))).round().astype(int))
+    columns = min(columns, len(indices))
+    rows = math.ceil(len(indices) / columns)
     width, height = _tile_size(pixels, columns, scale)
-    note = f"{len(kept):,} of {len(pixels):,} images, evenly spaced" if len(kept) < len(pixels) else None
+    note = f"{len(indices):,} of {len(pixels):,} images, evenly spaced" if len(indices) < len(pixels) else None
     pitch = height + GAP + LINE * len(lines)
     top = MARGIN + (LINE + GAP if title else 0)
     sheet, axes = _sheet(
         2 * MARGIN + columns * (width + GAP) - GAP, top + rows * pitch + (LINE if note else 0), title, note
     )
-    for place, index in enumerate(kept):
+    for place, index in enumerate(indices):
         x, y = MARGIN + (place % columns) * (width + GAP), top + (place // columns) * pitch
         _tile(axes, pixels[index], x, y, width, height, pixelated)
         for i, part in enumerate(lines):
             _text(
                 axes, x + width / 2, y + height + 2 + (i + 0.5) * LINE, part[index], "center", _size(part, width + GAP)
             )
-    sheet.alt = _grid_alt(pixels, kept, rows, columns, texts[0], title)
+    sheet.alt = _grid_alt(len(pixels), len(indices), rows, columns, texts[0], title)
     return sheet
 
 
@@ -79,12 +91,24 @@ def image_rows(
     pixelated: bool = True,
     scale: float | None = None,
 ) -> Canvas:
-    """Small multiples: each name with a row of its first ``columns`` images, the class labels above the
-    columns.
+    """Small multiples: each name with a row of its first images, the class labels above the columns.
 
-    ``rows`` holds images (N, C, H, W) in [0, 1]. ``numbers`` puts one figure at the end of each row (a
-    verifier's accuracy, say) under the heading ``numbers_name``. Raises ``ValueError`` for images as
-    :func:`image_grid` does, and for rows of different image sizes.
+    Args:
+        rows: Images ``(N, C, H, W)`` in [0, 1] by name.
+        labels: One label for each column.
+        numbers: One number or text at the end of each row, a verifier's accuracy, say.
+        numbers_name: Heading of these.
+        columns: Images in a row.
+        title: Heading of the sheet.
+        pixelated: Whether enlarged pixels stay square instead of being smoothed.
+        scale: Screen pixels per image pixel; by default what fits the page.
+
+    Raises:
+        ValueError: For no rows, for images as :func:`image_grid` does, and for rows of different image sizes.
+
+    >>> images = torch.rand(2, 1, 8, 8)
+    >>> image_rows({"real": images, "inverted": images}, numbers={"inverted": 0.9}, numbers_name="verifier").alt
+    '2 rows of up to 2 images: real; inverted: verifier 0.9.'
     """
     if not rows:
         raise ValueError("image_rows was given no rows")
@@ -94,7 +118,7 @@ def image_rows(
         raise ValueError(f"image_rows: rows differ in image size: {sizes}")
     columns = min(columns, max(map(len, pixels.values())))
     heads = None if labels is None else _texts(labels[:columns], columns, "labels")
-    told = {name: _number(numbers[name]) if numbers and name in numbers else "" for name in pixels}
+    endings = {name: _number(numbers[name]) if numbers and name in numbers else "" for name in pixels}
     left, right = 132, 72 if numbers else 0
     width, height = _tile_size(next(iter(pixels.values())), columns, scale, PAGE - left - right)
     first = MARGIN + (LINE + GAP if title else 0)
@@ -116,17 +140,20 @@ def image_rows(
         _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 18), ha="right", size=10)
         for i, image in enumerate(batch[:columns]):
             _tile(axes, image, MARGIN + left + i * (width + GAP), y, width, height, pixelated)
-        _text(axes, MARGIN + left + across + right / 2, y + height / 2, told[name], ha="center", size=10)
-    rows_told = "; ".join(f"{name}{': ' + numbers_name + ' ' + told[name] if told[name] else ''}" for name in pixels)
-    sheet.alt = f"{title + ': ' if title else ''}{len(pixels)} rows of up to {columns} images: {rows_told}."
+        _text(axes, MARGIN + left + across + right / 2, y + height / 2, endings[name], ha="center", size=10)
+    parts = [f"{name}: {numbers_name} {ending}" if ending else name for name, ending in endings.items()]
+    sheet.alt = f"{title + ': ' if title else ''}{len(pixels)} rows of up to {columns} images: {'; '.join(parts)}."
     return sheet
 
 
 def check_images(images: Any, what: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Images (N, C, H, W) in [0, 1] as an array (N, H, W, C); one image (C, H, W) counts as a batch of one.
+    """Images ``(N, C, H, W)`` in [0, 1] as an array ``(N, H, W, C)``; one image ``(C, H, W)`` is a batch of one.
 
-    Raises ``ValueError``, in one sentence that begins with ``what``, for another shape, another range or a
-    pixel that is not finite.
+    Raises:
+        ValueError: Beginning with ``what``, for another shape, another range or a pixel that is not finite.
+
+    >>> check_images(torch.zeros(3, 8, 8), "sheet").shape
+    (1, 8, 8, 3)
     """
     batch = as_floats(images, f"{what}: images", "float images (N, C, H, W) with 1 or 3 channels").float().cpu()
     batch = batch[None] if batch.ndim == 3 else batch
@@ -187,19 +214,18 @@ def _text(axes: Axes, x: float, y: float, text: str, ha: str = "left", size: flo
 
 def _tile(axes: Axes, image: Any, x: float, y: float, width: float, height: float, pixelated: bool) -> None:
     enlarged = width >= image.shape[1]
-    how = "nearest" if pixelated and enlarged else "bicubic" if enlarged else "antialiased"
+    interpolation = "nearest" if pixelated and enlarged else "bicubic" if enlarged else "antialiased"
     shown = image.repeat(3, axis=2) if image.shape[2] == 1 else image
     limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(shown, extent=(x, x + width, y + height, y), interpolation=how, aspect="auto")
+    axes.imshow(shown, extent=(x, x + width, y + height, y), interpolation=interpolation, aspect="auto")
     axes.set(xlim=limits[0], ylim=limits[1])
     # A hairline, so that white images end somewhere on a white sheet.
     axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="#bbbbbb", linewidth=0.5))
 
 
-def _grid_alt(pixels: Any, kept: Any, rows: int, columns: int, labels: list[str] | None, title: str | None) -> str:
-    one = len(kept) == 1
-    what = "One image" if one else f"{len(kept):,} images in {rows} row{'s' * (rows > 1)} of up to {columns}"
-    more = f", taken evenly from {len(pixels):,}" if len(kept) < len(pixels) else ""
+def _grid_alt(total: int, shown: int, rows: int, columns: int, labels: list[str] | None, title: str | None) -> str:
+    what = "One image" if shown == 1 else f"{shown:,} images in {rows} row{'s' * (rows > 1)} of up to {columns}"
+    more = f", taken evenly from {total:,}" if shown < total else ""
     classes = sorted(set(labels or []))
     listed = ", ".join(classes[:12]) + " …" * (len(classes) > 12)
     of = f"; class{'es' * (len(classes) > 1)} {listed}" if classes else ""

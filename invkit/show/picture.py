@@ -22,7 +22,11 @@ SHARPNESS = 2  # image pixels per CSS pixel: crisp on dense screens, still whole
 
 
 class Canvas(Figure):
-    """A matplotlib figure with an ``alt`` text, shown with it wherever Jupyter or the book displays it."""
+    """A matplotlib figure with an ``alt`` text, shown with it wherever Jupyter or the book displays it.
+
+    >>> canvas = Canvas(figsize=(1, 1))
+    >>> canvas.alt = "Nothing."
+    """
 
     alt: str = "Figure"
 
@@ -52,7 +56,11 @@ class Described:
 def described(figure: Figure, alt: str, caption: str | None = None) -> Described:
     """Any matplotlib figure with this alt text and caption; pyplot's are closed, so as not to be shown twice.
 
-    Raises ``ValueError`` if the alt text is empty.
+    Raises:
+        ValueError: If the alt text is empty.
+
+    >>> described(plt.figure(figsize=(1, 1)), "Nothing.", caption="An empty figure.").alt
+    'Nothing.'
     """
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows")
@@ -62,7 +70,11 @@ def described(figure: Figure, alt: str, caption: str | None = None) -> Described
 
 
 def render_png(figure: Figure) -> bytes:
-    """The figure as PNG on white, at twice the CSS resolution; the same figure gives the same bytes."""
+    """The figure as PNG on white, at twice the CSS resolution; the same figure gives the same bytes.
+
+    >>> css_size(render_png(Canvas(figsize=(1, 2))))
+    (96, 192)
+    """
     buffer = io.BytesIO()
     # bbox_inches is switched off: a cropped canvas would change the pixel grid of pixelated images.
     with plt.rc_context({"savefig.bbox": None}):

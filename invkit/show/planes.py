@@ -21,35 +21,43 @@ PANEL = 3.3  # inches across
 def feature_planes(
     panels: Mapping[str, tuple[Tensor, Tensor]], *, regions: Regions | None = None, shared: bool = True
 ) -> Canvas:
-    """Panels side by side, each with places ``(N, 2)`` and labels ``(N,)``: a dot per image in the colour of its class.
+    """Panels side by side, a dot per image in the colour of its class.
 
-    The number of each class stands at the median of its places, since ten colours are too many to tell apart.
-    ``regions`` lie under every panel in the same colours, the paler the less sure. Axes carry no numbers: directions in
-    a plane of features have no unit; ``shared`` gives all panels the same. Raises ``ValueError`` for no panel, places
-    that are not finite or of another shape, and labels of another number.
+    The number of each class stands at the median of its places, since ten colours are too many to tell apart. Axes
+    carry no numbers: directions in a plane of features have no unit.
+
+    Args:
+        panels: By name, places ``(N, 2)`` and labels ``(N,)``.
+        regions: Decision regions under every panel in the same colours, the paler the less sure.
+        shared: Whether all panels have the same axes.
+
+    Raises:
+        ValueError: For no panel, places that are not finite or of another shape, and labels of another number.
+
+    >>> import torch
+    >>> feature_planes({"layer 1": (torch.rand(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))}).alt
+    'Features as points in a plane, coloured by class: layer 1, 6 points of 3 classes.'
     """
-    found = {name: _panel(name, *panel) for name, panel in panels.items()}
-    if not found:
+    checked = {name: _panel(name, *panel) for name, panel in panels.items()}
+    if not checked:
         raise ValueError("feature_planes was given no panels")
-    seen = np.unique(np.concatenate([labels for _, labels in found.values()]))
-    count = 1 + max(int(seen.max()), int(regions.labels.max()) if regions else 0)
+    largest = max(int(labels.max()) for _, labels in checked.values())
+    count = 1 + max(largest, int(regions.labels.max()) if regions else 0)
     with styled():
         colours = np.array(sns.color_palette(PALETTE if count <= 10 else "husl", count))
-        figure, first = plot(PANEL * len(found), PANEL + 0.3)
+        figure, first = plot(PANEL * len(checked), PANEL + 0.3)
         first.remove()
-        axes = figure.subplots(1, len(found), squeeze=False, sharex=shared, sharey=shared)[0]
-        for place, (name, (points, labels)) in zip(axes, found.items(), strict=True):
+        axes = figure.subplots(1, len(checked), squeeze=False, sharex=shared, sharey=shared)[0]
+        for place, (name, (points, labels)) in zip(axes, checked.items(), strict=True):
             if regions is not None:
                 _fill(place, regions, colours)
             _dots(place, points, labels, colours)
             place.set_title(name)
             place.set(xticks=[], yticks=[])
             place.grid(visible=False)
-    told = "; ".join(
-        f"{name}, {len(points)} points of {len(np.unique(k))} classes" for name, (points, k) in found.items()
-    )
+    parts = [f"{name}, {len(points)} points of {len(np.unique(k))} classes" for name, (points, k) in checked.items()]
     under = f", over decision regions of {len(regions.labels.unique())} classes" if regions is not None else ""
-    figure.alt = f"Features as points in a plane, coloured by class{under}: {told}."
+    figure.alt = f"Features as points in a plane, coloured by class{under}: {'; '.join(parts)}."
     return figure
 
 

@@ -27,10 +27,23 @@ def curve_with_spread(
     title: str | None = None,
     over: str = "seeds",
 ) -> Canvas:
-    """Each curve's mean and, as a band, its standard deviation over seeds, or what ``over`` names.
+    """Each curve's mean and, as a band, its standard deviation over seeds.
 
-    ``ys`` holds arrays (seeds, len(x)), or (len(x),) for a single seed. Raises ``ValueError`` if there is no
-    curve, or one of another length or with non-finite values.
+    Args:
+        x: Places along the horizontal axis.
+        ys: Curves by name: arrays ``(seeds, len(x))``, or ``(len(x),)`` for a single seed.
+        xlabel: Name of the horizontal axis.
+        ylabel: Name of the vertical axis.
+        log_x: Whether the horizontal axis is logarithmic.
+        log_y: Whether the vertical axis is.
+        title: Heading of the figure.
+        over: What the rows of a curve are, in the plural.
+
+    Raises:
+        ValueError: If there is no curve, or one of another length or with values that are not finite.
+
+    >>> curve_with_spread([1, 2], {"ours": [[0.0, 0.5], [0.5, 1.0]]}, xlabel="steps", ylabel="accuracy").alt
+    'accuracy against steps from 1 to 2: ours from 0.25 to 0.75 (means over 2 seeds).'
     """
     curves = {name: _seeds(values, len(x), f"curve_with_spread: curve {name!r}") for name, values in ys.items()}
     if not curves:
@@ -58,8 +71,16 @@ def curve_with_spread(
 def bar_with_spread(values: Mapping[str, Any], *, ylabel: str, title: str | None = None) -> Canvas:
     """One horizontal bar per name: mean and standard deviation over seeds, and each seed as a dot.
 
-    ``values`` maps a name to a number or to one per seed; ``ylabel`` says what they measure. Raises
-    ``ValueError`` if there is nothing to draw or a value is not finite.
+    Args:
+        values: By name a number, or one for each seed.
+        ylabel: What they measure.
+        title: Heading of the figure.
+
+    Raises:
+        ValueError: If there is nothing to draw or a value is not finite.
+
+    >>> bar_with_spread({"ours": [0.8, 1.0], "theirs": [0.5, 0.5]}, ylabel="accuracy").alt
+    'Bars of accuracy: ours 0.9 ± 0.14; theirs 0.5 ± 0 (mean ± standard deviation over 2 seeds).'
     """
     bars = {name: line(np.atleast_1d(np.asarray(v, float)), f"bar_with_spread: {name!r}") for name, v in values.items()}
     if not bars:
@@ -83,8 +104,8 @@ def bar_with_spread(values: Mapping[str, Any], *, ylabel: str, title: str | None
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set(xlabel=ylabel, title=title)
-    told = "; ".join(f"{name} {v.mean():.3g} ± {_sd(v):.2g}" for name, v in bars.items())
-    figure.alt = f"Bars of {ylabel}: {told} (mean ± standard deviation over {_count(bars)})."
+    parts = "; ".join(f"{name} {v.mean():.3g} ± {_sd(v):.2g}" for name, v in bars.items())
+    figure.alt = f"Bars of {ylabel}: {parts} (mean ± standard deviation over {_count(bars)})."
     return figure
 
 
@@ -97,10 +118,21 @@ def histogram(
     marks: Mapping[str, float] | None = None,
     title: str | None = None,
 ) -> Canvas:
-    """How each set of values (n,) is spread: the share of its values in each of ``bins`` equal bins.
+    """How each set of values is spread: the share of its values in each of some equal bins.
 
-    ``limits`` are the ends of the axis, those of all values if absent; ``marks`` are values to draw a vertical line at.
-    Raises ``ValueError`` if there is nothing to draw, and for values that are not finite or outside the limits.
+    Args:
+        values: Sets of values ``(n,)`` by name.
+        xlabel: What they measure.
+        bins: How many bins.
+        limits: Ends of the axis, by default those of all values.
+        marks: Values at which a vertical line stands, by name.
+        title: Heading of the figure.
+
+    Raises:
+        ValueError: If there is nothing to draw, and for values that are not finite or outside the limits.
+
+    >>> histogram({"inside": [0.8, 0.9, 1.0]}, xlabel="confidence").alt
+    'Histogram of confidence: median (and range) of inside 0.9 (0.8 to 1).'
     """
     sets = {name: line(v, f"histogram: {name!r}") for name, v in values.items()}
     if not sets:
@@ -112,8 +144,8 @@ def histogram(
     edges = np.histogram_bin_edges(together, bins, (low, high))
     with styled() as palette:
         figure, axes = plot()
-        for i, (name, found) in enumerate(sets.items()):
-            share = np.histogram(found, edges)[0] / len(found)
+        for i, (name, numbers) in enumerate(sets.items()):
+            share = np.histogram(numbers, edges)[0] / len(numbers)
             look: dict[str, Any] = {"color": palette[i % len(palette)], "linestyle": DASHES[i % len(DASHES)]}
             axes.stairs(share, edges, linewidth=1.8, label=name, **look)
             axes.stairs(share, edges, fill=True, alpha=0.12, color=look["color"])
@@ -121,8 +153,8 @@ def histogram(
             axes.axvline(value, color="black", linestyle=DASHES[i % len(DASHES)], linewidth=1, label=name)
         axes.set(xlabel=xlabel, ylabel="share", title=title, xlim=(low, high) if low < high else None)
         legend(axes, len(sets) + len(marks or {}))
-    told = "; ".join(f"{name} {np.median(v):.3g} ({v.min():.3g} to {v.max():.3g})" for name, v in sets.items())
-    figure.alt = f"Histogram of {xlabel}: median (and range) of {told}."
+    parts = "; ".join(f"{name} {np.median(v):.3g} ({v.min():.3g} to {v.max():.3g})" for name, v in sets.items())
+    figure.alt = f"Histogram of {xlabel}: median (and range) of {parts}."
     if marks:
         figure.alt += f" Lines at {', '.join(f'{value:.3g} ({name})' for name, value in marks.items())}."
     return figure

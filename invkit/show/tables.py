@@ -14,15 +14,27 @@ from pandas.io.formats.style import Styler
 def table(
     rows: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]], digits: int = 3, corner: str = "images"
 ) -> Styler:
-    """One row per name, one column per score, numbers to ``digits`` places; ``corner`` heads the names.
+    """A table with one row per name and one column per score.
 
-    A row that is a list of such mappings, one for each seed, is told as mean ± standard deviation. Raises
-    ``ValueError`` where there are no rows, or a list is empty.
+    Args:
+        rows: By name a mapping from scores to numbers or texts, or a list of such mappings, one for each seed, which
+            is shown as mean ± standard deviation.
+        digits: Digits after the point.
+        corner: Heading of the names.
+
+    Returns:
+        A styled data frame, which a notebook shows as HTML.
+
+    Raises:
+        ValueError: Where there are no rows, or a list is empty.
+
+    >>> table({"ours": [{"psnr": 20.0}, {"psnr": 22.0}]}, digits=1).data["psnr"][0]
+    '21.0 ± 1.4'
     """
     if not rows:
         raise ValueError("table was given no rows")
-    told = {k: dict(v) if isinstance(v, Mapping) else _over_seeds(k, v, digits) for k, v in rows.items()}
-    frame = pd.DataFrame.from_dict(told, orient="index")
+    texts = {k: dict(v) if isinstance(v, Mapping) else _over_seeds(k, v, digits) for k, v in rows.items()}
+    frame = pd.DataFrame.from_dict(texts, orient="index")
     frame = frame.rename_axis(corner).reset_index()
     return frame.style.hide(axis="index").format(precision=digits, na_rep="–").set_table_attributes('class="dataframe"')
 

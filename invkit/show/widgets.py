@@ -40,12 +40,18 @@ SCRIPT = """(function () {
 
 
 class Frames:
-    """Pictures behind one slider, drawn beforehand.
+    """Pictures behind one slider, drawn beforehand; warns when they weigh over a megabyte.
 
-    ``frames`` holds encoded images (PNG or WebP bytes), ``labels`` a short read-out and ``alts`` an alt text
-    for each; ``title`` names the slider, ``start`` is the index of the frame shown first. Raises
-    ``ValueError`` if the three differ in length or hold nothing, or if an alt text is empty; warns when the
-    frames weigh over a megabyte.
+    Args:
+        frames: Encoded images, PNG or WebP.
+        labels: A short read-out for each.
+        alts: An alt text for each.
+        title: Name of the slider.
+        start: Index of the frame shown first.
+
+    Raises:
+        ValueError: If the three differ in length or hold nothing, if an alt text is empty, or for a start that is no
+            frame.
     """
 
     def __init__(
@@ -74,10 +80,24 @@ class Frames:
         alt: str | None = None,
         start: int = 0,
     ) -> Frames:
-        """Frames of ``draw(value)`` for each of ``values``.
+        """Frames of ``draw(value)`` for each of some values.
 
-        ``label`` and ``alt`` are format strings of the value (``"λ = {:g}"``); without ``alt``, a figure
-        drawn by :mod:`invkit.show` brings its own alt text. Raises ``ValueError`` if there is neither.
+        Args:
+            draw: Draws a figure of a value.
+            values: The values.
+            title: Name of the slider.
+            label: Format string of a value, as in ``"λ = {:g}"``.
+            alt: The same for the alt text; by default that of a figure drawn by :mod:`invkit.show`.
+            start: Index of the frame shown first.
+
+        Raises:
+            ValueError: If a figure has no alt text.
+
+        >>> import torch
+        >>> from invkit.show import image_grid
+        >>> frames = Frames.render(lambda v: image_grid(torch.full((1, 1, 8, 8), v)), [0.0, 1.0], title="grey")
+        >>> frames.labels
+        ['0.0', '1.0']
         """
         drawn = [picture(draw, value, alt) for value in values]
         labels = [label.format(value) for value in values]
@@ -85,7 +105,7 @@ class Frames:
 
     def _repr_html_(self) -> str:
         sizes = [css_size(frame) for frame in self.frames]
-        kept = [
+        records = [
             {"label": label, "alt": alt, "width": w, "height": h}
             | ({} if i == self.start else {"src": data_uri(frame)})
             for i, (frame, label, alt, (w, h)) in enumerate(
@@ -95,10 +115,10 @@ class Frames:
         now, title = html.escape(self.labels[self.start]), html.escape(self.title)
         # autocomplete: on reload a browser would restore the slider but not the image.
         slider = (
-            f'<input type="range" min="0" max="{len(kept) - 1}" step="1" value="{self.start}" '
+            f'<input type="range" min="0" max="{len(records) - 1}" step="1" value="{self.start}" '
             f'aria-valuetext="{now}" autocomplete="off" hidden>'
         )
-        data = json.dumps(kept).replace("<", r"\u003c")  # so that no label can close the script element
+        data = json.dumps(records).replace("<", r"\u003c")  # so that no label can close the script element
         return (
             f'<figure class="inv-frames">{img_tag(self.frames[self.start], self.alts[self.start])}'
             f'<figcaption><label>{title} {slider}</label> <output aria-live="off">{now}</output></figcaption>'
@@ -120,7 +140,7 @@ class Frames:
 
 
 class Explorer(Frames):
-    """Frames that are drawn anew in Jupyter, for any of ``values``; the page shows those recorded."""
+    """Frames that are drawn anew in Jupyter, for any of ``values``; the page shows those drawn beforehand."""
 
     draw: Callable[[Any], Figure]
     values: list[Any]
@@ -149,25 +169,45 @@ def explore(
     label: str = "{}",
     alt: str | None = None,
 ) -> Explorer:
-    """A slider that calls ``draw(value)`` live in Jupyter; the page shows the frames ``recorded`` beforehand.
+    """A slider that calls ``draw(value)`` live in Jupyter; the page shows frames that were drawn beforehand.
 
-    ``values`` are the slider's stops; ``recorded`` are some of ``values``, at most seven spread evenly if
-    absent; they are drawn right away. Raises ``ValueError`` if one of them is not among ``values``.
+    Args:
+        draw: Draws a figure of a value.
+        values: The slider's stops.
+        title: Name of the slider.
+        recorded: Those of the values that are drawn right away, by default at most seven, spread evenly.
+        label: Format string of a value.
+        alt: The same for the alt text; by default that of a figure drawn by :mod:`invkit.show`.
+
+    Raises:
+        ValueError: If one of ``recorded`` is not among ``values``.
+
+    >>> import torch
+    >>> from invkit.show import image_grid
+    >>> explorer = explore(lambda v: image_grid(torch.full((1, 1, 8, 8), v)), [0.0, 0.5, 1.0], title="grey",
+    ...                    recorded=[0.0, 1.0])
+    >>> len(explorer.frames), len(explorer.values)
+    (2, 3)
     """
     stops = list(values)
     if recorded is None:
         recorded = [stops[i * (len(stops) - 1) // 6] for i in range(7)] if len(stops) > 7 else stops
-    if strangers := [value for value in recorded if value not in stops]:
-        raise ValueError(f"explore: recorded {strangers} are not among the values {stops}")
-    drawn = Explorer.render(draw, list(recorded), title=title, label=label, alt=alt)
-    found = Explorer(drawn.frames, drawn.labels, drawn.alts, title)
-    found.draw, found.values, found.first = draw, stops, stops.index(recorded[0])
-    found.formats = (label, alt)
-    return found
+    others = [value for value in recorded if value not in stops]
+    if others:
+        raise ValueError(f"explore: recorded {others} are not among the values {stops}")
+    frames = Frames.render(draw, list(recorded), title=title, label=label, alt=alt)
+    explorer = Explorer(frames.frames, frames.labels, frames.alts, title)
+    explorer.draw, explorer.values, explorer.first = draw, stops, stops.index(recorded[0])
+    explorer.formats = (label, alt)
+    return explorer
 
 
 def picture(draw: Callable[[Any], Figure], value: Any, alt: str | None = None) -> tuple[bytes, str]:
-    """``draw(value)`` as WebP without loss, and its alt text. Raises ``ValueError`` if it has none."""
+    """``draw(value)`` as WebP without loss, and its alt text.
+
+    Raises:
+        ValueError: If the figure has no alt text.
+    """
     figure = draw(value)
     text = getattr(figure, "alt", None) if alt is None else alt.format(value)
     if not text:
@@ -181,7 +221,7 @@ def _live(
     title: str, labels: Sequence[str], start: int, show: Callable[[int], str], *, continuous: bool
 ) -> ipywidgets.Widget:
     # An HTML widget, since ipywidgets' own image has no alt text.
-    shown = ipywidgets.HTML(show(start))
+    picture_widget = ipywidgets.HTML(show(start))
     options = [(label, i) for i, label in enumerate(labels)]
     slider = ipywidgets.SelectionSlider(
         options=options, value=start, description=title, continuous_update=continuous,
@@ -190,9 +230,9 @@ def _live(
 
     def change(event: Any) -> None:
         try:
-            shown.value = show(event["new"])
+            picture_widget.value = show(event["new"])
         except Exception as error:  # an error in a callback is lost in Jupyter's log unless it is shown
-            shown.value = f"<pre role='alert'>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
+            picture_widget.value = f"<pre role='alert'>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
 
     slider.observe(change, "value")
-    return ipywidgets.VBox([shown, slider])
+    return ipywidgets.VBox([picture_widget, slider])
