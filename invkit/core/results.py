@@ -143,4 +143,4 @@ class FitResult:
     @property
     def diverged(self) -> bool:
         """Whether it ended for what ``reason`` says, and not as planned or asked for."""
-        return self.stopped not in ("steps", "patience", "callback", "interrupted")
+        return self.stopped == "diverged"
