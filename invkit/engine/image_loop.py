@@ -38,7 +38,9 @@ class LoopConfig(Config):
     lr: float = 0.05
     """Adam's step size, in units of the pixel range [0, 1] (Yin et al.: 0.05 on normalised images)."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """Of the step size: half a cosine down to zero, halved where nothing is gained, or as it is."""
     plateau_patience: float = 0.05
     """Share of the steps without improvement after which the plateau schedule halves lr (§4.1.2)."""
     patience: float | None = None
