@@ -108,8 +108,8 @@ class DCIConfig(Config):
         >>> DCIConfig.for_generator("book").means
         True
         """
-        few = {"ci": _GENERATOR | {"steps": 8, "fine_tune_steps": 4}, "book": _GENERATOR, "paper": {"means": True}}
-        return cls.for_profile(profile, **few.get(profile, {}) | overrides)
+        changes = {"ci": _GENERATOR | {"steps": 8, "fine_tune_steps": 4}, "book": _GENERATOR, "paper": {"means": True}}
+        return cls.for_profile(profile, **changes.get(profile, {}) | overrides)
 
     def phases(self, k: int) -> tuple[Phase, ...]:
         """Those of stage k: there is nothing to fine-tune in the first (§3.3).
@@ -165,29 +165,33 @@ class DCI(Learner[Sequence[Tensor]]):
         return detached(terms) | {"total": self.minimise(total(terms))}
 
     def losses(self, features: Sequence[Tensor], alpha: float | None = None) -> dict[str, Tensor]:
-        """The terms of eq. 4 for ``[x, F_1(x), ..., F_1:L(x)]``: sums of absolute differences, as in the paper, all
-        divided by the number of values of the images.
+        """The terms of eq. 4, weighted: sums of absolute differences, as in the paper, all divided by the number of
+        values of the images.
 
         - ``layer`` (eq. 1): ``|u_k - F_k^-1(F_k(u_k))|`` with ``u_k = F_1:k-1(x)``
         - ``image`` (eq. 2): ``|x - x'|`` with ``x' = F_1:k^-1(F_1:k(x))``
         - ``cycle`` (eq. 3): ``alpha sum_l |F_1:l(x) - F_1:l(x')|``
 
         With ``config.means`` each norm is divided by the number of its own values instead.
+
+        Args:
+            features: ``[x, F_1(x), ..., F_1:L(x)]``.
+            alpha: Weight of the cycle loss; None takes the learner's.
         """
         alpha = self.alpha if alpha is None else alpha
         count = features[0].numel()
 
-        def apart(a: Tensor, b: Tensor) -> Tensor:
+        def distance(a: Tensor, b: Tensor) -> Tensor:
             return F.l1_loss(a, b, reduction="sum") / (a.numel() if self.config.means else count)
 
-        back = self.inverse.walk(features[self.depth], self.depth)
-        terms = {"image": apart(features[0], back[-1])}
+        inverted = self.inverse.walk(features[self.depth], self.depth)
+        terms = {"image": distance(features[0], inverted[-1])}
         if not self.config.end_to_end:
-            terms["layer"] = apart(features[self.depth - 1], back[0])
+            terms["layer"] = distance(features[self.depth - 1], inverted[0])
         if alpha:
-            again = self.chain.read(back[-1])
-            gaps = [apart(u, v) for u, v in zip(features[1:], again, strict=True)]
-            terms["cycle"] = torch.stack(gaps).sum() * alpha
+            of_inverted = self.chain.read(inverted[-1])
+            distances = [distance(u, v) for u, v in zip(features[1:], of_inverted, strict=True)]
+            terms["cycle"] = torch.stack(distances).sum() * alpha
         return terms
 
     @torch.no_grad()
@@ -304,9 +308,9 @@ def _learners(
 
 def _about(chain: Chain, config: DCIConfig, store: FeatureStore, generator: torch.Generator) -> dict[str, Any]:
     """What the bits of a run depend on; where features lie and how often something is written is left out."""
-    aside = ("cache", "cache_bytes", "log_every", "checkpoint_every")
+    without_effect = ("cache", "cache_bytes", "log_every", "checkpoint_every")
     return {
         "target": f"{chain.target.name} ({chain.target.fingerprint()})", "cut": list(chain.names),
-        "config": {k: v for k, v in plain(config).items() if k not in aside}, "images": store.digest(),
+        "config": {k: v for k, v in plain(config).items() if k not in without_effect}, "images": store.digest(),
         "seed": generator.initial_seed(), "generator": config_hash(generator.get_state()),
     }  # fmt: skip
