@@ -222,7 +222,7 @@ def test_errors_in_one_sentence(chain, codes):
         chain.read(torch.zeros(2, 5))
     with pytest.raises(ValueError, match=r"codes must be a float tensor \(N, 6\), not .* \(2, 1, 16, 16\)"):
         chain.read(torch.zeros(2, 1, 16, 16))
-    with pytest.raises(ValueError, match="codes hold values that are not finite"):
+    with pytest.raises(ValueError, match="codes must be finite"):
         divide_and_conquer(chain, codes * torch.inf, QUICK)
     with pytest.raises(ValueError, match="at least one entry, not 0"):
         LatentSpec(0)
