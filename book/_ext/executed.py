@@ -67,8 +67,8 @@ def show_parameters(source: dict, run: dict) -> None:
     cells = [c for c in run["cells"] if "injected-parameters" in tags(c)]
     at = next((i for i, c in enumerate(source["cells"]) if "parameters" in tags(c)), -1)
     default = re.search(r'^profile\b[^=]*=\s*"(\w+)"', text(source["cells"][at]), re.M) if at >= 0 else None
-    given = run["metadata"].get("book", {}).get("parameters", {})
-    if default and given == {"profile": default[1]}:
+    parameters = run["metadata"].get("book", {}).get("parameters", {})
+    if default and parameters == {"profile": default[1]}:
         return
     source["cells"][at + 1 : at + 1] = cells
 
@@ -76,7 +76,7 @@ def show_parameters(source: dict, run: dict) -> None:
 def without_kernel(notebook: dict, warn) -> dict:
     """Keep the kernel-free rendering of every output; drop widget views and their saved state."""
     for number, cell in enumerate(notebook["cells"]):
-        kept = []
+        outputs = []
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if VIEW in data:
@@ -87,9 +87,9 @@ def without_kernel(notebook: dict, warn) -> dict:
                     data["text/html"] = NOTE
                 elif "text/html" not in data and not any(kind.startswith("image/") for kind in data):
                     warn("widget", f"cell {number} shows a widget with no kernel-free rendering")
-            kept.append(output)
+            outputs.append(output)
         if "outputs" in cell:
-            cell["outputs"] = kept
+            cell["outputs"] = outputs
     notebook["metadata"].pop("widgets", None)
     return notebook
 

@@ -35,8 +35,8 @@ class Chapter:
 
 def chapters(env) -> dict[str, str]:
     """Page of each published chapter by its number."""
-    found = (d for d in env.found_docs if env.doc2path(d).endswith(".ipynb"))
-    return {book_claims.number_of(docname): docname for docname in sorted(found)}
+    notebooks = sorted(d for d in env.found_docs if env.doc2path(d).endswith(".ipynb"))
+    return {book_claims.number_of(docname): docname for docname in notebooks}
 
 
 def load(path: Path, run: Path, claims: dict[str, Claim], warn) -> dict[str, Row]:
@@ -58,14 +58,14 @@ def load(path: Path, run: Path, claims: dict[str, Claim], warn) -> dict[str, Row
     number = book_claims.number_of(path.name)
     if owed := [c.id for c in claims.values() if c.chapter == number and c.id not in rows]:
         warn(f"{path.name} is stale: it holds no answer to {', '.join(owed)}")
-    if strangers := [id for id in rows if id not in claims or claims[id].chapter != number]:
-        warn(f"{path.name} is stale: {', '.join(strangers)} are no claims of this chapter")
+    if others := [id for id in rows if id not in claims or claims[id].chapter != number]:
+        warn(f"{path.name} is stale: {', '.join(others)} are no claims of this chapter")
     return rows
 
 
 def gather(env, claims: dict[str, Claim], warn=lambda message: None) -> dict[str, Chapter]:
     """Published chapters by number; every file read is noted, so that a new one rebuilds the page."""
-    config, found = env.config, {}
+    config, published = env.config, {}
     for number, docname in chapters(env).items():
         if number not in {claim.chapter for claim in claims.values()}:
             continue
@@ -74,8 +74,8 @@ def gather(env, claims: dict[str, Claim], warn=lambda message: None) -> dict[str
         run = Path(env.srcdir, config.executed_dir, config.executed_profile, f"{name}.ipynb")
         env.note_dependency(str(path))
         env.note_dependency(str(run))
-        found[number] = Chapter(docname, load(path, run, claims, warn))
-    return found
+        published[number] = Chapter(docname, load(path, run, claims, warn))
+    return published
 
 
 class Scoreboard(SphinxDirective):
@@ -86,26 +86,26 @@ class Scoreboard(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         claims = book_claims.load_claims()
         if not self.arguments:  # said once per page, not once per table
-            found = gather(self.env, claims, lambda message: log.warning(message, location=self.get_location()))
-            return [summary(claims, found)]
+            published = gather(self.env, claims, lambda message: log.warning(message, location=self.get_location()))
+            return [summary(claims, published)]
         mine = [claim for claim in claims.values() if claim.paper == self.arguments[0]]
         if not mine:
             raise self.error(f"no claim of paper {self.arguments[0]!r}")
         return [table(mine, gather(self.env, claims))]
 
 
-def verdict(claim: Claim, found: dict[str, Chapter]) -> str:
+def verdict(claim: Claim, published: dict[str, Chapter]) -> str:
     """The verdict on a claim, or that its chapter is in preparation."""
-    chapter = found.get(claim.chapter)
+    chapter = published.get(claim.chapter)
     return chapter.rows[claim.id].verdict if chapter and claim.id in chapter.rows else PENDING
 
 
-def summary(claims: dict[str, Claim], found: dict[str, Chapter]) -> nodes.paragraph:
+def summary(claims: dict[str, Claim], published: dict[str, Chapter]) -> nodes.paragraph:
     """How many claims hold, fail, are out of reach or wait for their chapter."""
-    counts = Counter(verdict(claim, found) for claim in claims.values())
+    counts = Counter(verdict(claim, published) for claim in claims.values())
     kinds = (book_claims.HOLDS, book_claims.FAILS, book_claims.OUT, PENDING)
-    told = [kind for kind in kinds if counts[kind] or kind != PENDING]
-    text = ", ".join(f"{counts[kind]} {words(kind, counts[kind])}" for kind in told)
+    present = [kind for kind in kinds if counts[kind] or kind != PENDING]
+    text = ", ".join(f"{counts[kind]} {words(kind, counts[kind])}" for kind in present)
     return nodes.paragraph("", f"Of {len(claims)} claims, {text}.", classes=["inv-summary"])
 
 
@@ -118,11 +118,11 @@ def words(kind: str, n: int) -> str:
     return singular.get(kind, kind) if n == 1 else plural[kind]
 
 
-def table(claims: list[Claim], found: dict[str, Chapter]) -> nodes.table:
+def table(claims: list[Claim], published: dict[str, Chapter]) -> nodes.table:
     """The claims of one paper as a table."""
     group = nodes.tgroup("", *[nodes.colspec(colwidth=w) for w in (40, 22, 24, 14)], cols=len(HEADS))
     group += nodes.thead("", nodes.row("", *[cell(nodes.Text(head)) for head in HEADS]))
-    group += nodes.tbody("", *[line(claim, found.get(claim.chapter)) for claim in claims])
+    group += nodes.tbody("", *[line(claim, published.get(claim.chapter)) for claim in claims])
     return nodes.table("", group, classes=["inv-claims"])
 
 

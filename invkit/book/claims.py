@@ -37,7 +37,10 @@ class Claim:
 
 
 def load_claims() -> dict[str, Claim]:
-    """All claims by id, in the order of the list.
+    """The claims that the book tests.
+
+    Returns:
+        Claims by id, in the order of the list.
 
     Raises:
         ValueError: If two claims share an id.

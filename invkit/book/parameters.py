@@ -1,7 +1,8 @@
 """The parameters of a notebook: read from its ``parameters`` cell, and checked before any work.
 
-Imports nothing else of the package. `invkit.book.runner` checks what it is given before a kernel starts; the
-notebooks call `check_parameters` themselves, so that plain papermill is held to the same."""
+:mod:`invkit.book.runner` checks the command line before a kernel starts; the notebooks call :func:`check_parameters`
+themselves, so that plain papermill is held to the same.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ class Parameter:
     @property
     def choices(self) -> list[str]:
         """Values that the help allows: what follows ``one of:`` there."""
-        found = re.search(r"one of:\s*([^;()]+)", self.help)
-        return [word.strip() for word in found[1].split(",")] if found else []
+        words = re.search(r"one of:\s*([^;()]+)", self.help)
+        return [word.strip() for word in words[1].split(",")] if words else []
 
     def parse(self, text: str) -> Any:
         """Read a value from the command line; text that is no literal stays text."""
@@ -57,8 +58,8 @@ class Parameter:
         if self.items and not missing and not (isinstance(value, list) and all(is_a(v, (self.items,)) for v in value)):
             return f"{self.name} should be a list of {ITEMS[self.items]}, not {value!r}{self.hint(value)}"
         if self.types and not is_a(value, self.types):
-            wanted = " or ".join(kind.__name__ for kind in self.types)
-            return f"{self.name} should be {wanted} (its default is {self.default!r}), not {value!r}"
+            kinds = " or ".join(kind.__name__ for kind in self.types)
+            return f"{self.name} should be {kinds} (its default is {self.default!r}), not {value!r}"
         if self.choices and value is not None and str(value) not in self.choices:
             return f"{self.name} should be one of {', '.join(self.choices)}, not {value!r}"
         return ""
@@ -97,12 +98,15 @@ def literal(node: ast.expr) -> Any:
 def read_parameters(source: str) -> dict[str, Parameter]:
     """Names, defaults, types and help of a ``parameters`` cell.
 
+    Args:
+        source: Text of the cell, with lines ``name: type = literal  # help``.
+
     >>> read_parameters("steps: int = 500  # how many")["steps"].help
     'how many'
     """
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-    found = {}
+    parameters = {}
     for name, annotation, node, line in assignments(source):
         default = literal(node)
         words = [word.strip().split("[")[0] for word in annotation.split("|")] if annotation else []
@@ -111,14 +115,14 @@ def read_parameters(source: str) -> dict[str, Parameter]:
         types = tuple(TYPES[word] for word in words if word in TYPES)
         item = re.search(r"list\[(\w+)\]", annotation)
         items = TYPES.get(item[1]) if item else None
-        found[name] = Parameter(name, default, types, comments.get(line, ""), items if items in ITEMS else None)
-    return found
+        parameters[name] = Parameter(name, default, types, comments.get(line, ""), items if items in ITEMS else None)
+    return parameters
 
 
-def refuse(where: str, known: dict[str, Parameter], given: dict[str, Any]) -> None:
-    """Raise `BadParameters` naming the notebook's parameters where a given one is unknown or ill-typed."""
-    wrong = [f"{name} is not a parameter" for name in sorted(set(given) - set(known))]
-    wrong += [known[n].check(v) for n, v in given.items() if n in known and known[n].check(v)]
+def refuse(where: str, known: dict[str, Parameter], values: dict[str, Any]) -> None:
+    """Raise :class:`BadParameters`, naming the notebook's parameters, where a value is unknown or ill-typed."""
+    wrong = [f"{name} is not a parameter" for name in sorted(set(values) - set(known))]
+    wrong += [known[n].check(v) for n, v in values.items() if n in known and known[n].check(v)]
     if wrong:
         names = "\n".join(f"  {p.name} = {p.default!r}  {p.help}".rstrip() for p in known.values())
         raise BadParameters(f"{where}: {'; '.join(wrong)}\nIts parameters are:\n{names}")
@@ -129,7 +133,12 @@ def check_parameters() -> None:
 
     papermill injects any name and any value it is given, in a cell that begins with ``# Parameters``. The
     kernel's own history holds that cell and the one before it, so the two can be compared. In Jupyter, where
-    nothing is injected, the values of the ``parameters`` cell itself are checked.
+    nothing is injected, the values of the ``parameters`` cell itself are checked; outside of a notebook, nothing is:
+
+    >>> check_parameters()
+
+    Raises:
+        BadParameters: For an unknown name or a value that does not fit, with the list of all parameters.
     """
     from IPython import get_ipython
 
@@ -140,8 +149,10 @@ def check_parameters() -> None:
         return
     known = read_parameters(cells[own[-1]])
     after = [cell for cell in cells[own[-1] + 1 :] if injected(cell)]
-    given = {name: literal(node) for name, _, node, _ in assignments(after[0])} if after else {}
-    refuse("this notebook", known, {name: p.default for name, p in known.items()} | given)
+    values = {name: p.default for name, p in known.items()}
+    if after:
+        values |= {name: literal(node) for name, _, node, _ in assignments(after[0])}
+    refuse("this notebook", known, values)
 
 
 def injected(cell: str) -> bool:

@@ -120,9 +120,7 @@ def record(
     folder: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``<name>.json``, and ``<name>.png`` if there is a figure; returns the path of the former.
-
-    Date and commit are added.
+    """Write ``<name>.json``, and ``<name>.png`` if there is a figure; date and commit are added.
 
     Args:
         name: Name of the files, of lower-case letters, digits and ``-_.``.
@@ -138,6 +136,9 @@ def record(
         note: What a reader must know of the numbers.
         folder: Where to write; by default ``book/recorded`` of the book around the working directory.
         overwrite: Whether a record of that name may be replaced.
+
+    Returns:
+        Path of the JSON file.
 
     Raises:
         FileExistsError: For a name that is taken, unless ``overwrite``.
@@ -183,7 +184,14 @@ def record(
 
 
 def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
-    """The recorded run of that name, from ``folder`` or ``book/recorded``.
+    """The recorded run of that name.
+
+    Args:
+        name: Name of the record.
+        folder: Where it lies; by default ``book/recorded`` of the book around the working directory.
+
+    Returns:
+        The run with its numbers and its picture.
 
     Raises:
         FileNotFoundError: Naming the runs that exist.
@@ -207,7 +215,26 @@ def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
 
 
 def show_recorded(name: str, folder: str | Path | None = None) -> Recorded:
-    """The recorded run, shown by a cell that ends with it; arguments and errors as of :func:`load_recorded`."""
+    """The same as :func:`load_recorded`, by the name of what a cell does that ends with it.
+
+    Args:
+        name: Name of the record.
+        folder: Where it lies; by default ``book/recorded`` of the book around the working directory.
+
+    Returns:
+        The run, which a notebook shows as a table with its origin and the command that repeats it.
+
+    Raises:
+        FileNotFoundError: Naming the runs that exist.
+        ValueError: If its picture is missing or another one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = record("run", title="A run", config={}, measured={"ours": {"psnr": 21.0}}, seeds=[0],
+    ...                   command="make run", seconds=1, device="cpu", folder=folder)
+    ...     show_recorded("run", folder).origin
+    '...-...-..., cpu, 1 s, seed 0, commit ...'
+    """
     return load_recorded(name, folder)
 
 

@@ -54,6 +54,9 @@ The names are those of the files in ``weights/`` of the folder of data; ``networ
 def data_folder() -> Path:
     """The folder of real data and weights, named by the environment variable ``INVKIT_DATA``.
 
+    Returns:
+        The folder.
+
     Raises:
         FileNotFoundError: If the variable is not set, or names no folder.
     """
@@ -70,6 +73,9 @@ def published(name: str, *, device: str = "cpu", folder: Path | None = None) -> 
         name: Name of its weights file, as in ``"cifar10_resnet20"``.
         device: Where it runs.
         folder: The folder of data and weights; by default :func:`data_folder`.
+
+    Returns:
+        The frozen network, normalising as the JSON beside its weights says.
 
     Raises:
         ValueError: For a name that is not in the table.
@@ -172,6 +178,9 @@ class Run:
             note: What a reader must know of the numbers.
             figure: What is shown.
             measured: The numbers; by default all rows.
+
+        Returns:
+            Path of the JSON file.
         """
         return record(
             name,
@@ -253,6 +262,9 @@ def recorded_run(
         data: Whether it needs the folder of real data and weights.
         smoke: Options of a trial that takes seconds.
 
+    Returns:
+        A decorator.
+
     Raises:
         TypeError: For an option without a default that is a number or a word, or a smoke option that is none.
 
@@ -267,6 +279,10 @@ def recorded_run(
 
 def command_line(*runs: RecordedRun, argv: Sequence[str] | None = None) -> None:
     """Read the command line of a script, and make the run that it names; a script of one run has no names.
+
+    Args:
+        runs: The script's runs.
+        argv: Words of the command line; by default those of the process.
 
     Raises:
         SystemExit: With status 2, for options that do not fit, or where there is no folder of data.

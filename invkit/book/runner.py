@@ -86,20 +86,20 @@ def find_notebooks(root: Path, names: list[str]) -> list[Path]:
     """Notebook files by path or by name; all numbered ones where none is named."""
     if not names:
         return sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-    found = []
+    files = []
     for name in names:
         near = root / "notebooks" / f"{Path(name).stem}.ipynb"
         file = Path(name).resolve() if Path(name).is_file() else near
         if not file.is_file():
-            have = ", ".join(p.stem for p in find_notebooks(root, [])) or "none"
-            raise BadParameters(f"no notebook {name!r}; there are: {have}")
-        found.append(file)
-    return found
+            present = ", ".join(p.stem for p in find_notebooks(root, [])) or "none"
+            raise BadParameters(f"no notebook {name!r}; there are: {present}")
+        files.append(file)
+    return files
 
 
 def read_sets(items: list[str], stems: set[str]) -> dict[tuple[str, str], str]:
     """Values of ``--set`` by notebook and name; refuses those of a notebook that is not to be run."""
-    found = {}
+    values = {}
     for item in items:
         where, _, text = item.partition("=")
         stem, _, name = where.rpartition(".")
@@ -107,8 +107,8 @@ def read_sets(items: list[str], stems: set[str]) -> dict[tuple[str, str], str]:
             raise BadParameters(f"--set wants NOTEBOOK.NAME=VALUE, not {item!r}")
         if stem not in stems:
             raise BadParameters(f"--set {item}: {stem} is not to be run, but {', '.join(sorted(stems))}")
-        found[stem, name] = text
-    return found
+        values[stem, name] = text
+    return values
 
 
 def plan(root: Path, options: argparse.Namespace) -> list[Job]:
@@ -119,8 +119,8 @@ def plan(root: Path, options: argparse.Namespace) -> list[Job]:
     for notebook in notebooks:
         known = parameters_of(notebook)
         texts = dict(options.p) | {name: text for (stem, name), text in sets.items() if stem == notebook.stem}
-        given = {name: known[name].parse(text) if name in known else text for name, text in texts.items()}
-        parameters = {"profile": options.profile} | given
+        values = {name: known[name].parse(text) if name in known else text for name, text in texts.items()}
+        parameters = {"profile": options.profile} | values
         refuse(notebook.name, known, parameters)
         jobs.append(make_job(root, notebook, parameters, options.out))
     return jobs

@@ -54,7 +54,14 @@ def style() -> None:
 
 
 def plot(width: float = 6.4, height: float = 3.6) -> tuple[Canvas, Axes]:
-    """An empty figure of that size in inches (96 CSS pixels each) and its axes, in the style of the book.
+    """An empty figure in the style of the book.
+
+    Args:
+        width: Inches, of 96 CSS pixels each.
+        height: The same.
+
+    Returns:
+        The figure, whose alt text is yours to set, and its axes.
 
     >>> figure, axes = plot(3, 2)
     >>> lines = axes.plot([0, 1], [1, 0])
@@ -133,6 +140,9 @@ def heat_map(
         decimals: Digits after the point.
         limits: Ends of the colour scale, so that several maps can share one; None for those of the values.
         title: Heading of the figure.
+
+    Returns:
+        A figure whose alt text tells the best cell.
 
     Raises:
         ValueError: On a missing column, on two values for one cell or if no value is finite.

@@ -49,6 +49,9 @@ def image_grid(
         scale: Screen pixels per image pixel; by default what fits the page.
         limit: How many images are shown at most; more are thinned out evenly, which the figure says.
 
+    Returns:
+        A sheet whose alt text tells how many images of which classes it shows.
+
     Raises:
         ValueError: For images that are not finite, out of range or of another shape, and for labels or captions of
             another length.
@@ -102,6 +105,9 @@ def image_rows(
         title: Heading of the sheet.
         pixelated: Whether enlarged pixels stay square instead of being smoothed.
         scale: Screen pixels per image pixel; by default what fits the page.
+
+    Returns:
+        A sheet whose alt text tells the rows and their numbers.
 
     Raises:
         ValueError: For no rows, for images as :func:`image_grid` does, and for rows of different image sizes.

@@ -36,7 +36,11 @@ class Canvas(Figure):
 
 @dataclass(frozen=True)
 class Described:
-    """A picture with its alt text and an optional caption; what :func:`described` returns."""
+    """A picture with its alt text and an optional caption; what :func:`described` returns.
+
+    >>> Described(render_png(Canvas(figsize=(1, 1))), "Nothing.").caption is None
+    True
+    """
 
     png: bytes
     alt: str
@@ -54,7 +58,15 @@ class Described:
 
 
 def described(figure: Figure, alt: str, caption: str | None = None) -> Described:
-    """Any matplotlib figure with this alt text and caption; pyplot's are closed, so as not to be shown twice.
+    """Any matplotlib figure with an alt text and a caption; pyplot's are closed, so as not to be shown twice.
+
+    Args:
+        figure: The figure.
+        alt: A sentence on what it shows.
+        caption: A caption, where the page gives it none.
+
+    Returns:
+        The picture, for the end of a cell.
 
     Raises:
         ValueError: If the alt text is empty.

@@ -39,6 +39,9 @@ def curve_with_spread(
         title: Heading of the figure.
         over: What the rows of a curve are, in the plural.
 
+    Returns:
+        A figure whose alt text tells where each mean begins and ends.
+
     Raises:
         ValueError: If there is no curve, or one of another length or with values that are not finite.
 
@@ -75,6 +78,9 @@ def bar_with_spread(values: Mapping[str, Any], *, ylabel: str, title: str | None
         values: By name a number, or one for each seed.
         ylabel: What they measure.
         title: Heading of the figure.
+
+    Returns:
+        A figure whose alt text tells means and standard deviations.
 
     Raises:
         ValueError: If there is nothing to draw or a value is not finite.
@@ -127,6 +133,9 @@ def histogram(
         limits: Ends of the axis, by default those of all values.
         marks: Values at which a vertical line stands, by name.
         title: Heading of the figure.
+
+    Returns:
+        A figure whose alt text tells median and range of each set.
 
     Raises:
         ValueError: If there is nothing to draw, and for values that are not finite or outside the limits.

@@ -90,6 +90,9 @@ class Frames:
             alt: The same for the alt text; by default that of a figure drawn by :mod:`invkit.show`.
             start: Index of the frame shown first.
 
+        Returns:
+            The slider, for the end of a cell.
+
         Raises:
             ValueError: If a figure has no alt text.
 
@@ -178,6 +181,9 @@ def explore(
         recorded: Those of the values that are drawn right away, by default at most seven, spread evenly.
         label: Format string of a value.
         alt: The same for the alt text; by default that of a figure drawn by :mod:`invkit.show`.
+
+    Returns:
+        The slider, for the end of a cell.
 
     Raises:
         ValueError: If one of ``recorded`` is not among ``values``.

@@ -1,0 +1,138 @@
+"""The harness of recorded runs: options from the signature, rows over seeds, a record that tells how it was made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from invkit.book.recorded import load_recorded, sha256
+from invkit.book.recording import NETWORKS, Run, command_line, data_folder, published, recorded_run
+
+
+@recorded_run(smoke={"steps": 1})
+def sweep(run: Run, *, steps: int = 100, lr: float = 0.1, loss: str = "mse") -> None:
+    """A sweep that measures its own options."""
+    for seed in range(2):
+        run.row(loss, {"steps": steps, "lr": lr * (1 + seed)})
+    run.record("sweep", title="A sweep", config={"lr": lr}, seeds=2)
+
+
+@recorded_run(data=True)
+def real(run: Run, *, count: int = 1) -> None:
+    """A run that needs the folder of data."""
+    run.row(run.data.name, {"count": count})
+    run.record("real", title="Real data", config={})
+
+
+def test_options_come_from_the_signature(tmp_path, capsys):
+    command_line(sweep, argv=["--steps", "7", "--loss", "l1", "--folder", str(tmp_path)])
+    record = load_recorded("sweep", tmp_path)
+    assert record.measured == {"l1": {"steps": [7.0, 7.0], "lr": [0.1, 0.2]}}
+    assert record.command.endswith("test_recording.py --steps 7 --lr 0.1 --loss l1"), "it repeats all of them"
+    assert record.seeds == [0, 1]
+    assert record.device == "cpu"
+    assert record.script_sha256 == sha256(Path(__file__).read_bytes())
+    assert record.date
+    assert record.seconds >= 0
+    assert "l1: steps 7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--steps", "few"], ["--lr", "x"], ["--depth", "3"], ["--steps"]])
+def test_options_that_do_not_fit_are_refused(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        command_line(sweep, argv=words)
+    assert error.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_a_trial_is_small_and_leaves_no_record(monkeypatch, capsys, tmp_path):
+    (tmp_path / "book/recorded").mkdir(parents=True)
+    (tmp_path / "book/_toc.yml").touch()
+    monkeypatch.chdir(tmp_path)
+    command_line(sweep, argv=["--smoke"])
+    assert "steps 1," in capsys.readouterr().out
+    assert list((tmp_path / "book/recorded").iterdir()) == []
+    command_line(sweep, argv=[])
+    assert [path.name for path in (tmp_path / "book/recorded").iterdir()] == ["sweep.json"]
+
+
+def test_a_trial_takes_what_is_asked_for(tmp_path):
+    command_line(sweep, argv=["--smoke", "--steps", "3", "--folder", str(tmp_path)])
+    assert load_recorded("sweep", tmp_path).means()["mse"]["steps"] == 3
+
+
+def test_of_several_runs_one_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("INVKIT_DATA", str(tmp_path))
+    command_line(sweep, real, argv=["real", "--count", "2", "--folder", str(tmp_path)])
+    assert load_recorded("real", tmp_path).command.startswith("INVKIT_DATA=FOLDER python book/recorded/")
+    assert "test_recording.py real --count 2" in load_recorded("real", tmp_path).command
+    with pytest.raises(SystemExit):
+        command_line(sweep, real, argv=["neither"])
+    assert "sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [None, "nowhere/at/all"])
+def test_without_data_it_says_what_to_set(value, monkeypatch, capsys):
+    monkeypatch.delenv("INVKIT_DATA", raising=False)
+    if value:
+        monkeypatch.setenv("INVKIT_DATA", value)
+    with pytest.raises(FileNotFoundError, match="INVKIT_DATA"):
+        data_folder()
+    with pytest.raises(SystemExit):
+        command_line(real, argv=[])
+    assert "INVKIT_DATA" in capsys.readouterr().err
+
+
+def test_the_folder_of_work_outlives_the_run_where_it_is_named(tmp_path, monkeypatch):
+    folders = []
+
+    @recorded_run()
+    def keep(run: Run) -> None:
+        """Leaves a file."""
+        (run.work / "kept").touch()
+        folders.append(run.work)
+
+    monkeypatch.setenv("INVKIT_WORK", str(tmp_path / "work"))
+    command_line(keep, argv=[])
+    monkeypatch.delenv("INVKIT_WORK")
+    command_line(keep, argv=[])
+    assert (folders[0] / "kept").exists()
+    assert not folders[1].exists()
+
+
+def test_a_run_without_plain_defaults_is_no_recorded_run():
+    with pytest.raises(TypeError, match="sizes"):
+
+        @recorded_run()
+        def bad(run: Run, *, sizes: tuple[int, ...] = (1, 2)) -> None:
+            """Its option could not be read from a command line."""
+
+    with pytest.raises(TypeError, match="stepz"):
+
+        @recorded_run(smoke={"stepz": 1})
+        def misspelt(run: Run, *, steps: int = 1) -> None:
+            """Its trial would be as long as the run."""
+
+
+def test_time_of_earlier_runs_counts(tmp_path):
+    run = Run(command="x", script=Path(__file__), work=tmp_path, earlier={"training": 1000.0})
+    assert run.seconds >= 1000
+
+
+def test_a_number_that_is_none_is_refused(tmp_path):
+    run = Run(command="x", script=Path(__file__), work=tmp_path)
+    with pytest.raises(ValueError, match="ours: psnr"):
+        run.row("ours", {"psnr": float("nan")})
+
+
+def test_every_network_is_the_one_that_its_weights_were_made_for(data_folder):
+    for name in NETWORKS:
+        about = json.loads((data_folder / "weights" / f"{name}.json").read_text("utf8"))
+        described = " " in about["network"]  # in words, where it is one of the package's own
+        assert about["network"] == NETWORKS[name] or (described and NETWORKS[name].startswith("invkit/")), name
+    target = published("cifar10_resnet20", folder=data_folder)
+    assert target.spec.shape == (3, 32, 32)
+    with pytest.raises(ValueError, match="'cifar100'"):
+        published("cifar100", folder=data_folder)
