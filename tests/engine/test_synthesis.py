@@ -113,6 +113,7 @@ KILLED = """
     from PIL import Image
     sys.path.insert(0, {tests!r})
     import torch
+    import torchvision.transforms.v2  # once, and not in each process that is killed
     torch.set_num_threads(1)
     from invkit.engine.synthesis import synthesise
     from invkit.testing import tiny_target
