@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,10 +13,16 @@ import torch.distributed
 def seeded(seed: int) -> torch.Generator:
     """A CPU generator with this seed. Draws are made on the CPU and moved, so that a seed means the same everywhere.
 
+    Raises:
+        ValueError: For what is no whole number, or one of more than 64 bits.
+
     >>> torch.equal(torch.rand(2, generator=seeded(0)), torch.rand(2, generator=seeded(0)))
     True
     """
-    return torch.Generator().manual_seed(seed)
+    try:
+        return torch.Generator().manual_seed(operator.index(seed))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"seed must be a whole number of at most 64 bits, not {seed!r}") from None
 
 
 def default_generator() -> torch.Generator:

@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 pixels as float in [0, 1]; floats pass through."""
+    """uint8 pixels as float in [0, 1]; floats pass through.
+
+    >>> to_float(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([0., 1.])
+    """
     return pixels if pixels.is_floating_point() else pixels.float().div_(255)
 
 
@@ -22,11 +26,26 @@ def batches(
     shuffle: bool = True,
     drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over images (uint8 or float) and labels in batches of float images in [0, 1].
+    """One pass over images and labels in batches of float images in [0, 1].
 
-    With ``shuffle`` the order is one permutation drawn from ``generator`` (which must be given) at the first
-    batch.
+    Args:
+        images: ``(N, C, H, W)``, uint8 or float.
+        labels: ``(N,)``.
+        size: Images of one batch.
+        generator: Of the order, which is one permutation drawn at the first batch; needed where ``shuffle``.
+        shuffle: Whether to change the order.
+        drop_last: Leave out a last batch that is not full, unless it is the only one.
+
+    Raises:
+        ValueError: For no images, another number of labels, a size below 1, or a shuffled pass without a generator.
+
+    >>> parts = batches(torch.zeros(5, 1, 2, 2), torch.arange(5), 2, shuffle=False)
+    >>> [y.tolist() for _, y in parts]
+    [[0, 1], [2, 3], [4]]
     """
+    if not (isinstance(images, Tensor) and isinstance(labels, Tensor) and isinstance(size, int)):
+        kinds = ", ".join(type(value).__name__ for value in (images, labels, size))
+        raise ValueError(f"images and labels must be tensors and size a whole number, not {kinds}")
     if size < 1 or len(images) != len(labels) or len(images) == 0:
         raise ValueError(f"batches need a size >= 1 and a label per image, not {size}, {len(images)} and {len(labels)}")
     if shuffle and generator is None:

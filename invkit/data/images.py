@@ -6,6 +6,7 @@ wanted, resized bilinearly with antialiasing.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +76,8 @@ def to_pixels(image: Image.Image, channels: int | None = None) -> Tensor:
     """
     from torchvision.transforms.v2 import functional as vision
 
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"image must be a PIL image, not a {type(image).__name__}")
     if channels not in (1, 3, None):
         raise ValueError(f"image files hold 1 or 3 channels, not {channels}")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
@@ -85,14 +88,31 @@ def to_pixels(image: Image.Image, channels: int | None = None) -> Tensor:
     return pixels
 
 
-def load_image(path: str | Path, channels: int = 3, size: Size | None = None) -> Tensor:
+def checked_size(size: int | Sequence[int] | None) -> Size | None:
+    """``(height, width)`` of a number of pixels, of such a pair, or None; ``ValueError`` for anything else.
+
+    >>> checked_size(8), checked_size([8, 6])
+    ((8, 8), (8, 6))
+    """
+    if size is None:
+        return None
+    try:
+        sides = tuple(operator.index(side) for side in (size if isinstance(size, Sequence) else (size, size)))
+    except TypeError:
+        sides = ()
+    if len(sides) != 2 or min(sides) < 1 or isinstance(size, bool):
+        raise ValueError(f"size must be a number of pixels or (height, width), at least 1, not {size!r}")
+    return sides[0], sides[1]
+
+
+def load_image(path: str | Path, channels: int = 3, size: int | Size | None = None) -> Tensor:
     """Read one image file as ``(1, C, H, W)`` in [0, 1], in the pixels that ``load_data("folder:...")`` would give.
 
     Args:
         path: The file.
         channels: 1 for grey, 3 for RGB.
-        size: ``(H, W)``: the centre is cropped to this shape and resized, bilinear with antialiasing; None keeps the
-            image as it is.
+        size: ``(H, W)``, or one number for both: the centre is cropped to this shape and resized, bilinear with
+            antialiasing; None keeps the image as it is.
 
     Raises:
         FileNotFoundError: Where there is no such file.
@@ -105,7 +125,7 @@ def load_image(path: str | Path, channels: int = 3, size: Size | None = None) ->
     tensor([[[[0.2000, 0.2000],
               [0.2000, 0.2000]]]])
     """
-    return to_float(fit_pixels(read_pixels(Path(path), channels), size))[None].contiguous()
+    return to_float(fit_pixels(read_pixels(Path(path), channels), checked_size(size)))[None].contiguous()
 
 
 def read_pixels(path: Path, channels: int | None = None) -> Tensor:
@@ -130,8 +150,6 @@ def fit_pixels(pixels: Tensor, size: Size | None) -> Tensor:
     height, width = pixels.shape[-2:]
     if size is None or (height, width) == tuple(size):
         return pixels
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be (height, width) in pixels, at least 1, not {size}")
     from torchvision.transforms.v2 import functional as vision
 
     scale = min(height / size[0], width / size[1])

@@ -43,12 +43,14 @@ def image_folder(root: Path, channels: int | None = None) -> Source:
             f"there is no folder {root}; give folder:PATH the path of a folder with one folder per class"
         )
     parts = {"train": root / "train", "test": root / "test", "heldout": root / "val"}
-    found = {name: path for name, path in parts.items() if path.is_dir()} if parts["train"].is_dir() else {"all": root}
-    if "heldout" in found and "test" not in found:
-        found["test"] = found.pop("heldout")
+    folders = {"all": root}
+    if parts["train"].is_dir():
+        folders = {name: path for name, path in parts.items() if path.is_dir()}
+    if "heldout" in folders and "test" not in folders:
+        folders["test"] = folders.pop("heldout")
     classes: tuple[str, ...] = ()
     splits = {}
-    for name, path in found.items():
+    for name, path in folders.items():
         files = {c.name: _images_below(c) for c in sorted(path.iterdir()) if c.is_dir() and not c.name.startswith(".")}
         files = {c: paths for c, paths in files.items() if paths}
         if not files:
@@ -56,7 +58,7 @@ def image_folder(root: Path, channels: int | None = None) -> Source:
         classes = classes or tuple(files)
         unknown = sorted(set(files) - set(classes))
         if unknown:
-            raise ValueError(f"{path} has classes that {found.get('train', root)} lacks: {', '.join(unknown)}")
+            raise ValueError(f"{path} has classes that {folders.get('train', root)} lacks: {', '.join(unknown)}")
         labels = torch.tensor([classes.index(c) for c, paths in files.items() for _ in paths])
         splits[name] = RawSplit(
             labels=labels, read=file_reader([p for paths in files.values() for p in paths], channels)
@@ -78,6 +80,7 @@ STANDARD = {
     "imagenet-val": IMAGENET,
 }
 DIGITS = tuple("0123456789")
+MOST_CLASSES = 1_000_000  # more are numbers of another kind, taken for labels
 
 
 def from_arrays(pixels: Tensor, labels: Tensor) -> RawSplit:
@@ -141,15 +144,19 @@ def npz(path: Path) -> Source:
 
 def _npz_split(arrays: dict[str, np.ndarray], key: str, path: Path) -> RawSplit:
     images, labels = arrays[f"{key}_images"], arrays[f"{key}_labels"]
-    given = images.shape
+    shape = images.shape
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"{path}: {key}_images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), not {given}")
+        raise ValueError(f"{path}: {key}_images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), not {shape}")
     if len(images) == 0 or labels.size != len(images):
         raise ValueError(f"{path}: {key}_images has {len(images)} images but {key}_labels {labels.size} labels")
+    if images.size == 0:
+        raise ValueError(f"{path}: {key}_images has images without pixels, its shape is {shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: {key}_labels must be integers, not {labels.dtype}")
+    if labels.max() > MOST_CLASSES:
+        raise ValueError(f"{path}: {key}_labels go up to {labels.max()}; they must count the classes from 0")
     if np.issubdtype(images.dtype, np.floating) and images.min() >= 0 and images.max() <= 1:
         images = np.round(images * 255).astype(np.uint8)
     if images.dtype != np.uint8:
@@ -171,11 +178,11 @@ def from_torchvision(name: str, root: Path, download: bool) -> Source:
         "celeba": lambda: _celeba(root, download),
         "imagenet-val": lambda: {"all": torchvision.datasets.ImageNet(root, split="val")},
     }
-    given = sets[name]()
-    first = next(iter(given.values()))
+    pieces = sets[name]()
+    first = next(iter(pieces.values()))
     names = [c[0] if isinstance(c, tuple) else c for c in getattr(first, "classes", DIGITS)]
     classes = ("not smiling", "smiling") if name == "celeba" else tuple(names)
-    return Source(splits={k: _torchvision_split(v) for k, v in given.items()}, classes=classes, stats=STANDARD[name])
+    return Source(splits={k: _torchvision_split(v) for k, v in pieces.items()}, classes=classes, stats=STANDARD[name])
 
 
 def _pair(kind: Callable[..., Any], key: str, root: Path, download: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Seeds mean the same everywhere, and nobody's global random numbers move."""
 
+import pytest
 import torch
 
 from invkit.core.rng import default_generator, isolated_rng, seeded, spawn
@@ -9,6 +10,12 @@ def test_a_seed_means_the_same_draws():
     assert torch.equal(torch.rand(5, generator=seeded(3)), torch.rand(5, generator=seeded(3)))
     assert not torch.equal(torch.rand(5, generator=seeded(3)), torch.rand(5, generator=seeded(4)))
     assert torch.equal(torch.rand(5, generator=default_generator()), torch.rand(5, generator=seeded(0)))
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", None, 2**70])
+def test_what_is_no_seed_is_named(seed):
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        seeded(seed)
 
 
 def test_spawned_streams_are_apart_and_repeatable():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from invkit.core.rng import seeded
 from invkit.data.batching import batches
-from invkit.data.datasets import DataSet, channel_statistics, load_data
+from invkit.data.datasets import DataSet, Split, channel_statistics, load_data
 from invkit.data.images import fit_pixels
 
 DATA = Path(os.environ.get("INVKIT_DATA", ""))
@@ -114,6 +114,15 @@ def test_npz_grey_colour_float_and_validation(tmp_path: Path) -> None:
         ({"train_images": np.full((12, 10, 10), np.nan)}, "uint8"),
         ({"test_images": np.zeros((6, 11, 10), np.uint8)}, "pass size="),
         ({"train_images": np.zeros((0, 10, 10), np.uint8)}, "0 images but"),
+        ({"train_images": np.zeros((12, 0, 10), np.uint8)}, "without pixels"),
+        ({"train_images": np.zeros((12, 10, 10), complex)}, "uint8"),
+        ({"train_images": np.zeros((12, 10, 10), bool)}, "uint8"),
+        ({"train_labels": np.full(12, 10**9)}, "train_labels go up to 1000000000"),
+        ({"test_labels": np.full(6, 2**63, np.uint64)}, "test_labels go up to"),
+        ({"train_labels": np.array(list("abcabcabcabc"))}, "must be integers"),
+        ({"train_labels": np.zeros(12, bool)}, "must be integers"),
+        ({"train_labels": np.eye(12, 3, dtype=int)}, "12 images but train_labels 36 labels"),
+        ({"train_labels": None, "test_images": None}, "lacks train_labels, test_images"),
     ],
 )
 def test_npz_errors(tmp_path: Path, changes: dict[str, object], says: str) -> None:
@@ -215,6 +224,43 @@ def test_unknown_and_absent_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             load_data("digits", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": None}, {"name": 3}, {"name": Path("digits")}, {"name": "folder:"}, {"size": "16"}, {"size": 16.5},
+        {"size": (8, 8, 8)}, {"size": (8.5, 8)}, {"size": True}, {"limit": 2.5}, {"limit": "3"}, {"seed": 1.5},
+        {"seed": "a"}, {"seed": None}, {"seed": 2**70}, {"channels": "1"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_of_another_kind_are_named(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"^(there is no data set|" + next(iter(options)) + ")") as error:
+        load_data(**{"name": "digits"} | options)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_sets_of_one_class_and_of_one_image(tmp_path: Path) -> None:
+    one = load_data(f"folder:{folder(tmp_path / 'one', count=9, classes='a')}")
+    assert one.spec.classes == ("a",)
+    assert [len(s) for s in (one.train, one.test, one.heldout)] == [6, 2, 1]
+    single = load_data(f"folder:{folder(tmp_path / 'single', count=1)}")
+    assert [len(s) for s in (single.train, single.test, single.heldout)] == [2, 0, 0]
+
+
+def test_splits_refuse_what_does_not_fit() -> None:
+    pixels = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="label per image"):
+        Split(pixels=pixels, labels=torch.zeros(2, dtype=torch.long))
+    split = Split(pixels=pixels, labels=torch.arange(3))
+    assert split[1].labels.tolist() == [1]
+    assert split[-1].pixels.shape == (1, 1, 4, 4)
+    with pytest.raises(ValueError, match="count"):
+        split.per_class(-1)
+    for wrong in (pixels.float(), pixels[0], pixels[:0]):
+        with pytest.raises(ValueError, match="pixels must be uint8"):
+            channel_statistics(wrong)
+
+
 def test_torchvision_layout(tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -263,7 +309,9 @@ def test_batches_refuse_nonsense() -> None:
         (images, labels[:2], 1, seeded(0)),
         (images, labels, 0, seeded(0)),
         (images, labels, 1, None),
+        (images, labels, 1.5, seeded(0)),
+        ([1, 2, 3], labels, 1, seeded(0)),
     ):
-        with pytest.raises(ValueError, match=r"needs? a"):
+        with pytest.raises(ValueError, match=r"needs? a|must be tensors"):
             next(batches(*arguments))
     assert len(list(batches(images, labels, 2, shuffle=False))) == 2

@@ -9,7 +9,7 @@ from PIL import Image
 
 from invkit.core.rng import seeded
 from invkit.data.datasets import load_data
-from invkit.data.images import fit_pixels, from_pil, load_image, quantise, read_pixels, to_pil, to_pixels
+from invkit.data.images import from_pil, load_image, quantise, read_pixels, to_pil, to_pixels
 
 
 def noise_file(path: Path, shape: tuple[int, ...] = (23, 40, 3)) -> Path:
@@ -72,6 +72,9 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
         read_pixels(tmp_path)
     with pytest.raises(ValueError, match="1 or 3 channels, not 2"):
         load_image(tmp_path / "whole.png", 2)
-    for size in ((0, 4), (4,), (-1, 3)):
+    for size in (0, -1, "8", 2.5, True, (0, 4), (4,), (-1, 3), (4.0, 4), (1, 2, 3), "ab"):
         with pytest.raises(ValueError, match="size must be"):
-            fit_pixels(torch.zeros(1, 8, 8, dtype=torch.uint8), size)  # type: ignore[arg-type]
+            load_image(tmp_path / "whole.png", size=size)  # type: ignore[arg-type]
+    assert load_image(tmp_path / "whole.png", size=4).shape == (1, 3, 4, 4)
+    with pytest.raises(ValueError, match="image must be a PIL image, not a ndarray"):
+        from_pil(np.zeros((3, 3)), 1)  # type: ignore[arg-type]

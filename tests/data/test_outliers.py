@@ -65,5 +65,9 @@ def test_what_is_refused():
         photo_patches(1, spec(2), seeded(0))
     with pytest.raises(ValueError, match="1 to 420 pixels wide, not 500"):
         photo_patches(1, spec(), seeded(0), side=500)
+    for outliers in (gaussian_noise, photo_patches):
+        for count in (-1, 2.5, "3"):
+            with pytest.raises(ValueError, match="count must be"):
+                outliers(count, spec(), seeded(0))
     with pytest.raises(ValueError, match="fraction"):
         shifted(torch.zeros(1, 1, 4, 4), 1.5)
