@@ -20,9 +20,10 @@ from invkit.core.files import digest, read_checkpoint, save_state
 from invkit.core.results import InversionResult, Step, Stopped
 from invkit.core.rng import default_generator
 from invkit.core.target import Target
+from invkit.engine.image_adam import ImageAdam, scales_of
 from invkit.engine.multiscale import Stage
 from invkit.objectives.objective import Gradient, Objective
-from invkit.transforms.jitter import apply_jitter, draw_jitter, undo_jitter
+from invkit.transforms.jitter import draw_jitter
 from invkit.transforms.resize import initial_images
 
 Callback = Callable[[Step], bool | None]
@@ -40,19 +41,26 @@ class LoopConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """Of the step size: half a cosine down to zero, halved where nothing is gained, or as it is."""
+    """Of the step size: half a cosine down to zero, cut where nothing is gained, or as it is."""
+    plateau_factor: float = 0.5
+    """What the plateau schedule multiplies lr by."""
     plateau_patience: float = 0.05
-    """Share of the steps without improvement after which the plateau schedule halves lr (§4.1.2)."""
+    """Share of the steps without improvement after which the plateau schedule cuts lr (§4.1.2)."""
     patience: float | None = None
     """Share of the steps without improvement after which to stop early (§4.1.2: 0.15); None never stops."""
-    jitter: int = 0
-    """Largest offset in pixels (§3.1.2)."""
-    wrap: bool = True
-    """Whether jitter wraps around (§4.1.2) or shifts in black, as random cropping with padding does in training."""
+    jitter: float = 0
+    """Largest offset (§3.1.2): a share of the image's size below 1, else a whole number of pixels."""
+    together: bool = False
+    """Whether all images of a batch are shifted and flipped alike."""
+    wrap: bool | None = True
+    """Whether jitter wraps around (§4.1.2) or shifts in black, as random cropping with padding does in training, whose
+    black borders are then in the statistics too. None goes by the custom of training: black up to 64 pixels."""
     flip: float = 0.0
     """Probability of a horizontal flip of each image (§3.1.2)."""
     clip: bool = True
     """Clamp to [0, 1] after each step (§3.1.2)."""
+    scales: int | None = 1
+    """Scales at which :class:`~invkit.engine.image_adam.ImageAdam` moves the images: 1 is pixels alone, None all."""
     micro_batch: int | None = None
     """Images per forward pass; the gradient stays that of the whole batch."""
     bf16: bool = False
@@ -68,8 +76,12 @@ class LoopConfig(Config):
 
     def __post_init__(self) -> None:
         self.require_whole("steps", "log_every", "checkpoint_every")
-        self.require_whole("jitter", least=0)
+        share_or_pixels = is_number(self.jitter) and (0 <= self.jitter < 1 or self.jitter == int(self.jitter) >= 1)
+        self.require("jitter", share_or_pixels, "be a share in [0, 1) or a whole number of pixels >= 1")
         self.require_positive("lr", "plateau_patience")
+        self.require("plateau_factor", is_number(self.plateau_factor) and 0 < self.plateau_factor < 1, "lie in (0, 1)")
+        if self.scales is not None:
+            self.require_whole("scales")
         self.require_betas()
         self.require_choice("schedule", "cosine", "plateau", "constant")
         self.require("flip", is_number(self.flip) and 0 <= self.flip <= 1, "be a probability")
@@ -77,6 +89,22 @@ class LoopConfig(Config):
             self.require_positive("patience")
         if self.micro_batch is not None:
             self.require_whole("micro_batch")
+
+    def wraps(self, size: tuple[int, int]) -> bool:
+        """Whether jitter of images that are ``size`` in the end wraps around.
+
+        >>> LoopConfig(wrap=None).wraps((32, 32)), LoopConfig(wrap=None).wraps((224, 224))
+        (False, True)
+        """
+        return min(size) > 64 if self.wrap is None else self.wrap
+
+    def offset(self, size: tuple[int, int]) -> int:
+        """The largest offset in pixels of images of ``size``.
+
+        >>> LoopConfig(jitter=0.125).offset((32, 32)), LoopConfig(jitter=3).offset((32, 32))
+        (4, 3)
+        """
+        return round(self.jitter * min(size)) if self.jitter < 1 else int(self.jitter)
 
 
 def prepare(
@@ -98,15 +126,20 @@ def prepare(
     return config or default(), generator or default_generator()
 
 
-def start_images(target: Target, count: int, init: Tensor | None, generator: torch.Generator) -> Tensor:
-    """``init`` ``(count, C, H, W)`` if it fits, else grey noise; on the target's device.
+Noise = Callable[[int, Sequence[int], torch.Generator], Tensor]
+
+
+def start_images(
+    target: Target, count: int, init: Tensor | None, generator: torch.Generator, noise: Noise = initial_images
+) -> Tensor:
+    """``init`` ``(count, C, H, W)`` if it fits, else ``noise``; on the target's device.
 
     >>> from invkit.testing import tiny_target
     >>> start_images(tiny_target(), 2, None, torch.Generator()).shape
     torch.Size([2, 3, 8, 8])
     """
     if init is None:
-        return initial_images(count, target.spec.shape, generator).to(target.device, target.dtype)
+        return noise(count, target.spec.shape, generator).to(target.device, target.dtype)
     images = target.check(init, "init")
     if len(images) != count:
         raise ValueError(f"init must hold one image for each of the {count} labels or features, not {len(images)}")
@@ -217,7 +250,10 @@ class _Run:
         self.best_images, self.best_step = self.images.clone(), torch.zeros((), dtype=torch.long, device=images.device)
         self.best_loss = torch.full((), math.inf, device=images.device)
         self.seen_best, self.since_best, self.since_cut = math.inf, 0, 0  # the host's copy of best_loss; steps since
-        self.adam = torch.optim.Adam([self.images], lr=self.config.lr, betas=self.config.betas)
+        size = (images.shape[-2], images.shape[-1])
+        self.jitter = self.config.offset(size)
+        scales = scales_of(size) if self.config.scales is None else self.config.scales
+        self.adam = ImageAdam(self.images, self.config.lr, self.config.betas, scales)
 
     def go(self, callbacks: Sequence[Callback]) -> Ending:
         """Run what is left of all stages; say why it ended."""
@@ -247,15 +283,13 @@ class _Run:
 
     def advance(self, callbacks: Sequence[Callback]) -> Ending | None:
         """One step; the answer, if any, is why to stop."""
-        draw = draw_jitter(len(self.images), self.config.jitter, self.config.flip, self.generator)
-        values, gradient = self.gradient(apply_jitter(self.images, draw, self.config.wrap))
+        draw = draw_jitter(len(self.images), self.jitter, self.config.flip, self.generator, self.config.together)
+        values, gradient = self.gradient(self.images, draw, self.config.wraps(self.plan[-1].size))
         self.keep_best(values.sum())
         self.values[self.done] = values
         if self.config.schedule == "cosine":
-            self.adam.param_groups[0]["lr"] = self.config.lr * (1 + math.cos(math.pi * self.step / self.steps)) / 2
-        self.images.grad = undo_jitter(gradient, draw, self.config.wrap)
-        self.adam.step()
-        self.images.grad = None  # not to be held through the next forward pass
+            self.adam.lr = self.config.lr * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+        self.adam.step(gradient)
         if self.config.clip:
             self.images.clamp_(0, 1)
         self.step, self.done = self.step + 1, self.done + 1
@@ -285,7 +319,7 @@ class _Run:
         if self.config.schedule == "plateau" and self.since_cut >= max(
             self.config.plateau_patience * self.steps, stride
         ):
-            self.adam.param_groups[0]["lr"] /= 2
+            self.adam.lr *= self.config.plateau_factor
             self.since_cut = 0
         if self.config.patience is not None and self.since_best >= max(self.config.patience * self.steps, stride):
             return Ending("patience", f"the loss had not fallen for {self.since_best} steps after {self.done}")

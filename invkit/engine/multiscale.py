@@ -25,16 +25,26 @@ class Stage:
     start: Callable[[Tensor], Tensor]
 
 
-def low_resolution_stages(low: Sequence[tuple[int, int]], size: Size, steps: int) -> list[Stage]:
-    """Squares of ``low`` pairs (pixels, steps), then ``size`` ``(H, W)`` for ``steps``, each up-sampled from the last.
+def low_resolution_stages(low: Sequence[tuple[float, int]], size: Size, steps: int) -> list[Stage]:
+    """Stages of ``low`` pairs (side, steps), then ``size`` ``(H, W)`` for ``steps``, each up-sampled from the last.
+
+    A side below 1 is a share of the full size, else the pixels of a square.
 
     Images are up-sampled by their nearest neighbours (Botach & Cohen, §3.1.3), and made smaller by averaging.
 
     >>> [stage.size for stage in low_resolution_stages([(7, 100), (14, 100)], (28, 28), 200)]
     [(7, 7), (14, 14), (28, 28)]
+    >>> [stage.size for stage in low_resolution_stages([(0.5, 100)], (28, 20), 200)]
+    [(14, 10), (28, 20)]
     """
-    plan = [*(((side, side), count) for side, count in low), (size, steps)]
+    plan = [*((_size_of(side, size), count) for side, count in low), (size, steps)]
     return [Stage(size=s, steps=count, start=partial(_to_size, size=s)) for s, count in plan]
+
+
+def _size_of(side: float, full: Size) -> Size:
+    if side >= 1:
+        return int(side), int(side)
+    return max(round(side * full[0]), 1), max(round(side * full[1]), 1)
 
 
 def _to_size(images: Tensor, size: Size) -> Tensor:

@@ -3,79 +3,111 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from invkit.core.config import is_number, plain
 from invkit.core.results import InversionResult
 from invkit.core.target import Target
 from invkit.engine.image_loop import Callback, LoopConfig, optimise_images, prepare, start_images
 from invkit.engine.multiscale import Stage, low_resolution_stages
 from invkit.objectives import losses, priors
-from invkit.objectives.batch_norm import BatchNormPenalty
-from invkit.objectives.objective import Objective, Term
+from invkit.objectives.batch_norm import BatchNormPenalty, Form
+from invkit.objectives.objective import Objective, Prior, Term
+from invkit.transforms.resize import initial_images, loud_images
 
-# Found on digits of 16 pixels, judged by another network: jitter as their training shifted them, much of the class.
+# The report's form with weights found on digits of 16 pixels, judged by another network: what the chapters run.
 _DIGITS: dict[str, Any] = {
-    "steps": 200, "lr": 0.2, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9),
-    "jitter": 1, "wrap": False, "flip": 0.0,
-    "cross_entropy": 10.0, "tv": 0.5, "l2": 0.0, "batch_norm": 1.0,
+    "steps": 200, "lr": 0.2, "betas": (0.5, 0.9), "low_resolutions": (), "scales": 1,
+    "jitter": 1, "wrap": False, "flip": 0.0, "form": "norm", "per_image": 0.0,
+    "cross_entropy": 10.0, "temperature": 1.0, "roughness": 0.0, "tv": 0.5, "l2": 0.0, "batch_norm": 1.0,
+}  # fmt: skip
+# The report's own setting for ImageNet networks at 224 pixels (§4.1.2, §5.1), in its own units.
+_PAPER: dict[str, Any] = {
+    "steps": 20_000, "lr": 0.2, "betas": (0.9, 0.999), "schedule": "plateau", "plateau_factor": 0.1, "patience": 0.15,
+    "low_resolutions": (), "scales": 1, "jitter": 30, "together": True, "wrap": True, "flip": 0.5,
+    "normalised": True, "loud": True, "form": "norm", "per_image": 0.0,
+    "cross_entropy": 1.0, "temperature": 1.0, "roughness": 0.0, "tv": 8e-3, "l2": 1e-5, "batch_norm": 1e-2,
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepInversionConfig(LoopConfig):
-    """Weights of ``L = CE + tv R_TV + l2 R_l2 + batch_norm R_feature (+ competition (1 - JS))`` (eq. 1, §3.1.1, §2.2).
+    """Weights of ``L = CE + roughness R_rough + tv R_TV + l2 R_l2 + batch_norm R_feature (+ competition (1 - JS))``.
 
-    The defaults are the report's for ImageNet networks at 224 pixels. Small networks want other weights: the published
-    ones do not carry over (§5.1), so search, or start from ``for_profile("book")``.
+    (Eq. 1, §3.1.1, §2.2.) The defaults are one setting for every network: R_feature and R_rough have no units, jitter
+    and the first stage are shares of the image's size. The report's setting, whose weights each network wants anew
+    (§5.1), is :meth:`paper`; the profiles ``ci`` and ``book`` are its form with weights found on digits.
     """
 
-    steps: int = 20_000
-    """§4.1.2."""
-    lr: float = 0.2
-    """§4.1.2; on pixels in [0, 1] rather than normalised ones."""
-    schedule: Literal["cosine", "plateau", "constant"] = "plateau"
-    """§4.1.2."""
-    patience: float | None = 0.15
-    """§4.1.2."""
-    jitter: int = 30
-    """§4.1.2, at 224 pixels."""
+    steps: int = 300
+    lr: float = 0.02
+    betas: tuple[float, float] = (0.5, 0.9)
+    jitter: float = 0.125
+    wrap: bool | None = None
     flip: float = 0.5
-    """§4.1.2."""
-    cross_entropy: float = 1.0
+    scales: int | None = None
+    low_resolutions: tuple[tuple[float, int], ...] = ((0.5, 200),)
+    """(side, steps) of stages before full resolution, up-sampled by nearest neighbours (§3.1.3): a share of the full
+    size below 1, else the pixels of a square."""
+    cross_entropy: float = 5.0
     """Classification loss (eq. 1)."""
+    temperature: float = 2.0
+    """Divides the logits in the cross-entropy (§4.1.2); above 1 it still asks for more when the network is sure."""
     class_logit: float = 0.0
     """Weight of minus the class's logit, to be raised in the place of cross-entropy (§5.4); it has no lower bound."""
-    temperature: float = 1.0
-    """Divides the logits in the cross-entropy (§4.1.2)."""
-    tv: float = 8e-3
-    """Total variation (§5.1, the best found; Yin et al. published 1e-4)."""
-    l2: float = 1e-5
-    """Euclidean norm (§5.1, the best found; Yin et al. published 1e-2)."""
-    batch_norm: float = 1e-2
-    """Batch-norm statistics (§5.1)."""
+    batch_norm: float = 10.0
+    """Batch-norm statistics."""
+    form: Form = "relative"
+    """Of the penalty: ``relative``, without units, or the report's ``norm``, see
+    :class:`~invkit.objectives.batch_norm.BatchNormPenalty`."""
+    per_image: float = 1.0
+    """Weight, beside the batch's statistics, of what the relative penalty asks of each image on its own."""
     first_layer_scale: float = 1.0
     """Factor on the first batch norm, whose statistics are nearest to the pixels."""
-    low_resolutions: tuple[tuple[int, int], ...] = ()
-    """(size, steps) of square stages before full resolution, nearest-neighbour up-sampled (§3.1.3)."""
+    roughness: float = 2.0
+    """Mean absolute difference of neighbouring pixels, see :func:`~invkit.objectives.priors.roughness`."""
+    tv: float = 0.0
+    """Total variation as the report has it (§3.1.1)."""
+    l2: float = 0.0
+    """Euclidean norm (§3.1.1)."""
+    normalised: bool = False
+    """Whether lr, tv and l2 are in units of normalised pixels, as the report's are, rather than of [0, 1]."""
+    loud: bool = False
+    """Start from standard normal noise clamped to [0, 1], as the report does, rather than from grey noise."""
     competition: float = 0.0
     """Adaptive DeepInversion: weight of ``1 - JS(teacher, student)`` (§2.2); needs ``student=``."""
 
-    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {"ci": _DIGITS | {"steps": 20}, "book": _DIGITS, "paper": {}}
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": _DIGITS | {"steps": 20}, "book": _DIGITS, "paper": _PAPER,
+    }  # fmt: skip
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> Self:
+        """The report's setting in the report's units: norms, normalised pixels, one roll of up to 30 of 224 pixels.
+
+        >>> DeepInversionConfig.paper(steps=100).form
+        'norm'
+        """
+        return cls.for_profile("paper", **overrides)
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        self.require_weight("cross_entropy", "class_logit", "tv", "l2", "batch_norm", "competition")
+        self.require_weight("cross_entropy", "class_logit", "batch_norm", "per_image", "competition")
+        self.require_weight("roughness", "tv", "l2")
         self.require_positive("temperature", "first_layer_scale")
-        pairs = all(
-            isinstance(r, tuple | list) and len(r) == 2 and all(isinstance(v, int) and v >= 1 for v in r)
-            for r in self.low_resolutions
-        )
-        self.require("low_resolutions", pairs, "be pairs (size, steps) of whole numbers of at least 1")
+        self.require_choice("form", "relative", "norm")
+        pairs = all(isinstance(pair, tuple | list) and _is_stage(*pair) for pair in self.low_resolutions)
+        self.require("low_resolutions", pairs, "be pairs: a share of the size or whole pixels, and steps of at least 1")
+
+
+def _is_stage(side: Any = None, steps: Any = None, *rest: Any) -> bool:
+    share_or_pixels = is_number(side) and (0 < side < 1 or side == int(side) >= 1)
+    return share_or_pixels and isinstance(steps, int) and steps >= 1 and not rest
 
 
 def deep_inversion(
@@ -98,9 +130,9 @@ def deep_inversion(
     Args:
         target: The network to invert, with batch norms that keep statistics.
         labels: Class of each image, ``(N,)``.
-        config: Weights of the loss and how to optimise; the defaults are the report's.
+        config: Weights of the loss and how to optimise; the defaults are meant for every network.
         generator: Source of the noise and the jitter; a fixed one if None.
-        init: Images ``(N, C, H, W)`` in [0, 1] in the place of grey noise.
+        init: Images ``(N, C, H, W)`` in [0, 1] in the place of noise.
         student: The network to compete with.
         callbacks: Called after each step; one that returns True ends the run.
         checkpoint: A file to resume from, to the same bits.
@@ -126,33 +158,42 @@ def deep_inversion(
             f"the student has {student.spec.n_classes} classes, the target {target.spec.n_classes} classes"
         )
     labels = target.spec.check_labels(labels)
-    images = start_images(target, len(labels), init, generator)
-    penalty = BatchNormPenalty(target.module, first_layer_scale=config.first_layer_scale) if config.batch_norm else None
+    noise = loud_images if config.loud else initial_images
+    images = start_images(target, len(labels), init, generator, noise)
     objective = Objective(
         network=target,
         terms=_terms(config, student),
         references=labels.to(target.device),
-        penalty=penalty,
+        priors=_priors(config, target),
+        penalty=_penalty(config, target) if config.batch_norm else None,
         penalty_weight=config.batch_norm,
         depends_on=student.fingerprint() if student is not None and checkpoint else "",
     )
-    return optimise_images(
+    # Adam's steps have the length lr in the units of what it moves, and the loop moves pixels in [0, 1].
+    loop = replace(config, lr=config.lr * float(target.std.mean())) if config.normalised else config
+    result = optimise_images(
         objective,
         images,
-        config,
+        loop,
         generator=generator,
         stages=_stages(target, config),
         callbacks=callbacks,
         checkpoint=checkpoint,
     )
+    return replace(result, config=plain(config))
 
 
 def _stages(target: Target, config: DeepInversionConfig) -> list[Stage]:
     """The low resolutions and the full one; none where there is only that."""
     if not config.low_resolutions:
         return []
-    target.check_sizes([(size, size) for size, _ in config.low_resolutions])
-    return low_resolution_stages(config.low_resolutions, target.spec.size, config.steps)
+    stages = low_resolution_stages(config.low_resolutions, target.spec.size, config.steps)
+    full = target.spec.size
+    larger = [stage.size for stage in stages if stage.size[0] > full[0] or stage.size[1] > full[1]]
+    if larger:
+        raise ValueError(f"low_resolutions must not be larger than the images of {full} pixels, but one is {larger[0]}")
+    target.check_sizes([stage.size for stage in stages[:-1]])
+    return stages
 
 
 def _terms(config: DeepInversionConfig, student: Target | None) -> dict[str, tuple[float, Term]]:
@@ -163,8 +204,30 @@ def _terms(config: DeepInversionConfig, student: Target | None) -> dict[str, tup
             lambda b: losses.cross_entropy(b.outputs, b.references, config.temperature),
         ),
         "class_logit": (config.class_logit, lambda b: losses.class_logit(b.outputs, b.references)),
-    } | priors.weighted(config.tv, config.l2)
+    }
     if student is not None:
         student.check_frozen()
         terms["competition"] = (config.competition, lambda b: 1 - losses.jensen_shannon(b.outputs, student(b.images)))
     return {name: term for name, term in terms.items() if term[0]}
+
+
+def _priors(config: DeepInversionConfig, target: Target) -> dict[str, tuple[float, Prior]]:
+    """The terms of the images themselves, in the config's units; a weight of zero leaves its term out."""
+
+    def units(images: Tensor) -> Tensor:
+        return (images - target.mean) / target.std if config.normalised else images
+
+    weighted: dict[str, tuple[float, Prior]] = {
+        "roughness": (config.roughness, priors.roughness),
+        "tv": (config.tv, lambda images: priors.total_variation(units(images))),
+        "l2": (config.l2, lambda images: priors.l2(units(images))),
+    }
+    return {name: term for name, term in weighted.items() if term[0]}
+
+
+def _penalty(config: DeepInversionConfig, target: Target) -> BatchNormPenalty:
+    per_image = config.per_image if config.form == "relative" else 0.0
+    scale = config.first_layer_scale
+    penalty = BatchNormPenalty(target.module, form=config.form, per_image=per_image, first_layer_scale=scale)
+    penalty.check_trained()
+    return penalty

@@ -3,20 +3,23 @@
 The penalty compares the mean and variance of a *whole* batch at the input of each batch norm with those the layer
 stored in training. It depends on the images only through one count, mean and variance per layer and channel, so the
 gradient of a batch of any size can be put together from chunks: first merge the moments of all chunks, then
-differentiate the penalty with respect to the merged moments, then send the resulting linear form through each chunk."""
+differentiate the penalty with respect to the merged moments, then send the resulting linear form through each chunk.
+What is asked of each image on its own is a mean over images and needs no merging.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from invkit.core.hooks import Hooks
 
@@ -30,83 +33,96 @@ class Moments:
     var: Tensor
 
 
-def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel ``(C,)`` of ``(N, C, ...)``, in float32 at least, exact where |mean| >> std.
+@dataclass(frozen=True, slots=True)
+class ImageMoments:
+    """The same image by image: ``count`` values of each, their ``means`` and biased ``variances``, ``(N, C)``."""
 
-    >>> mean, var = batch_statistics(torch.tensor([[1.0, 10.0], [3.0, 10.0]]))
-    >>> mean.tolist(), var.tolist()
-    ([2.0, 10.0], [1.0, 0.0])
+    count: int
+    means: Tensor
+    variances: Tensor
+
+    def pooled(self) -> Moments:
+        """Statistics of all images together, with a graph to each one's."""
+        count = self.count * len(self.means)
+        mean = self.means.mean(0)
+        biased = self.variances.mean(0) + (self.means - mean).square().mean(0)
+        return Moments(count, mean, biased * (count / max(count - 1, 1)))
+
+
+def image_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per image and channel of ``(N, C, ...)``, each ``(N, C)``, in at least float32.
+
+    Two short passes: on a CPU several times faster than var_mean in either memory format, stable where |mean| >> std,
+    and short sums keep the digits that one sum over a million float32 numbers loses.
     """
     wide = x if x.dtype == torch.float64 else x.float()
     inside = list(range(2, x.ndim))
+    if not inside:
+        return wide.clone(), torch.zeros_like(wide)
     if x.is_cuda or torch.compiler.is_compiling():
-        var, mean = torch.var_mean(wide, [0, *inside], correction=0)
+        var, mean = torch.var_mean(wide, inside, correction=0)
         return mean, var
+    mean = wide.mean(inside)
+    return mean, (wide - mean.view(*mean.shape, *[1] * len(inside))).square_().mean(inside)
 
-    # Image by image, then over images: on a CPU several times faster than var_mean in either memory format, and short
-    # sums keep the digits that one sum over a million float32 numbers loses.
-    def average(values: Tensor) -> Tensor:
-        return (values.mean(inside) if inside else values).mean(0)
 
-    mean = average(wide)
-    return mean, average((wide - mean.view(-1, *[1] * len(inside))).square_())
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of ``(N, C, ...)``, in at least float32 and stable where |mean| >> std."""
+    means, variances = image_statistics(x)
+    mean = means.mean(0)
+    return mean, variances.mean(0) + (means - mean).square().mean(0)
 
 
 class _Tapped(torch.autograd.Function):
-    """``x -> (x, mean, var)``, with the gradient of the moments added in x's own backward pass.
+    """``x -> (x, means, variances)``, with the gradient of the moments added in x's own backward pass.
 
-    The gradient of any function of the moments is an affine map of x per channel,
-    ``g_mean / n + g_var * 2 (x - mean) / (n - 1)``: no graph through the statistics is needed.
+    The gradient of any function of an image's moments is an affine map of x per channel,
+    ``(g_mean + 2 g_var (x - mean)) / n``: no graph through the statistics is needed.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        mean, var = _unbiased(x)
-        ctx.save_for_backward(x, mean)
+        means, variances = image_statistics(x)
+        ctx.save_for_backward(x, means)
         # x[...] keeps the strides; view_as would not for one channels-last image, whose gradient torch's batch norm
         # then gets wrong.
-        return x[...], mean, var
+        return x[...], means, variances
 
     @staticmethod
-    def backward(ctx, grad: Tensor, by_mean: Tensor, by_var: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        x, mean = ctx.saved_tensors
-        slope, offset = _affine(x, mean, by_mean, by_var)
+    def backward(ctx, grad: Tensor, by_means: Tensor, by_variances: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        x, means = ctx.saved_tensors
+        slope, offset = _affine(x, means, by_means, by_variances)
         # The sum in place: a feature map for a temporary costs more than both passes.
         return torch.addcmul(grad, x, slope).add_(offset)
 
 
 class _TappedNorm(torch.autograd.Function):
-    """``x -> (batch_norm(x), mean, var)`` of a frozen layer in eval mode, with one backward pass for both.
+    """``x -> (batch_norm(x), means, variances)`` of a frozen layer in eval mode, with one backward pass for both.
 
     Batch norm is then itself affine per channel, so its gradient and that of the moments are two fused passes.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, layer: Any) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        mean, var = _unbiased(x)
+        means, variances = image_statistics(x)
         scale = torch.rsqrt(layer.running_var + layer.eps)
-        ctx.save_for_backward(x, mean, scale if layer.weight is None else scale * layer.weight)
+        ctx.save_for_backward(x, means, scale if layer.weight is None else scale * layer.weight)
         running = layer.running_mean, layer.running_var, layer.weight, layer.bias
-        return F.batch_norm(x, *running, training=False, eps=layer.eps), mean, var
+        return F.batch_norm(x, *running, training=False, eps=layer.eps), means, variances
 
     @staticmethod
-    def backward(ctx, grad: Tensor, by_mean: Tensor, by_var: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        x, mean, scale = ctx.saved_tensors
-        slope, offset = _affine(x, mean, by_mean, by_var)
-        return torch.addcmul(offset, x, slope).addcmul_(grad, scale.to(x.dtype).view(slope.shape)), None
+    def backward(ctx, grad: Tensor, by_means: Tensor, by_variances: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        x, means, scale = ctx.saved_tensors
+        slope, offset = _affine(x, means, by_means, by_variances)
+        of_norm = scale.to(x.dtype).view(1, *slope.shape[1:])
+        return torch.addcmul(offset, x, slope).addcmul_(grad, of_norm), None
 
 
-def _unbiased(x: Tensor) -> tuple[Tensor, Tensor]:
-    count = x.numel() // x.shape[1]
-    mean, var = batch_statistics(x)
-    return mean, var * (count / max(count - 1, 1))
-
-
-def _affine(x: Tensor, mean: Tensor, by_mean: Tensor, by_var: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and offset per channel of the moments' gradient, shaped to go with x."""
-    count, shape = x.numel() // x.shape[1], [1, -1, *[1] * (x.ndim - 2)]
-    slope = by_var * (2 / max(count - 1, 1))
-    offset = by_mean / count - slope * mean
+def _affine(x: Tensor, means: Tensor, by_means: Tensor, by_variances: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset per image and channel of the moments' gradient, shaped to go with x."""
+    count, shape = x[0, 0].numel(), [*means.shape, *[1] * (x.ndim - 2)]
+    slope = by_variances * (2 / count)
+    offset = by_means / count - slope * means
     return slope.to(x.dtype).view(shape), offset.to(x.dtype).view(shape)
 
 
@@ -114,10 +130,6 @@ def merge(parts: Sequence[Moments]) -> Moments:
     """Moments of the union of several samples, from counts, means and centred squares (Chan et al., 1983).
 
     Plain sums of squares would cancel in float32 where |mean| is much larger than the standard deviation.
-
-    >>> one, two = (Moments(2, torch.tensor([m]), torch.tensor([2.0])) for m in (0.0, 4.0))
-    >>> merge([one, two]).mean, merge([one, two]).var
-    (tensor([2.]), tensor([6.6667]))
     """
     count = sum(p.count for p in parts)
     weights = torch.tensor([p.count / count for p in parts], dtype=parts[0].mean.dtype, device=parts[0].mean.device)
@@ -128,22 +140,40 @@ def merge(parts: Sequence[Moments]) -> Moments:
     return Moments(count, mean, inner + between)
 
 
+Form = Literal["relative", "norm"]
+Taken = list[tuple[int, ImageMoments]]
+"""What one forward pass left: for each call of a layer, in order, the layer's index and its input's moments."""
+
+
 class BatchNormPenalty:
-    """R_feature of Yin et al. (2020): how far a batch's statistics are from those that the batch norms stored.
+    """R_feature: how far the statistics of a batch are from those that the batch norms stored in training.
 
-    As given in §3.1.1 of Botach & Cohen,
+    For a layer l with stored mean m, variance v and eps, and the batch's mean and (unbiased) variance at its *input*:
 
-    ``sum_l s_l (||mean_l(x) - running_mean_l||_2 + ||var_l(x) - running_var_l||_2)`` over the batch-norm layers l, with
-    ``s_l = first_layer_scale`` for the first and 1 for the others; moments are those of each layer's *input*, variances
-    unbiased, as batch norm stores them. Use inside :meth:`attached`; every forward pass of the network then leaves its
-    moments for :meth:`take`.
+    ``norm``, Yin et al. (2020) as given in §3.1.1 of Botach & Cohen, in the units of each layer:
+        ``sum_l s_l (||mean_l - m_l||_2 + ||var_l - v_l||_2)``.
+    ``relative``, without units, so that one weight serves networks of any depth, width and scale:
+        ``mean_l s_l mean_c [(mean - m)^2 / (v + eps) + 1/2 log((var + eps) / (v + eps))^2]``, plus ``per_image`` times
+        the mean over images of ``mean_l s_l 1/2 max(0, mean_c log(e)^2 - tolerance)``, where
+        ``e = ((mean_i - m)^2 + var_i + eps) / (v + eps)`` is the energy of image i in each channel. Over the training
+        set e is 1 on average, whatever the network: no image can be given up to noise, or to emptiness, so that the
+        batch's variance comes out right for the others. Real images, one at a time, have 0.1 to 0.8 in most layers
+        of the networks measured; within the tolerance nothing is asked of an image.
+
+    ``s_l = first_layer_scale`` for the first layer and 1 for the others (``mean_l s_l`` divides by the sum of s).
+
+    Use inside :meth:`attached`; every forward pass of the network then leaves its moments for :meth:`take`.
 
     Args:
         network: In eval mode, with batch norms that keep running statistics.
+        form: ``relative`` or ``norm``.
+        per_image: Weight of what is asked of each image on its own, with the relative form.
+        tolerance: How far an image's statistics may lie from those of the training set.
         first_layer_scale: Factor on the first batch norm, whose statistics are nearest to the pixels.
 
     Raises:
-        ValueError: For a network without batch norm, or whose batch norms keep no statistics or are in train mode.
+        ValueError: For a network without batch norm, or whose batch norms keep no statistics, keep statistics that were
+            never updated or are not finite, or are in train mode.
 
     >>> from invkit.testing import tiny_target
     >>> target = tiny_target()
@@ -155,27 +185,47 @@ class BatchNormPenalty:
     (True, torch.Size([4, 3, 8, 8]))
     """
 
-    def __init__(self, network: nn.Module, *, first_layer_scale: float = 1.0) -> None:
-        named = [(n, m) for n, m in network.named_modules() if isinstance(m, _BatchNorm)]
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        form: Form = "norm",
+        per_image: float = 0.0,
+        tolerance: float = 0.5,
+        first_layer_scale: float = 1.0,
+    ) -> None:
+        if form not in ("relative", "norm"):
+            raise ValueError(f"form must be relative or norm, not {form!r}")
+        if not (per_image >= 0 and tolerance >= 0):
+            raise ValueError(f"per_image and tolerance must be >= 0, not {per_image} and {tolerance}")
+        if per_image and form == "norm":
+            raise ValueError("per_image must be 0 with the form norm, which asks nothing of an image on its own")
+        named = [(n, m) for n, m in network.named_modules() if _is_batch_norm(m)]
         if not named:
             raise ValueError(
                 "the network has no batch-norm layer, so DeepInversion has no statistics to match; "
                 "class_inversion uses an image prior alone, and Plug-In Inversion needs none"
             )
         for name, layer in named:
-            if layer.running_mean is None or layer.running_var is None:
-                raise ValueError(
-                    f"batch norm {name} tracks no running statistics, so there is nothing to match; "
-                    "re-estimate them with calibrate(target, images), or use Plug-In Inversion, which needs none"
-                )
-            if layer.training:
-                raise ValueError(
-                    f"batch norm {name} is in train mode: inverting would overwrite its statistics; call eval() first"
-                )
+            _check_statistics(name, layer)
         self.layers: list[Any] = [m for _, m in named]
         self.names = [n for n, _ in named]
-        self.first_layer_scale = first_layer_scale
-        self._taken: list[tuple[int, Moments]] = []
+        self.form, self.per_image, self.tolerance, self.first_layer_scale = (
+            form,
+            per_image,
+            tolerance,
+            first_layer_scale,
+        )
+        self._taken: Taken = []
+        self._flat: dict[tuple[Any, ...], _Flat] = {}
+
+    def check_trained(self) -> None:
+        """Raise ``ValueError`` where no layer's statistics were ever updated: nothing of the training is in them."""
+        if all(bool((m.running_mean == 0).all() and (m.running_var == 1).all()) for m in self.layers):
+            raise ValueError(
+                "the batch norms still hold the statistics they were made with, mean 0 and variance 1: the network was "
+                "never trained, or its weights file lacks them; re-estimate them with calibrate(target, images)"
+            )
 
     @contextmanager
     def attached(self) -> Iterator[BatchNormPenalty]:
@@ -193,62 +243,106 @@ class BatchNormPenalty:
 
     def _norm(self, index: int, layer: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
-            y, mean, var = _TappedNorm.apply(x, layer)
-            self._taken.append((index, Moments(x.numel() // x.shape[1], mean, var)))
+            y, means, variances = _TappedNorm.apply(x, layer)
+            self._taken.append((index, ImageMoments(x[0, 0].numel(), means, variances)))
             return y
 
         return forward
 
     def _tap(self, index: int) -> Callable[[Tensor], Tensor]:
         def tap(x: Tensor) -> Tensor:
-            y, mean, var = _Tapped.apply(x)
-            self._taken.append((index, Moments(x.numel() // x.shape[1], mean, var)))
+            y, means, variances = _Tapped.apply(x)
+            self._taken.append((index, ImageMoments(x[0, 0].numel(), means, variances)))
             return y
 
         return tap
 
-    def take(self) -> list[tuple[int, Moments]]:
+    def take(self) -> Taken:
         """The moments of the last forward pass, in the order the layers were called, with the layers' indices."""
         taken = list(self._taken)
         self._taken.clear()
         return taken
 
-    def value(self, taken: Sequence[tuple[int, Moments]]) -> Tensor:
+    def value(self, taken: Taken) -> Tensor:
         """The penalty of these moments: a scalar with a graph to them."""
-        total: Tensor | float = 0.0
-        for index, moments in taken:
-            layer = self.layers[index]
-            scale = self.first_layer_scale if index == 0 else 1.0
-            gap_mean = torch.linalg.vector_norm(moments.mean - layer.running_mean.to(moments.mean.dtype))
-            gap_var = torch.linalg.vector_norm(moments.var - layer.running_var.to(moments.var.dtype))
-            total = total + scale * (gap_mean + gap_var)
-        return torch.as_tensor(total)
+        value = self.of_batch([(index, moments.pooled()) for index, moments in taken])
+        return value + self.per_image * self.of_images(taken).mean() if self.per_image else value
 
-    def linear_forms(
-        self, chunks: Sequence[list[tuple[int, Moments]]], across_ranks: bool = False
-    ) -> tuple[Tensor, list[LinearForm]]:
+    def of_batch(self, pooled: Sequence[tuple[int, Moments]]) -> Tensor:
+        """What the penalty says of the batch as a whole: a scalar."""
+        if not pooled:
+            return torch.zeros(())
+        if self.form == "norm":
+            return torch.stack([self._norms(index, moments) for index, moments in pooled]).sum()
+        flat = self._stored(pooled[0][1].mean, [index for index, _ in pooled])
+        mean = torch.cat([moments.mean for _, moments in pooled])
+        # One value has no variance: nothing is asked of it then (a batch of one behind a global pooling).
+        variances = [m.var if m.count > 1 else self.layers[index].running_var.to(m.var) for index, m in pooled]
+        var = torch.cat(variances)
+        gaps = (mean - flat.mean).square() / flat.spread + ((var + flat.eps) / flat.spread).log().square() / 2
+        return gaps @ flat.weight
+
+    def of_images(self, taken: Taken) -> Tensor:
+        """What it says of each image on its own, ``(N,)``, before the factor ``per_image``."""
+        flat = self._stored(taken[0][1].means, [index for index, _ in taken])
+        means, variances = (torch.cat([getattr(m, name) for _, m in taken], 1) for name in ("means", "variances"))
+        energy = ((means - flat.mean).square() + variances + flat.eps) / flat.spread
+        widths = [m.means.shape[1] for _, m in taken]
+        each = torch.stack([part.mean(1) for part in energy.log().square().split(widths, 1)], 1)
+        return (each - self.tolerance).relu() @ flat.layer_weight / 2
+
+    def _norms(self, index: int, moments: Moments) -> Tensor:
+        layer, scale = self.layers[index], self.first_layer_scale if index == 0 else 1.0
+        gap_mean = torch.linalg.vector_norm(moments.mean - layer.running_mean.to(moments.mean.dtype))
+        gap_var = torch.linalg.vector_norm(moments.var - layer.running_var.to(moments.var.dtype))
+        return scale * (gap_mean + gap_var)
+
+    def _stored(self, like: Tensor, indices: Sequence[int]) -> _Flat:
+        """The stored statistics of these layers in one row, made once; all of a network in a few operations."""
+        key = tuple(indices)
+        if (
+            key not in self._flat
+            or self._flat[key].mean.device != like.device
+            or self._flat[key].mean.dtype != like.dtype
+        ):
+            self._flat[key] = _Flat.of([self.layers[i] for i in indices], indices, self.first_layer_scale, like)
+        return self._flat[key]
+
+    def linear_forms(self, chunks: Sequence[Taken], across_ranks: bool = False) -> tuple[Tensor, list[LinearForm]]:
         """Value of the penalty on the union of all chunks (and ranks), and for each chunk its linear form.
 
         Adding ``form(moments of the chunk)`` to that chunk's loss gives its images the gradient of the global penalty.
         """
+        pooled = [[(index, moments.pooled()) for index, moments in chunk] for chunk in chunks]
         merged = []
-        for parts in zip(*chunks, strict=True):
+        for parts in zip(*pooled, strict=True):
             local = merge([m for _, m in parts])
             merged.append((parts[0][0], merge(_gather(local)) if across_ranks else local))
         leaves = [(i, Moments(m.count, m.mean.requires_grad_(), m.var.requires_grad_())) for i, m in merged]
         with torch.enable_grad():
-            value = self.value(leaves)
-        flat = torch.autograd.grad(value, [t for _, m in leaves for t in (m.mean, m.var)])
+            value = self.of_batch(leaves)
+        moments = [t for _, m in leaves for t in (m.mean, m.var)]
+        flat = torch.autograd.grad(value, moments, allow_unused=True, materialize_grads=True)
         slopes = list(zip(flat[::2], flat[1::2], strict=True))
         totals = [Moments(m.count, m.mean.detach(), m.var.detach()) for _, m in leaves]
-        return value.detach(), [LinearForm.of(chunk, totals, slopes) for chunk in chunks]
+        value, images = value.detach(), totals[0].count // chunks[0][0][1].count
+        if self.per_image:
+            with torch.no_grad():
+                alone = torch.stack([self.of_images(chunk).sum() for chunk in chunks]).sum() * (self.per_image / images)
+            if across_ranks:
+                dist.all_reduce(alone)
+            value = value + alone
+        forms = [LinearForm.of(chunk, totals, slopes) for chunk in pooled]
+        return value, [replace(form, penalty=self, per_image=self.per_image / images) for form in forms]
 
 
 @dataclass(frozen=True, slots=True)
 class LinearForm:
-    """``sum_l <a_l, mean_l> + <b_l, var_l>`` over the moments of one chunk."""
+    """``sum_l <a_l, mean_l> + <b_l, var_l>`` over the moments of one chunk, plus its images' own part."""
 
     coefficients: list[tuple[Tensor, Tensor]]
+    penalty: BatchNormPenalty | None = None
+    per_image: float = 0.0
 
     @classmethod
     def of(
@@ -262,9 +356,70 @@ class LinearForm:
             coefficients.append((of_mean, by_var * (max(part.count - 1, 1) / freedom)))
         return cls(coefficients)
 
-    def __call__(self, taken: Sequence[tuple[int, Moments]]) -> Tensor:
-        pairs = zip(self.coefficients, taken, strict=True)
-        return torch.stack([a @ m.mean + b @ m.var for (a, b), (_, m) in pairs]).sum()
+    def __call__(self, taken: Taken) -> Tensor:
+        pooled = (moments.pooled() for _, moments in taken)
+        pairs = zip(self.coefficients, pooled, strict=True)
+        value = torch.stack([a @ m.mean + b @ m.var for (a, b), m in pairs]).sum()
+        return (
+            value + self.per_image * self.penalty.of_images(taken).sum() if self.per_image and self.penalty else value
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """Stored statistics of several layers, one channel after the other; ``spread`` is the variance plus ``eps``."""
+
+    mean: Tensor
+    spread: Tensor
+    eps: Tensor
+    weight: Tensor
+    layer_weight: Tensor
+
+    @classmethod
+    def of(cls, layers: Sequence[Any], indices: Sequence[int], first_layer_scale: float, like: Tensor) -> _Flat:
+        scales = [first_layer_scale if index == 0 else 1.0 for index in indices]
+        shares = [scale / sum(scales) for scale in scales]
+        widths = [len(layer.running_mean) for layer in layers]
+
+        def spread_out(values: Sequence[float]) -> Tensor:
+            return torch.cat([like.new_full((width,), value) for width, value in zip(widths, values, strict=True)])
+
+        eps = spread_out([layer.eps for layer in layers])
+        return cls(
+            mean=torch.cat([layer.running_mean.to(like) for layer in layers]),
+            spread=torch.cat([layer.running_var.to(like) for layer in layers]) + eps,
+            eps=eps,
+            weight=spread_out([share / width for share, width in zip(shares, widths, strict=True)]),
+            layer_weight=like.new_tensor(shares),
+        )
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    """Torch's batch norms and those made like them, frozen ones among them; instance norms do not count."""
+    if isinstance(module, _BatchNorm):
+        return True
+    alike = all(isinstance(getattr(module, name, None), Tensor) for name in ("running_mean", "running_var"))
+    return alike and hasattr(module, "eps") and not isinstance(module, _InstanceNorm)
+
+
+def _check_statistics(name: str, layer: Any) -> None:
+    """Raise ``ValueError`` where a batch norm keeps no statistics to match, or none that can be matched."""
+    if layer.running_mean is None or layer.running_var is None:
+        raise ValueError(
+            f"batch norm {name} tracks no running statistics, so there is nothing to match; "
+            "re-estimate them with calibrate(target, images), or use Plug-In Inversion, which needs none"
+        )
+    if layer.training and isinstance(layer, _BatchNorm):
+        raise ValueError(
+            f"batch norm {name} is in train mode: inverting would overwrite its statistics; call eval() first"
+        )
+    if not (layer.running_mean.isfinite().all() and layer.running_var.isfinite().all()):
+        raise ValueError(f"batch norm {name} holds running statistics that are not finite; load the weights again")
+    if bool((layer.running_var < 0).any()) or not bool((layer.running_var > 0).any()):
+        raise ValueError(
+            f"the running variance of batch norm {name} is zero in every channel or negative in one, which no images "
+            "can have; re-estimate it with calibrate(target, images)"
+        )
 
 
 def _is_plain(layer: nn.Module) -> bool:

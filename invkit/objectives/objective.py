@@ -1,12 +1,14 @@
 """What is minimised over images, and its gradient for the whole batch, however the batch is cut up.
 
 Terms are means of per-image values, so they add up over micro-batches and ranks by themselves; the batch-norm penalty
-is put together from merged moments (see :mod:`invkit.objectives.batch_norm`)."""
+is put together from merged moments (see :mod:`invkit.objectives.batch_norm`). Terms see what the network sees, shifted
+and flipped images; priors see the images themselves, without the borders that a shift makes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from invkit.core.device import autocast
 from invkit.core.files import Stateful
 from invkit.objectives.batch_norm import BatchNormPenalty, LinearForm
+from invkit.transforms.jitter import Jitter, apply_jitter, undo_jitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,9 @@ class Batch:
 Term = Callable[[Batch], Tensor]
 """One value per image, ``(n,)``; the loss takes the mean over the whole batch."""
 
+Prior = Callable[[Tensor], Tensor]
+"""The same of images ``(n, C, H, W)`` alone, as they are: not shifted, not flipped, not seen by any network."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
@@ -40,7 +46,7 @@ class Objective:
     function of a :class:`Batch` that gives one value per image.
 
     Raises:
-        ValueError: Where there is neither a term nor a penalty.
+        ValueError: Where there is neither a term, nor a prior, nor a penalty.
 
     >>> from invkit.objectives import losses
     >>> from invkit.testing import tiny_target
@@ -58,19 +64,21 @@ class Objective:
     references: Tensor
     penalty: BatchNormPenalty | None = None
     penalty_weight: float = 0.0
+    priors: Mapping[str, tuple[float, Prior]] = field(default_factory=dict)
+    """Terms of the images themselves, with their weights."""
     depends_on: str = ""
     """What else the objective depends on, say another network's fingerprint; a checkpoint remembers it."""
     state: Stateful | None = None
     """What changes beside the images, say random shifts; a checkpoint holds its state."""
 
     def __post_init__(self) -> None:
-        if not self.terms and self.penalty is None:
+        if not self.terms and not self.priors and self.penalty is None:
             raise ValueError("there is nothing to minimise: every weight of the loss is zero")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the terms, the penalty last."""
-        return (*self.terms, *(("batch_norm",) if self.penalty else ()))
+        """Names of the terms, then of the priors, the penalty last."""
+        return (*self.terms, *self.priors, *(("batch_norm",) if self.penalty else ()))
 
     def evaluate(self, images: Tensor, references: Tensor) -> Tensor:
         """Weighted sums over these images of each term, ``(n_terms,)``, with a graph to ``images``."""
@@ -115,14 +123,37 @@ class Gradient:
             self.objective.network(images)
         return self.objective.penalty.take()
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, draw: Jitter | None = None, wrap: bool = True) -> tuple[Tensor, Tensor]:
+        """Weighted terms and gradient; the network and its terms see the images moved as ``draw`` says."""
         size = self.micro_batch or len(images)
         total = self._count(images)
         if self.objective.penalty:
             self.objective.penalty.take()  # moments of other forward passes, say of a callback's, do not count
-        if size >= len(images) and self.ranks == 1:
-            return self._whole(images, total)
-        return self._in_chunks(images, size, total)
+        shown = images if draw is None else apply_jitter(images, draw, wrap)
+        if not self.objective.terms and not self.objective.penalty:  # priors alone: no network is needed
+            values, gradient = images.new_zeros(0), torch.zeros_like(shown)
+        elif size >= len(images) and self.ranks == 1:
+            values, gradient = self._whole(shown, total)
+        else:
+            values, gradient = self._in_chunks(shown, size, total)
+        gradient = gradient if draw is None else undo_jitter(gradient, draw, wrap)
+        if not self.objective.priors:
+            return values, gradient
+        of_priors, added = self._of_priors(images, size, total)
+        terms = len(self.objective.terms)
+        return torch.cat([values[:terms], of_priors, values[terms:]]), gradient + added
+
+    def _of_priors(self, whole: Tensor, size: int, total: int) -> tuple[Tensor, Tensor]:
+        """The weighted priors of the images as they are, and their gradient."""
+        gradients, values = [], whole.new_zeros(len(self.objective.priors))
+        for images in whole.split(size):
+            leaf = images.detach().requires_grad_()
+            sums = torch.stack([weight * prior(leaf).sum() for weight, prior in self.objective.priors.values()]) / total
+            gradients.append(torch.autograd.grad(sums.sum(), leaf)[0])
+            values = values + sums.detach()
+        if self.ranks > 1:
+            dist.all_reduce(values)
+        return values, torch.cat(gradients)
 
     def _whole(self, images: Tensor, total: int) -> tuple[Tensor, Tensor]:
         leaf = images.detach().requires_grad_()

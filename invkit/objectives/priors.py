@@ -28,6 +28,18 @@ def total_variation(images: Tensor) -> Tensor:
     return sum((_norm(d) for d in differences), start=images.new_zeros(()))
 
 
+def roughness(images: Tensor) -> Tensor:
+    """Mean absolute difference to the right-hand plus to the lower neighbour ``(N,)``, in units of the pixel range.
+
+    A mean, so that one weight serves images of any size, and absolute, so that edges cost no more than slopes.
+
+    >>> roughness(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])).tolist()
+    [1.0]
+    """
+    check_rank(images)
+    return sum((images.diff(dim=axis).abs().flatten(1).mean(1) for axis in (2, 3)), start=images.new_zeros(()))
+
+
 def l2(images: Tensor) -> Tensor:
     """Euclidean norm ``(N,)`` of each image (Botach & Cohen, §3.1.1, R_l2).
 

@@ -24,15 +24,17 @@ class Jitter:
         return down, right, flip
 
 
-def draw_jitter(n: int, jitter: int, flip: float, generator: torch.Generator) -> Jitter:
-    """Offsets uniform in -jitter..jitter and flips with probability ``flip``, for each of ``n`` images on its own.
+def draw_jitter(n: int, jitter: int, flip: float, generator: torch.Generator, together: bool = False) -> Jitter:
+    """Offsets uniform in -jitter..jitter and flips with probability ``flip``, for each of ``n`` images or all alike.
 
     >>> draw = draw_jitter(2, 3, 0.5, torch.Generator().manual_seed(0))
     >>> draw.down.shape, int(draw.right.abs().max()) <= 3
     (torch.Size([2]), True)
     """
-    down, right = torch.randint(-jitter, jitter + 1, (2, n), generator=generator)
-    return Jitter(down, right, torch.rand(n, generator=generator) < flip)
+    drawn = 1 if together else n
+    down, right = torch.randint(-jitter, jitter + 1, (2, drawn), generator=generator)
+    flipped = torch.rand(drawn, generator=generator) < flip
+    return Jitter(down.expand(n), right.expand(n), flipped.expand(n))
 
 
 def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:

@@ -11,6 +11,15 @@ from torch import Tensor
 from invkit.core.spec import check_images, check_rank
 
 
+def loud_images(n: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Standard normal noise ``(n, C, H, W)`` clamped to [0, 1], half of it black: the report's start (§4.1.2).
+
+    >>> float(loud_images(1, (1, 8, 8), torch.Generator()).min())
+    0.0
+    """
+    return torch.randn(n, *shape, generator=generator).clamp_(0, 1)
+
+
 def initial_images(n: int, shape: Sequence[int], generator: torch.Generator, std: float = 0.1) -> Tensor:
     """Gaussian noise around mid-grey, ``(n, C, H, W)`` clamped to [0, 1].
 

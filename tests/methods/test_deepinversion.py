@@ -17,6 +17,9 @@ from invkit.transforms.resize import initial_images
 
 LABELS = [0, 1, 2, 3, 0, 1]
 SMALL = {"steps": 60, "lr": 0.05, "jitter": 0, "flip": 0.0, "log_every": 20, "betas": (0.5, 0.9)}
+# The loss as the report writes it, in pixels of [0, 1]: what the tests below work out by hand.
+SMALL |= {"low_resolutions": (), "scales": 1, "form": "norm", "roughness": 0.0, "wrap": True}
+SMALL |= {"cross_entropy": 1.0, "temperature": 1.0}
 
 
 def config(**change):
@@ -44,6 +47,54 @@ def test_the_first_loss_by_hand(target):
     assert result.history.keys() == expected.keys()
     for name, value in expected.items():
         assert result.history[name][0] == pytest.approx(value, rel=1e-5), name
+
+
+def test_the_reports_first_loss_by_hand(target):
+    """§3.1.1 and §5.1 on normalised pixels, from full-amplitude noise; no jitter, so that it can be worked out."""
+    result = deep_inversion(target, LABELS, DeepInversionConfig.paper(steps=2, jitter=0, flip=0.0))
+    generator = seeded(0)
+    images = torch.randn(6, 3, 8, 8, generator=generator).clamp(0, 1)
+    normalised = (images - target.mean) / target.std
+    x, y = normalised, normalised
+    variation = [x[..., 1:] - y[..., :-1], x[..., 1:, :] - y[..., :-1, :]]
+    variation += [x[..., 1:, 1:] - y[..., :-1, :-1], x[..., 1:, :-1] - y[..., :-1, 1:]]
+    expected = {
+        "cross_entropy": float(F.cross_entropy(target(images), torch.tensor(LABELS))),
+        "tv": 8e-3 * sum(float(d.flatten(1).norm(dim=1).mean()) for d in variation),
+        "l2": 1e-5 * float(normalised.flatten(1).norm(dim=1).mean()),
+        "batch_norm": 1e-2 * penalty_of(target, images),
+    }
+    for name, value in expected.items():
+        assert result.history[name][0] == pytest.approx(value, rel=1e-5), name
+    assert result.config["lr"] == 0.2
+
+
+def test_the_reports_step_is_as_long_as_on_normalised_pixels(target):
+    """Adam's first step has the length lr in the units of what it moves."""
+    moved = []
+    deep_inversion(
+        target, LABELS, DeepInversionConfig.paper(steps=1, jitter=0, flip=0.0), init=torch.full((6, 3, 8, 8), 0.5),
+        callbacks=[lambda step: moved.append((step.images - 0.5).abs().max())],
+    )  # fmt: skip
+    assert float(moved[0] / target.std.mean()) == pytest.approx(0.2, rel=1e-2)
+
+
+def test_the_loss_a_user_takes_by_hand(target):
+    """The defaults: the relative penalty and what it asks of each image, the prior on the images without jitter."""
+    config = DeepInversionConfig(steps=1, low_resolutions=())
+    result = deep_inversion(target, LABELS, config)
+    images = initial_images(6, (3, 8, 8), seeded(0))
+    assert list(result.history) == ["cross_entropy", "roughness", "batch_norm", "total"]
+    rough = images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()
+    assert result.history["roughness"][0] == pytest.approx(config.roughness * float(rough), rel=1e-5)
+
+
+def test_one_setting_gives_good_images_from_one_to_many(target):
+    """No image is given up: whatever the batch, none is much rougher than the others, and classes are reached."""
+    for labels in ([1], LABELS):
+        images = deep_inversion(target, labels, DeepInversionConfig(steps=60, low_resolutions=((0.5, 30),))).images
+        each = priors.roughness(images)
+        assert float(each.max()) < 2 * float(each.median()) + 1e-3
 
 
 def test_classes_are_reached_and_statistics_matched(target):
@@ -163,7 +214,8 @@ def test_nonsense_in_the_config_is_named(field, value):
 def test_profiles():
     paper = DeepInversionConfig.for_profile("paper")
     assert (paper.steps, paper.jitter, paper.tv, paper.l2, paper.batch_norm) == (20_000, 30, 8e-3, 1e-5, 1e-2)
-    assert paper == DeepInversionConfig()
+    assert paper == DeepInversionConfig.paper()
+    assert DeepInversionConfig().steps < 1000
     ci, book = (DeepInversionConfig.for_profile(p, batch_norm=7.0) for p in ("ci", "book"))
     assert ci.steps < book.steps < paper.steps
     assert ci.batch_norm == book.batch_norm == 7.0
@@ -230,12 +282,29 @@ def test_a_real_network_is_convinced(data_folder):
     target = load_target("invkit/resnet20", weights=data_folder / "weights" / "cifar10_resnet20.safetensors")
     assert isinstance(target, Target)
     labels = torch.arange(10)
-    weights = {"tv": 0.01, "batch_norm": 1.0}
-    small = DeepInversionConfig(
-        steps=30, lr=0.1, schedule="cosine", jitter=2, betas=(0.5, 0.9), log_every=10, **weights
-    )
+    small = DeepInversionConfig(steps=30, low_resolutions=(), log_every=10)
     result = deep_inversion(target, labels, small)
     with torch.no_grad():
         right = (target(result.images).argmax(1) == labels).float().mean()
     assert right >= 0.8
     assert result.history["batch_norm"][-1] < 0.5 * result.history["batch_norm"][0]
+
+
+def test_statistics_that_were_never_updated_are_named(make_target):
+    target = make_target()
+    for layer in (target.module.bn1, target.module.bn2):
+        layer.reset_running_stats()
+    with pytest.raises(ValueError, match="mean 0 and variance 1"):
+        deep_inversion(target, LABELS)
+
+
+def test_a_low_resolution_larger_than_the_images_is_named(target):
+    with pytest.raises(ValueError, match=r"low_resolutions .* \(16, 16\)"):
+        deep_inversion(target, LABELS, DeepInversionConfig(low_resolutions=((16, 5),)))
+
+
+def test_priors_do_not_see_the_black_rim_of_the_jitter(target):
+    """Total variation of an image without edges is zero however far it is shifted in black."""
+    flat = config(steps=1, jitter=3, wrap=False, cross_entropy=0, l2=0, batch_norm=0, tv=1.0)
+    result = deep_inversion(target, LABELS, flat, init=torch.full((6, 3, 8, 8), 0.7))
+    assert result.history["tv"][0] == 0

@@ -329,7 +329,9 @@ def test_starting_from_images_and_passing_them_on(target):
     result = plug_in_inversion(target, LABELS, middle, init=init, callbacks=[lambda s: seen.append(s.images.clone())])
     assert torch.allclose(seen[0], init[..., 2:6, 2:6], atol=1e-6)
     assert torch.equal(init, before)
-    on = deep_inversion(target, LABELS, DeepInversionConfig(steps=1, jitter=0, flip=0.0), init=result.images)
+    on = deep_inversion(
+        target, LABELS, DeepInversionConfig(steps=1, low_resolutions=(), jitter=0, flip=0.0), init=result.images
+    )
     assert torch.equal(on.images, result.images)
 
 

@@ -326,3 +326,52 @@ def test_layers_that_still_learn_keep_their_gradients(make_target):
     with penalty.attached():
         target(torch.rand(4, 3, 8, 8)).sum().backward()
     assert target.module.bn1.weight.grad.abs().sum() > 0
+
+
+class FrozenNorm(nn.Module):
+    """Made like torchvision's and timm's frozen batch norms: buffers and no training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.full((width,), 0.2))
+        self.register_buffer("running_var", torch.full((width,), 1.5))
+        self.eps = 1e-5
+
+    def forward(self, x):
+        return (x - self.running_mean.view(1, -1, 1, 1)) / (self.running_var.view(1, -1, 1, 1) + self.eps).sqrt()
+
+
+def test_variants_of_batch_norm_all_leave_their_moments():
+    """Frozen ones, timm's with an activation inside, synchronised ones and those without a momentum."""
+    from timm.layers import BatchNormAct2d
+    from torchvision.ops import FrozenBatchNorm2d
+
+    variants = [
+        FrozenNorm(3),
+        FrozenBatchNorm2d(3),
+        BatchNormAct2d(3),
+        nn.SyncBatchNorm(3),
+        nn.BatchNorm2d(3, momentum=None),
+    ]
+    images = torch.rand(2, 3, 4, 4, requires_grad=True)
+    for layer in variants:
+        layer.running_mean.fill_(0.2)
+        penalty = BatchNormPenalty(nn.Sequential(layer).eval().requires_grad_(False))
+        with penalty.attached():
+            layer(images)
+            taken = penalty.take()
+        assert [m.means.shape for _, m in taken] == [(2, 3)], type(layer).__name__
+        assert torch.autograd.grad(penalty.value(taken), images)[0].abs().sum() > 0
+    with pytest.raises(ValueError, match="no batch-norm layer"):
+        BatchNormPenalty(nn.InstanceNorm2d(3, track_running_stats=True).eval())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [("running_mean", float("nan"), "not finite"), ("running_var", 0.0, "variance"), ("running_var", -1.0, "variance")],
+)
+def test_statistics_that_no_images_can_have(make_target, field, value, word):
+    target = make_target()
+    getattr(target.module.bn2, field).fill_(value)
+    with pytest.raises(ValueError, match=rf"bn2.*{word}|{word}.*bn2"):
+        BatchNormPenalty(target.module)

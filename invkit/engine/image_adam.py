@@ -1,0 +1,64 @@
+"""Adam on images, at one scale or at many at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def scales_of(size: tuple[int, int]) -> int:
+    """How many scales images of ``size`` ``(H, W)`` have: their own, then halves down to four pixels or more.
+
+    >>> scales_of((32, 32)), scales_of((224, 224)), scales_of((5, 5))
+    (4, 6, 1)
+    """
+    return max(min(size) // 4, 1).bit_length()
+
+
+class ImageAdam:
+    """Moves ``images`` in place by Adam, on pixels and, with ``scales`` > 1, on means over blocks of 2, 4, 8 pixels.
+
+    Adam gives every pixel steps of one length, so that noise grows as fast as form does. With coarse variables beside
+    the pixels, each with its own running moments and enlarged smoothly, what is common to a neighbourhood moves
+    together: large forms come first and fine grain has to earn its place. The minima stay where they are.
+    """
+
+    def __init__(self, images: Tensor, lr: float, betas: tuple[float, float], scales: int = 1) -> None:
+        self.images = images
+        height, width = images.shape[-2:]
+        coarse = [(max(height >> k, 1), max(width >> k, 1)) for k in range(1, scales)]
+        self.moves = [images.new_zeros(*images.shape[:2], *size) for size in coarse]
+        self.adam = torch.optim.Adam([images, *self.moves], lr=lr, betas=betas)
+
+    @property
+    def lr(self) -> float:
+        """The step size of all scales."""
+        return float(self.adam.param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.adam.param_groups[0]["lr"] = value
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor) -> None:
+        """One step against ``gradient``, that of the loss by the pixels."""
+        self.images.grad = gradient
+        for move in self.moves:
+            move.grad = F.interpolate(gradient, size=move.shape[-2:], mode="area")
+            move.zero_()
+        self.adam.step()
+        for move in self.moves:
+            self.images += F.interpolate(move, size=self.images.shape[-2:], mode="bilinear", align_corners=False)
+        for tensor in (self.images, *self.moves):
+            tensor.grad = None  # not to be held through the next forward pass
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's moments at every scale."""
+        return self.adam.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.adam.load_state_dict(state)
