@@ -23,7 +23,7 @@ from invkit.book.claims import find_root
 from invkit.book.numbers import Summary, finite, format_summary, is_summary, summarise
 from invkit.core.config import plain
 from invkit.core.files import atomic_path, write_json
-from invkit.show.picture import Canvas, img_tag, render_png, webp
+from invkit.show.picture import Canvas, img_tag, png, render_png, webp
 
 Measured = dict[str, dict[str, list[float] | Summary]]
 
@@ -39,7 +39,7 @@ class Recorded:
         seconds: Wall time.
         date: UTC, ISO 8601.
         script_sha256: Hash of the script as it ran, empty for runs from before it was recorded.
-        picture: The figure as PNG.
+        picture: The figure as PNG, or as WebP where it is of photographs.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Recorded:
         text = f"Recorded run: {self.title}. {self.origin}. {'; '.join(rows)}. Repeat it: {self.command}"
         bundle = {"text/plain": text, "text/html": self._repr_html_()}
         if self.picture:
-            bundle["image/png"] = base64.b64encode(self.picture).decode()
+            bundle["image/png"] = base64.b64encode(png(self.picture)).decode()
         return bundle
 
 
@@ -119,6 +119,7 @@ def record(
     note: str = "",
     folder: str | Path | None = None,
     overwrite: bool = False,
+    photographs: bool = False,
 ) -> Path:
     """Write ``<name>.json``, and ``<name>.png`` if there is a figure; date and commit are added.
 
@@ -136,6 +137,7 @@ def record(
         note: What a reader must know of the numbers.
         folder: Where to write; by default ``book/recorded`` of the book around the working directory.
         overwrite: Whether a record of that name may be replaced.
+        photographs: Store the figure as ``<name>.webp`` with a little loss, where fine grain makes a PNG too large.
 
     Returns:
         Path of the JSON file.
@@ -159,7 +161,9 @@ def record(
     alt_text = alt or getattr(figure, "alt", "")
     if figure is not None and not alt_text:
         raise ValueError(f"{name}: the figure needs an alt text")
-    png = render_png(figure) if figure is not None else None
+    picture = render_png(figure) if figure is not None else None
+    if picture and photographs:
+        picture = webp(picture, lossless=False)
     data = {
         "name": name,
         "title": title,
@@ -174,11 +178,12 @@ def record(
         "measured": _nested(measured, name),
         "note": note,
         "alt": alt_text,
-        "picture_sha256": png and sha256(png),
+        "picture_sha256": picture and sha256(picture),
     }
-    if png:  # first the picture, then the record that vouches for it
-        with atomic_path(path.with_suffix(".png")) as temporary:
-            temporary.write_bytes(png)
+    if picture:  # first the picture, then the record that vouches for it
+        with atomic_path(path.with_suffix(".webp" if photographs else ".png")) as temporary:
+            temporary.write_bytes(picture)
+        path.with_suffix(".png" if photographs else ".webp").unlink(missing_ok=True)
     write_json(path, data)
     return path
 
@@ -207,11 +212,13 @@ def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
         raise FileNotFoundError(f"no recorded run {name!r} in {path.parent}; there is {present}")
     data = json.loads(path.read_text("utf8"))
     expected, image = data.pop("picture_sha256"), path.with_suffix(".png")
-    png = image.read_bytes() if expected and image.is_file() else None
-    if expected and (png is None or sha256(png) != expected):
+    if not image.is_file() and path.with_suffix(".webp").is_file():
+        image = path.with_suffix(".webp")
+    picture = image.read_bytes() if expected and image.is_file() else None
+    if expected and (picture is None or sha256(picture) != expected):
         raise ValueError(f"{image} is missing or not the picture of this run: record it again")
     known = {field.name for field in dataclasses.fields(Recorded)}
-    return Recorded(**{key: value for key, value in data.items() if key in known}, picture=png)
+    return Recorded(**{key: value for key, value in data.items() if key in known}, picture=picture)
 
 
 def show_recorded(name: str, folder: str | Path | None = None) -> Recorded:

@@ -167,6 +167,7 @@ class Run:
         note: str = "",
         figure: Canvas | None = None,
         measured: Mapping[str, Mapping[str, Any]] | None = None,
+        photographs: bool = False,
     ) -> Path:
         """Write the record of this run, see :func:`~invkit.book.recorded.record`; it replaces an earlier one.
 
@@ -178,6 +179,7 @@ class Run:
             note: What a reader must know of the numbers.
             figure: What is shown.
             measured: The numbers; by default all rows.
+            photographs: Whether the figure is stored with a little loss, for what would be too large.
 
         Returns:
             Path of the JSON file.
@@ -196,6 +198,7 @@ class Run:
             figure=figure,
             folder=self.folder,
             overwrite=True,
+            photographs=photographs,
         )
 
 

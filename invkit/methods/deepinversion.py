@@ -44,7 +44,7 @@ class DeepInversionConfig(LoopConfig):
     (§5.1), is :meth:`paper`; the profiles ``ci`` and ``book`` are its form with weights found on digits.
     """
 
-    steps: int = 300
+    steps: int = 400
     lr: float = 0.02
     betas: tuple[float, float] = (0.5, 0.9)
     jitter: float = 0.125

@@ -28,10 +28,10 @@ SCRIPT = """
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     from invkit.testing import tiny_target
-    from test_distributed import SIZES, gradients, whole_run
+    from test_distributed import FORMS, SIZES, gradients, whole_run
     target = tiny_target(dtype=torch.float64)
     part = slice(0, SIZES[0]) if rank == 0 else slice(SIZES[0], None)
-    found = {{"gradients": gradients(target, part), "run": whole_run(target, part)}}
+    found = {{form: gradients(target, part, form) for form in FORMS}} | {{"run": whole_run(target, part)}}
     torch.save(found, f"{{sys.argv[1]}}/{{rank}}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -39,6 +39,7 @@ SCRIPT = """
 
 SIZES = (7, 4)
 CHUNKS = (None, 3, 1)
+FORMS = {"norm": {}, "relative": {"per_image": 0.7, "tolerance": 0.1}}
 
 
 def sample():
@@ -46,12 +47,19 @@ def sample():
     return torch.rand(sum(SIZES), 3, 8, 8, dtype=torch.float64, generator=generator), torch.arange(sum(SIZES)) % 4
 
 
-def gradients(target, part):
+def gradients(target, part, form):
     """The complete loss of these images, for each size of micro-batches: values and gradients."""
     images, labels = sample()
-    penalty = BatchNormPenalty(target, first_layer_scale=3.0)
+    penalty = BatchNormPenalty(target, form=form, first_layer_scale=3.0, **FORMS[form])
     terms = {"ce": (0.7, lambda b: losses.cross_entropy(b.outputs, b.references))} | priors.weighted(0.02, 0.003)
-    objective = Objective(network=target, terms=terms, references=labels[part], penalty=penalty, penalty_weight=0.3)
+    objective = Objective(
+        network=target,
+        terms=terms,
+        references=labels[part],
+        penalty=penalty,
+        penalty_weight=0.3,
+        priors={"roughness": (0.4, priors.roughness)},
+    )
     with penalty.attached():
         return [Gradient(objective, micro_batch=m)(images[part]) for m in CHUNKS]
 
@@ -59,7 +67,9 @@ def gradients(target, part):
 def whole_run(target, part):
     """Six steps of DeepInversion on these images."""
     images, labels = sample()
-    config = DeepInversionConfig(steps=6, lr=0.02, jitter=0, flip=0.0, tv=0.01, batch_norm=0.5, micro_batch=3)
+    config = DeepInversionConfig(
+        steps=6, lr=0.02, jitter=0, flip=0.0, tv=0.01, batch_norm=0.5, micro_batch=3, low_resolutions=()
+    )
     result = deep_inversion(target, labels[part], config, init=images[part])
     return {"images": result.images, "history": dict(result.history), "best_step": result.best_step}
 
@@ -94,10 +104,11 @@ def close(a, b, tolerance):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("index", range(len(CHUNKS)), ids=lambda i: f"micro_batch={CHUNKS[i]}")
-def test_each_rank_has_its_slice_of_the_global_gradient(ranks, double, index):
-    values, gradient = gradients(double, slice(None))[0]
-    parts = [rank["gradients"][index] for rank in ranks]
+def test_each_rank_has_its_slice_of_the_global_gradient(ranks, double, index, form):
+    values, gradient = gradients(double, slice(None), form)[0]
+    parts = [rank[form][index] for rank in ranks]
     for part in parts:  # the values are those of the global batch on every rank
         close(part[0], values, 1e-12)
     close(torch.cat([part[1] for part in parts]), gradient, 1e-12)
@@ -105,8 +116,9 @@ def test_each_rank_has_its_slice_of_the_global_gradient(ranks, double, index):
 
 
 def test_the_gradient_is_not_that_of_each_rank_alone(ranks, double):
-    alone = gradients(double, slice(0, SIZES[0]))[0][1]
-    assert (ranks[0]["gradients"][0][1] - alone).abs().max() > 1e-4
+    for form in FORMS:
+        alone = gradients(double, slice(0, SIZES[0]), form)[0][1]
+        assert (ranks[0][form][0][1] - alone).abs().max() > 1e-4
 
 
 def test_a_run_on_two_ranks_is_the_run_of_the_joined_batch(ranks, double):
