@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -146,17 +148,26 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         for name in ("size", "mean", "std", "classes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.channels < 1 or len(self.size) != 2 or min(self.size) < 1:
+            value = getattr(self, name)
+            if not isinstance(value, Iterable):
+                raise ValueError(f"{name} must be a sequence, not {value!r}")
+            object.__setattr__(self, name, tuple(value.tolist() if isinstance(value, Tensor | np.ndarray) else value))
+        sides = (self.channels, *self.size)
+        if len(sides) != 3 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
             raise ValueError(
-                f"an image needs channels >= 1 and a size (H, W) >= 1, not {self.channels} and {self.size}"
+                f"an image needs whole numbers of channels >= 1 and a size (H, W) >= 1, not {self.channels!r} and "
+                f"{self.size}"
             )
+        if not all(isinstance(value, Real) for value in (*self.mean, *self.std)):
+            raise ValueError(f"mean and std must be numbers, not {self.mean} and {self.std}")
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(
                 f"mean and std need one value per channel ({self.channels}), not {self.mean} and {self.std}"
             )
-        if not all(s > 0 for s in self.std):
-            raise ValueError(f"std must be positive, not {self.std}")
+        if not all(0 < s < math.inf for s in self.std):
+            raise ValueError(f"std must be positive and finite, not {self.std}")
+        if not all(math.isfinite(m) for m in self.mean):
+            raise ValueError(f"mean must be finite, not {self.mean}")
         if len(self.classes) < 1:
             raise ValueError("an ImageSpec needs at least one class name")
 

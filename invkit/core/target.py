@@ -7,13 +7,24 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from invkit.core.hooks import Hooks, StopForward
 from invkit.core.spec import ImageSpec, LatentSpec
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}; make one" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    lines = str(error).splitlines()
+    kind = type(error).__name__
+    return lines[0] if lines and isinstance(error, RuntimeError | ValueError) else f"{kind} {lines[0] if lines else ''}"
 
 
 class FrozenNetwork(nn.Module):
@@ -23,12 +34,23 @@ class FrozenNetwork(nn.Module):
     """
 
     spec: ImageSpec | LatentSpec
+    _spec_class: ClassVar[type] = object
 
     def __init__(self, module: nn.Module, spec: ImageSpec | LatentSpec, name: str = "") -> None:
         super().__init__()
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a torch.nn.Module, not {_kind(module)}")
+        if not isinstance(spec, self._spec_class):
+            raise TypeError(f"spec must be an {self._spec_class.__name__}, not {_kind(spec)}")
         self.spec = spec
         self.name = name or type(module).__name__
-        self.module = module.eval().requires_grad_(False)
+        for where, parameter in module.named_parameters():
+            if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta:
+                raise ValueError(
+                    f"{where} of {self.name} has no values yet; load its weights, or run it once if it is lazy"
+                )
+            parameter.requires_grad_(False)  # one by one: a scripted module does not take them all at once
+        self.module = module.eval()
 
     @property
     def device(self) -> torch.device:
@@ -116,6 +138,7 @@ class Target(FrozenNetwork):
     spec: ImageSpec
     mean: Tensor
     std: Tensor
+    _spec_class = ImageSpec
 
     def __init__(self, module: nn.Module, spec: ImageSpec, name: str = "") -> None:
         super().__init__(module, spec, name)
@@ -143,13 +166,18 @@ class Target(FrozenNetwork):
                 for name, layer in layers.items():
                     hooks.after(layer, partial(record, name))
                 logits = self(self._black(self.spec.size))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise ValueError(f"{self.name} does not take images of shape {self.spec.shape}: {error}") from error
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, self.spec.n_classes):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        except Exception as error:  # a network of somebody's own may raise anything
             raise ValueError(
-                f"{self.name} answers an image with {shape}; its specification names {self.spec.n_classes} classes"
+                f"{self.name} does not take images of shape {self.spec.shape}: {_reason(error)}"
+            ) from error
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, self.spec.n_classes):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise ValueError(
+                f"{self.name} answers an image with {shape}, not with logits (1, {self.spec.n_classes}); its "
+                f"specification names {self.spec.n_classes} classes"
             )
+        if not logits.is_floating_point():
+            raise ValueError(f"{self.name} answers with {logits.dtype}, not with logits of floating point")
         return order[-1] if order else ""
 
     @contextmanager
@@ -276,6 +304,7 @@ class GeneratorTarget(FrozenNetwork):
     """
 
     spec: LatentSpec
+    _spec_class = LatentSpec
 
     def __init__(self, module: nn.Module, spec: LatentSpec | None = None, name: str = "") -> None:
         size = getattr(module, "latent", None)

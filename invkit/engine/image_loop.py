@@ -120,9 +120,15 @@ def prepare(
     >>> prepare(tiny_target(), None, LoopConfig, None)[0].steps
     2000
     """
+    if not isinstance(target, Target):
+        raise TypeError(
+            f"target must be a Target, not a {type(target).__name__}; wrap the network: Target(module, spec)"
+        )
     target.check_frozen()
     if config is not None and not isinstance(config, default):
         raise TypeError(f"config must be a {default.__name__}, not {type(config).__name__}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator such as seeded(0), not a {type(generator).__name__}")
     return config or default(), generator or default_generator()
 
 

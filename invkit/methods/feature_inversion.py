@@ -118,12 +118,14 @@ def layer_features(target: Target, images: Tensor, layer: str) -> Tensor:
     """What ``layer`` answers to ``images`` ``(N, C, H, W)``: its output ``(N, ...)``, on the target's device.
 
     Raises:
-        ValueError: For images that do not fit, an unknown layer, or one whose output is not a row per image.
+        ValueError: For images that do not fit, an unknown layer, one whose output is not a row per image, or a network
+            in train mode.
 
     >>> from invkit.testing import tiny_target
     >>> layer_features(tiny_target(), torch.rand(2, 3, 8, 8), "conv2").shape
     torch.Size([2, 8, 4, 4])
     """
+    target.check_frozen()
     images = target.check(images)
     with target.tap(layer) as read:
         features = read(images.to(target.device))[layer]

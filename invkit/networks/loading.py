@@ -49,6 +49,8 @@ def load_target(
     >>> load_target("invkit/resnet20", weights=None, spec=spec).name
     'invkit/resnet20'
     """
+    if not isinstance(name, str):
+        raise ValueError(f"name must be text such as 'timm/resnet18', not a {type(name).__name__}")
     family, _, short = name.partition("/")
     image_spec = _read_spec(spec, weights)
     if family == "torchvision" and short:

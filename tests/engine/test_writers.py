@@ -51,7 +51,7 @@ def gan(path):
 
 
 def kept_gan(path):
-    return load_or_train_gan(load_data("digits", limit=40), GAN, folder=path, device="cpu")[0].state_dict()
+    return load_or_train_gan(load_data("digits", limit=40), GAN, folder=path, device="cpu").generator.state_dict()
 
 
 def inverse(path):
