@@ -134,7 +134,7 @@ class _Batch:
         if result.stopped == "interrupted":  # a batch that was cut short is not a finished batch
             raise KeyboardInterrupt
         if not result.images.isfinite().all() or result.stopped not in _WHOLE:
-            reason = getattr(result, "reason", "") or result.stopped
+            reason = result.reason or result.stopped
             raise RuntimeError(
                 f"batch {self.number} was not kept: {reason}; the batches finished before it are in {self.folder}"
             )

@@ -60,10 +60,14 @@ def inverse(path):
     return divide_and_conquer(small_chain(), images, config, generator=seeded(0), checkpoint=path)[0].state_dict()
 
 
+def noise(count, generator):
+    fields = {"images": torch.rand(count, 3, 40, 40, generator=generator), "labels": None, "best_step": 0, "seed": 0}
+    fields |= {"history": {"total": (1.0,)}, "config": {}, "seconds": 1.0, "device": "cpu", "stopped": "steps"}
+    return InversionResult(**fields)
+
+
 def result(path):
-    fields = {"images": torch.rand(4, 3, 16, 16), "labels": None, "history": {"total": (1.0,)}, "best_step": 0}
-    fields |= {"config": {}, "seed": 0, "seconds": 1.0, "device": "cpu", "stopped": "steps"}
-    InversionResult(**fields).save(path)
+    noise(4, seeded(0)).save(path)
 
 
 def chain_inverse(path):
@@ -71,8 +75,7 @@ def chain_inverse(path):
 
 
 def images(path):
-    target, config = tiny_target(size=(40, 40)), DeepInversionConfig(steps=1)
-    synthesise(target, 4, path, lambda y, g: deep_inversion(target, y, config, generator=g), batch_size=2)
+    synthesise(tiny_target(size=(40, 40)), 4, path, lambda labels, g: noise(len(labels), g), batch_size=2)
 
 
 FILES = {
