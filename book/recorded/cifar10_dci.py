@@ -82,6 +82,11 @@ class Workshop:
         """The network that is inverted, and a deeper one that has seen neither inverses nor features."""
         return {"ResNet-20": self.run.network(RESNET20), "ResNet-44": self.run.network(RESNET44)}
 
+    def photos(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first test images, and their labels; in a trial as many of each class."""
+        split = self.data.test.per_class(count // 10) if self.run.quick else self.data.test
+        return split.images[:count], split.labels[:count]
+
     def source(self, name: str) -> Tensor:
         """As many images of each source: made by DeepInversion, drawn from the training set, or uniform noise."""
         if name == "real":
@@ -127,12 +132,14 @@ def workshop(
         run,
         ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}"),
         images,
-        ik.DeepInversionConfig(steps=synthesis_steps, low_resolutions=((16, coarse_steps),), **SYNTHESIS),
+        ik.DeepInversionConfig.for_profile(
+            "book", steps=synthesis_steps, low_resolutions=((16, coarse_steps),), **SYNTHESIS
+        ),
         ik.DCIConfig(steps=steps, fine_tune_steps=fine_tune_steps, **TRAINING),
     )
 
 
-TINY = {"images": 8, "synthesis_steps": 1, "coarse_steps": 1, "steps": 1, "fine_tune_steps": 1, "test": 20}
+TINY = {"images": 8, "synthesis_steps": 1, "coarse_steps": 1, "steps": 1, "fine_tune_steps": 1, "test": 10}
 
 
 @recorded_run(data=True, smoke=TINY)
@@ -142,13 +149,13 @@ def depth(
 ) -> None:  # fmt: skip
     """Test images from the features behind every block, by inverses trained on three kinds of images."""
     shop = workshop(run, images, synthesis_steps, coarse_steps, steps, fine_tune_steps)
-    split = shop.data.test.per_class(test // 10) if run.quick else shop.data.test
-    photos, labels, judges = split.images, split.labels, shop.judges()
+    (photos, labels), judges = shop.photos(test), shop.judges()
     chain = partition_network(judges["ResNet-20"])
     run.row("the images", {f"{name} top-1": accuracy(net, photos, labels)["top1"] for name, net in judges.items()})
     run.row("their mean colours", scores(flat(photos), photos, labels, judges))
     rows, numbers = {"test images": first(photos, labels)}, {}
-    for source in ("synthetic", "recoloured", "real", "noise"):
+    sources = ("synthetic", "recoloured", "real", "noise")
+    for source in sources[:1] if run.quick else sources:
         for title, inverse in zip(titles(chain), shop.inverses(chain, RESNET20, source), strict=True):
             rebuilt = reconstruct(chain, inverse, photos)
             run.row(f"{title}, {source}", scores(rebuilt, photos, labels, judges))
@@ -180,7 +187,7 @@ def methods(
     judges = shop.judges()
     target = judges["ResNet-20"]
     chain = partition_network(target)
-    photos, labels = shop.data.test.images[:test], shop.data.test.labels[:test]
+    photos, labels = shop.photos(test)
     features = ik.methods.layer_features(target, photos, LAYER)
     deepsim = ik.DeePSiMConfig(**DEEPSIM, steps=deepsim_steps)
     pixels = {
@@ -234,14 +241,14 @@ def methods(
     )  # fmt: skip
 
 
-@recorded_run(data=True, smoke={"images": 8, "steps": 1, "fine_tune_steps": 1, "test": 20, "attack_steps": 1})
+@recorded_run(data=True, smoke={"images": 8, "steps": 1, "fine_tune_steps": 1, "test": 10, "attack_steps": 1})
 def attacks(
     run: Run, *, images: int = 384, steps: int = 200, fine_tune_steps: int = 100, test: int = 60, attack_steps: int = 20
 ) -> None:
     """Inversions of attacked and of randomly changed images, for a standard and for a robust network."""
     shop = workshop(run, images, 1, 1, steps, fine_tune_steps)
     verifier = run.network(RESNET44)
-    photos, labels = shop.data.test.images[:test], shop.data.test.labels[:test]
+    photos, labels = shop.photos(test)
     rows = {"test images": first(photos, labels)}
     for name, depths in DEPTHS.items():
         target = run.network(name)

@@ -23,7 +23,7 @@ COMMON: dict[str, Any] = {
     "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "flip": 0.5,
     "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0,
 }  # fmt: skip
-WRAPPED = COMMON | {"jitter": 2}
+WRAPPED = COMMON | {"jitter": 2, "wrap": True}
 SHIFTED = COMMON | {"jitter": 4, "wrap": False}
 TERMS = {
     "cross-entropy": WRAPPED | {"tv": 0.0, "batch_norm": 0.0},
@@ -54,9 +54,9 @@ def images(run: Run, *, steps: int = 600, coarse_steps: int = 300, each: int = 6
         pictures[row] = batches[0]
 
     for row, terms in TERMS.items():
-        config = ik.DeepInversionConfig(**terms, **amount)
+        config = ik.DeepInversionConfig.for_profile("book", **terms, **amount)
         add(row, [ik.deep_inversion(target, labels, config, generator=ik.seeded(k)).images for k in range(SEEDS)])
-    config = ik.DeepInversionConfig(**SHIFTED, **amount, micro_batch=len(labels))
+    config = ik.DeepInversionConfig.for_profile("book", **SHIFTED, **amount, micro_batch=len(labels))
     wide = ik.deep_inversion(target, labels.repeat(SEEDS), config, generator=ik.seeded(0)).images
     add(f"in a batch of {len(wide)}", list(wide.split(len(labels))))
     genuine = data.heldout.per_class(SEEDS * each).images
@@ -85,7 +85,9 @@ def student(run: Run, *, images: int = 640, steps: int = 400, coarse_steps: int 
     """A fresh ResNet-20 taught on synthetic images only, and on as many real ones, tested on real images."""
     data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
     target = run.network("cifar10_resnet20")
-    inversion = ik.DeepInversionConfig(**SHIFTED, steps=steps, low_resolutions=((16, coarse_steps),))
+    inversion = ik.DeepInversionConfig.for_profile(
+        "book", **SHIFTED, steps=steps, low_resolutions=((16, coarse_steps),)
+    )
     distillation = ik.DistillationConfig(**{"steps": 1200, "shift": 4, "flip": True} | run.trial)
     genuine = data.train.images[torch.randperm(len(data.train), generator=ik.seeded(0))[:images]]
     sources = {"synthetic": synthetic(run, target, images, inversion), "real": genuine}

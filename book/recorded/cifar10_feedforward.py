@@ -68,7 +68,7 @@ Inverse = Callable[[Tensor], Tensor]
 
 @recorded_run(
     data=True,
-    smoke={"steps": 1, "baseline_steps": 1, "train": 64, "each": 10, "judged": 20,
+    smoke={"steps": 1, "baseline_steps": 1, "train": 64, "each": 2, "judged": 20,
            "attack_steps": 1},
 )  # fmt: skip
 def logits(

@@ -31,7 +31,8 @@ from invkit.metrics import accuracy, probabilities, roughness, statistics_penalt
 TINYDARKNET, SQUEEZENET = "imagenet_tinydarknet", "imagenet_squeezenet1_0"
 RESNET20, RESNET44, ROBUST = "cifar10_resnet20", "cifar10_resnet44", "cifar10_resnet4b_robust"
 TITLES = {TINYDARKNET: "TinyDarknet", SQUEEZENET: "SqueezeNet", RESNET20: "ResNet-20", ROBUST: "robust net"}
-TRIAL = {"steps": 1, "stages": 1, "ensemble": 1, "resize": "always"}  # settings of a run that only shows that it runs
+# Settings of a run that only shows that it runs.
+TRIAL = {"steps": 1, "stages": 1, "ensemble": 1, "resize": "always", "bf16": False}
 CLASSES = ("volcano", "Tibetan terrier", "jay", "daisy", "goldfish", "schooner")
 SHOWN = 4  # classes in a picture
 
@@ -45,8 +46,8 @@ IMAGENET: dict[str, dict[str, Any]] = {
     "PII + TV, fewer steps": SMOOTH,
 }
 REFINED: dict[str, Any] = {
-    "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "jitter": 32, "flip": 0.5,
-    "cross_entropy": 10.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0, "bf16": True,
+    "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "jitter": 32, "wrap": True, "flip": 0.5,
+    "cross_entropy": 10.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0,
 }  # fmt: skip
 SMALL: dict[str, Any] = {"steps": 50, "lr": 0.02, "ensemble": 4, "jitter": 4, "resize": "always"}
 CIFAR: dict[str, dict[str, Any]] = {"cross-entropy": ALONE | {"steps": 200, "lr": 0.03}, "PII": SMALL}
@@ -142,7 +143,7 @@ def deepinversion(run: Run, *, steps: int = 250, classes: int = 6, photographs: 
     """DeepInversion from where Plug-In Inversion ended, and from noise, on the network with batch norms."""
     target, verifier = run.network(TINYDARKNET), run.network(SQUEEZENET)
     labels = torch.tensor([target.spec.classes.index(c) for c in CLASSES[:classes]])
-    config = ik.DeepInversionConfig(**REFINED, steps=steps)
+    config = ik.DeepInversionConfig.for_profile("book", **REFINED | {"steps": steps, "bf16": not run.quick})
     images = {"PII": invert(run, target, labels, SMOOTH)}
     for row, init in {"DeepInversion": None, "PII, then DeepInversion": images["PII"]}.items():
         images[row] = ik.deep_inversion(target, labels, config, generator=ik.seeded(0), init=init).images
