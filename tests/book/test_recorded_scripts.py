@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from invkit.book.recorded import load_recorded
+from invkit.book.recorded import Recorded, load_recorded
 from invkit.book.recording import RecordedRun
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +35,11 @@ def parts() -> list:
     return runs
 
 
+def columns(record: Recorded) -> set[str]:
+    """Names of all columns of a record's table."""
+    return {column for row in record.measured.values() for column in row}
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("INVKIT_CACHE", str(tmp_path / "cache"))
@@ -49,15 +54,12 @@ def test_it_runs_at_tiny_size(script, run, tmp_path, capsys):
     written = sorted(path.stem for path in tmp_path.glob("*.json"))
     assert written
     stored = {path.stem for path in (ROOT / "book/recorded").glob("*.json")}
-    assert set(written) <= stored, "a trial writes the records of the book, elsewhere"
     for name in written:
         record = load_recorded(name, tmp_path)
         assert record.script_sha256
         assert script.name in record.command
-        kept = load_recorded(name, ROOT / "book/recorded")
-        assert {column for row in record.measured.values() for column in row} <= {
-            column for row in kept.measured.values() for column in row
-        }
+        if name in stored:  # what pages read of it is still there under the same names
+            assert columns(record) <= columns(load_recorded(name, ROOT / "book/recorded"))
     assert capsys.readouterr().out, "rows are printed as they come"
 
 
