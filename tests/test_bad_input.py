@@ -69,7 +69,7 @@ class Case:
 
 
 def _deep(**options: Any) -> ik.DeepInversionConfig:
-    return ik.DeepInversionConfig(steps=1, jitter=0, **options)
+    return ik.DeepInversionConfig(steps=1, low_resolutions=(), jitter=0, **options)
 
 
 def _judge(images: Any, real: Any = CLEAN) -> Any:

@@ -160,15 +160,8 @@ def deep_inversion(
     labels = target.spec.check_labels(labels)
     noise = loud_images if config.loud else initial_images
     images = start_images(target, len(labels), init, generator, noise)
-    objective = Objective(
-        network=target,
-        terms=_terms(config, student),
-        references=labels.to(target.device),
-        priors=_priors(config, target),
-        penalty=_penalty(config, target) if config.batch_norm else None,
-        penalty_weight=config.batch_norm,
-        depends_on=student.fingerprint() if student is not None and checkpoint else "",
-    )
+    depends_on = student.fingerprint() if student is not None and checkpoint else ""
+    objective = replace(objective_of(target, labels, config, student), depends_on=depends_on)
     # Adam's steps have the length lr in the units of what it moves, and the loop moves pixels in [0, 1].
     loop = replace(config, lr=config.lr * float(target.std.mean())) if config.normalised else config
     result = optimise_images(
@@ -181,6 +174,25 @@ def deep_inversion(
         checkpoint=checkpoint,
     )
     return replace(result, config=plain(config))
+
+
+def objective_of(
+    target: Target, labels: Tensor, config: DeepInversionConfig, student: Target | None = None
+) -> Objective:
+    """What :func:`deep_inversion` minimises: the terms, priors and penalty that ``config`` gives a weight.
+
+    >>> from invkit.testing import tiny_target
+    >>> objective_of(tiny_target(), torch.tensor([0, 1]), DeepInversionConfig()).names
+    ('cross_entropy', 'roughness', 'batch_norm')
+    """
+    return Objective(
+        network=target,
+        terms=_terms(config, student),
+        references=labels.to(target.device),
+        priors=_priors(config, target),
+        penalty=_penalty(config, target) if config.batch_norm else None,
+        penalty_weight=config.batch_norm,
+    )
 
 
 def _stages(target: Target, config: DeepInversionConfig) -> list[Stage]:

@@ -37,7 +37,7 @@ def step_of(target: Target, n: int, ensemble: int, size: Size | None = None, **o
     objective = Objective(network=copies, terms={"cross_entropy": (1.0, copies.cross_entropy)}, references=labels)
     images = uniform_images(n, (target.spec.channels, *(size or target.spec.size)), seeded(0))
     loop = PlugInConfig(steps=100_000, jitter=4, log_every=100_000, bf16=config.bf16, compile=config.compile)
-    run, watch = _Run(objective, images, loop, seeded(0), None), _Watch(0, 0, (), copies, 1)
+    run, watch = _Run(objective, images, loop, seeded(0), (), "last", None), _Watch((), copies, 1)
     return lambda: run.advance([watch])
 
 

@@ -19,18 +19,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from alternating import THREADS, alternate, needs_compile, report, resnet20, resnet50, separate, unit_of
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from invkit.core.rng import seeded
 from invkit.core.target import Target
 from invkit.engine.image_loop import _Run
-from invkit.methods.deepinversion import DeepInversionConfig, _terms
-from invkit.objectives.batch_norm import BatchNormPenalty
-from invkit.objectives.objective import Objective
+from invkit.methods.deepinversion import DeepInversionConfig, objective_of
 from invkit.transforms.resize import initial_images
 
 VARIANTS = {
     "eager": {},
+    "report's norms": {"form": "norm", "scales": 1, "roughness": 0.0, "tv": 1e-2, "batch_norm": 1e-2},
     "bf16": {"bf16": True},
     "compile": {"compile": True},
     "compile and bf16": {"compile": True, "bf16": True},
@@ -39,16 +39,16 @@ VARIANTS = {
 
 def step_of(target: Target, batch: int, **options) -> Callable[[], object]:
     """One complete step of DeepInversion: jitter, flip, network, priors, penalty, Adam, clip."""
-    config = DeepInversionConfig(steps=100_000, jitter=4, log_every=100_000, **options)
-    labels = torch.arange(batch) % target.spec.n_classes
-    penalty = BatchNormPenalty(target.module)
-    terms, weight = _terms(config, None), config.batch_norm
-    objective = Objective(network=target, terms=terms, references=labels, penalty=penalty, penalty_weight=weight)
+    config = DeepInversionConfig(steps=100_000, low_resolutions=(), log_every=100_000, **options)
+    for layer in target.module.modules():  # statistics as of a trained network
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.fill_(0.1)
+    objective = objective_of(target, torch.arange(batch) % target.spec.n_classes, config)
     generator = seeded(0)
     images = initial_images(batch, target.spec.shape, generator)
     stack = contextlib.ExitStack()
-    stack.enter_context(penalty.attached())
-    run = _Run(objective, images, config, generator, None)
+    stack.enter_context(objective.penalty.attached())
+    run = _Run(objective, images, config, generator, (), "best", None)
     run.hooks = stack  # the penalty's hooks live as long as the step
     return lambda: run.advance(())
 

@@ -128,7 +128,7 @@ class Row:
 
 
 def run_deep_inversion(network, seed, **options):
-    config = DeepInversionConfig(steps=6, lr=0.1, schedule="cosine", patience=None, jitter=1, wrap=False, **OFTEN)
+    config = DeepInversionConfig(steps=6, low_resolutions=((0.5, 4),), **OFTEN)
     return of_images(deep_inversion(network, LABELS, config, generator=seeded(seed), **options))
 
 
