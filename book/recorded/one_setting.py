@@ -199,7 +199,7 @@ def weights(run: Run, *, each: int = 2, photographs: int = 143, seeds: int = 1) 
 def imagenet(
     run: Run, *, target: str = "imagenet_efficientnet_lite0", classes: int = 32, compared: int = 8, columns: int = 3
 ) -> None:
-    """A network for ImageNet at 224 pixels: DeepInversion's defaults, then on fewer classes four other ways beside it."""
+    """A network for ImageNet at 224 pixels: DeepInversion's defaults, then four other ways on fewer classes."""
     name = next(title for title, file in IMAGENET.items() if file == target)
     network = run.network(target)
     labels = torch.tensor([network.spec.classes.index(c) for c in CLASSES[:classes]])
@@ -248,8 +248,8 @@ def imagenet(
         },
         figure=figure,
         photographs=True,
-        note=f"One seed. DeepInversion's images are the first of its batch of {classes}. Top-1 and top-5 of networks that took no part, after rounding to 8 bits. The photographs may "
-        "have been training images.",
+        note=f"One seed. DeepInversion's images are the first of its batch of {classes}. Top-1 and top-5 of networks "
+        "that took no part, after rounding to 8 bits. The photographs may have been training images.",
     )
 
 
