@@ -88,35 +88,6 @@ def test_it_learns_and_rejects_noise():
     assert not trained.target.module.training
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
-    def train(path=None, callbacks=()):
-        settings = config(steps=15, checkpoint_every=4)
-        return train_with_garbage(
-            network(),
-            DATA,
-            settings,
-            INVERSION,
-            generator=seeded(0),
-            device="cpu",
-            checkpoint=path,
-            callbacks=callbacks,
-        )
-
-    whole, result = train()
-    train(tmp_path / "run.pt", [lambda step: step.index == 8])
-    rest, again = train(tmp_path / "run.pt")
-    assert whole.target.fingerprint() == rest.target.fingerprint()
-    assert torch.equal(whole.garbage, rest.garbage)
-    for term in ("cross_entropy", "accuracy"):
-        assert result.history[term] == again.history[term]
-
-
-def test_the_global_numbers_are_left_alone():
-    state = torch.get_rng_state()
-    train_with_garbage(network(), DATA, config(steps=8), INVERSION, generator=seeded(0), device="cpu")
-    assert torch.equal(state, torch.get_rng_state())
-
-
 def test_an_interruption_of_the_inversion_ends_the_training(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
