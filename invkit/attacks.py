@@ -97,8 +97,21 @@ def fgsm(
 ) -> Tensor:
     """The fast gradient sign method: one step to the border of the ball (Goodfellow et al. 2015, section 4).
 
-    ``x' = clamp(x + eps · sign(∇_x CE(network(x), y)))``, and along the gradient itself in norm L2. Arguments,
-    shapes, ranges and errors as for :func:`pgd`.
+    ``x' = clamp(x + eps · sign(∇_x CE(network(x), y)))``, and along the gradient itself in norm L2.
+
+    Args:
+        network: A :class:`~invkit.core.target.Target`, or any function from images in [0, 1] to logits ``(N, K)``.
+        images: Float ``(N, C, H, W)`` in [0, 1], on the network's device.
+        labels: ``(N,)``: the classes to be left; those to be reached where ``targeted``.
+        eps: Length of the step, in units of [0, 1]; in L2 of a whole image. 0 gives the images back.
+        norm: ``"Linf"`` or ``"L2"``.
+        targeted: Lower the loss of ``labels`` instead of raising it.
+
+    Returns:
+        Images of the same shape, in [0, 1] and, but for rounding, in the ball.
+
+    Raises:
+        ValueError: For images or labels out of range, ``eps < 0`` or an unknown norm.
 
     >>> from invkit.testing import quadrants_target
     >>> attacked = fgsm(quadrants_target(), torch.full((1, 1, 12, 12), 0.5), [0], eps=0.1)
@@ -124,6 +137,9 @@ def random_perturbation(
         eps: Length of the change in units of [0, 1], as for :func:`pgd`.
         norm: ``"Linf"`` or ``"L2"``.
         generator: A fixed one if None.
+
+    Returns:
+        Images of the same shape, in [0, 1]; the change is shorter where it is cut off at 0 or 1.
 
     Raises:
         ValueError: For images out of range, ``eps < 0`` or an unknown norm.
@@ -161,6 +177,9 @@ def robust_accuracy(
         labels: Class indices ``(N,)``.
         eps: See :func:`pgd`, as are ``step_size``, ``steps``, ``norm``, ``random_start`` and ``generator``.
         batch_size: Images of one batch.
+
+    Returns:
+        The share, in [0, 1]; never more than the accuracy on the images as they are.
 
     Raises:
         ValueError: As :func:`pgd`, and for no images or another number of labels.

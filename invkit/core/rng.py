@@ -13,6 +13,12 @@ import torch.distributed
 def seeded(seed: int) -> torch.Generator:
     """A CPU generator with this seed. Draws are made on the CPU and moved, so that a seed means the same everywhere.
 
+    Args:
+        seed: A whole number of at most 64 bits.
+
+    Returns:
+        A new generator at the beginning of the stream of that seed.
+
     Raises:
         ValueError: For what is no whole number, or one of more than 64 bits.
 

@@ -11,6 +11,12 @@ from torch import Tensor
 def to_float(pixels: Tensor) -> Tensor:
     """uint8 pixels as float in [0, 1]; floats pass through.
 
+    Args:
+        pixels: uint8 of any shape, 0 to 255; or floats.
+
+    Returns:
+        float32 of the same shape in [0, 1]; floats as they are, of their own type and range.
+
     >>> to_float(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([0., 1.])
     """
@@ -35,6 +41,10 @@ def batches(
         generator: Of the order, which is one permutation drawn at the first batch; needed where ``shuffle``.
         shuffle: Whether to change the order.
         drop_last: Leave out a last batch that is not full, unless it is the only one.
+
+    Returns:
+        An iterator over pairs of images ``(n, C, H, W)``, float in [0, 1], and labels ``(n,)``, on the devices of
+        ``images`` and ``labels``; n is ``size``, or less in the last batch.
 
     Raises:
         ValueError: For no images, another number of labels, a size below 1, or a shuffled pass without a generator.

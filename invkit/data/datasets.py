@@ -118,6 +118,9 @@ def load_data(
         download: Fetch a set of torchvision's that is not there.
         seed: Of the division and of the choice of ``limit``.
 
+    Returns:
+        The data set, its images as bytes on the CPU, with shape, mean, std and class names in ``spec``.
+
     Raises:
         ValueError: For an unknown name, options that make no sense or unusable contents, naming the file.
         FileNotFoundError: For what is not there.
@@ -233,6 +236,13 @@ def _spec(name: str, source: Source, pieces: dict[str, Split]) -> ImageSpec:
 def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 ``(N, C, H, W)``, on the scale of [0, 1].
 
+    Args:
+        pixels: uint8 ``(N, C, H, W)``, at least one.
+
+    Returns:
+        The means and the standard deviations, C numbers each, rounded to 6 digits; a standard deviation is at least
+        1/255, so that constant channels can be divided by it.
+
     Raises:
         ValueError: For other types and no pixels.
 
@@ -256,6 +266,9 @@ def sample_photo(name: str = "flower", *, size: int = 96, channels: int = 3) -> 
         name: ``china`` or ``flower``.
         size: Pixels on each side; the centre is cropped to a square.
         channels: 3, or 1 for the mean of the three.
+
+    Returns:
+        The photograph, float ``(1, channels, size, size)`` in [0, 1].
 
     Raises:
         ValueError: For another name, size or number of channels.

@@ -30,6 +30,9 @@ def quantise(images: Tensor) -> Tensor:
     Args:
         images: Float, of any shape; values outside [0, 1] are clamped.
 
+    Returns:
+        Images of the same shape, multiples of 1/255 in [0, 1].
+
     >>> quantise(torch.tensor([0.5, 2.0])) * 255
     tensor([128., 255.])
     """
@@ -38,6 +41,12 @@ def quantise(images: Tensor) -> Tensor:
 
 def to_pil(image: Tensor) -> Image.Image:
     """One image ``(C, H, W)`` in [0, 1], C of 1 or 3, as a PIL image of 8 bits.
+
+    Args:
+        image: Float ``(C, H, W)``; values outside [0, 1] are clamped.
+
+    Returns:
+        A picture of W x H pixels, grey (mode ``L``) or RGB.
 
     Raises:
         ValueError: For another shape or a tensor of integers.
@@ -58,6 +67,13 @@ def to_pil(image: Tensor) -> Image.Image:
 
 def from_pil(image: Image.Image, channels: int) -> Tensor:
     """A PIL image as ``(C, H, W)`` float in [0, 1], turned to grey (1 channel) or RGB (3).
+
+    Args:
+        image: A picture of any mode; 16 bits are scaled to 8.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        float32 ``(channels, H, W)``, multiples of 1/255 in [0, 1].
 
     Raises:
         ValueError: For another number of channels.
@@ -113,6 +129,9 @@ def load_image(path: str | Path, channels: int = 3, size: int | Size | None = No
         channels: 1 for grey, 3 for RGB.
         size: ``(H, W)``, or one number for both: the centre is cropped to this shape and resized, bilinear with
             antialiasing; None keeps the image as it is.
+
+    Returns:
+        float32 ``(1, channels, H, W)``, multiples of 1/255 in [0, 1].
 
     Raises:
         FileNotFoundError: Where there is no such file.

@@ -19,6 +19,9 @@ def gaussian_noise(count: int, spec: ImageSpec, generator: torch.Generator | Non
         spec: Whose shape, mean and std.
         generator: Of the noise; a fixed one if None.
 
+    Returns:
+        float32 ``(count, C, H, W)`` in [0, 1]; what lies outside is clamped.
+
     >>> spec = ImageSpec(channels=1, size=(4, 4), mean=(0.5,), std=(0.1,), classes=("a",))
     >>> gaussian_noise(2, spec).shape
     torch.Size([2, 1, 4, 4])
@@ -36,6 +39,9 @@ def photo_patches(count: int, spec: ImageSpec, generator: torch.Generator | None
         spec: Whose size and channels.
         generator: Of the places; a fixed one if None.
         side: Pixels of a patch on each side, before it is resized.
+
+    Returns:
+        float32 ``(count, C, H, W)`` in [0, 1], from china and flower in turn.
 
     Raises:
         ValueError: For channels other than 1 or 3 and for patches larger than the photographs.
@@ -67,6 +73,9 @@ def other_images(name: str, count: int, spec: ImageSpec, *, download: bool = Fal
         spec: Whose size and channels.
         download: Fetch a set of torchvision's that is not there.
 
+    Returns:
+        float32 ``(N, C, H, W)`` in [0, 1] on the CPU, N at most ``count``.
+
     Raises:
         ValueError: For other changes of channels, naming the data set, and as ``load_data``.
         FileNotFoundError: For what is not there.
@@ -92,6 +101,9 @@ def shifted(images: Tensor, fraction: float = 0.5) -> Tensor:
     Args:
         images: ``(N, C, H, W)``.
         fraction: Of their size, in [0, 1].
+
+    Returns:
+        Images of the same shape; the first moves left, the second right, the third up, the fourth down, and so on.
 
     Raises:
         ValueError: For another fraction.
