@@ -45,6 +45,9 @@ def central_share(maps: Tensor) -> float:
     Args:
         maps: ``(N, H, W)`` of at least 4 pixels, all >= 0.
 
+    Returns:
+        The share, in [0, 1]; a map of zeros counts as 0.
+
     Raises:
         ValueError: For other maps.
 
@@ -66,6 +69,9 @@ def low_frequency_share(images: Tensor, cutoff: float = 0.25) -> float:
     Args:
         images: ``(N, C, H, W)``; their mean grey does not count.
         cutoff: In units of the highest frequency, in (0, 1].
+
+    Returns:
+        The share, in [0, 1]; an image of one grey counts as 0.
 
     Raises:
         ValueError: For another cutoff.
@@ -90,6 +96,9 @@ def stretch_contrast(images: Tensor, tails: float = 0.02) -> Tensor:
     Args:
         images: ``(N, C, H, W)``.
         tails: Share of the darkest and of the brightest values that are cut off, in [0, 0.5).
+
+    Returns:
+        Images of the same shape in [0, 1].
 
     Raises:
         ValueError: For other tails.

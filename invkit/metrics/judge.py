@@ -87,6 +87,9 @@ def statistics_penalty(target: Target, images: Tensor, micro_batch: int = 256) -
         images: ``(N, C, H, W)`` in [0, 1].
         micro_batch: Images of one forward pass.
 
+    Returns:
+        R_feature in the form ``norm``, at least 0; nan for a network without batch norm.
+
     Raises:
         ValueError: For no images, or a network that somebody put back into train mode.
 
@@ -110,6 +113,12 @@ def statistics_penalty(target: Target, images: Tensor, micro_batch: int = 256) -
 
 def roughness(images: Tensor) -> float:
     """Mean absolute difference to the right-hand plus to the lower neighbour, in units of the pixel range.
+
+    Args:
+        images: Float ``(N, C, H, W)``, at least 2 pixels wide and high.
+
+    Returns:
+        The mean over all images, in [0, 2] for images in [0, 1].
 
     >>> roughness(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]))
     1.0

@@ -50,6 +50,9 @@ def code_error(codes: Tensor, recovered: Tensor) -> float:
         codes: ``(N, D)``.
         recovered: ``(N, D)``.
 
+    Returns:
+        The error of all codes together, at least 0.
+
     Raises:
         ValueError: For other shapes.
 

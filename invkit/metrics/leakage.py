@@ -70,6 +70,9 @@ def measure_leakage(
         repeats: Subsets of a set that holds more than ``count``.
         generator: For subsets and bootstrap; a fixed one if None.
 
+    Returns:
+        The similarities of each image, the mean gap between them, in [-2, 2], and its bootstrap interval.
+
     Raises:
         ValueError: For fewer than two images, an empty set, or sets of other shapes.
 
@@ -111,6 +114,10 @@ def crossed_leakage(
         sets: Their training images, equally many.
         verifier: See :func:`measure_leakage`, as are ``level``, ``draws`` and ``generator``; the bootstrap keeps to
             each half.
+
+    Returns:
+        The similarities of the first network's images and then of the second's, the mean of both gaps, and its
+        bootstrap interval.
 
     Raises:
         ValueError: As :func:`measure_leakage`, and for sets of different sizes.
@@ -173,6 +180,9 @@ def similarities(images: Tensor, others: Tensor, verifier: Target | None = None)
         images: ``(N, C, H, W)`` in [0, 1].
         others: ``(M, C, H, W)`` in [0, 1].
         verifier: Compares by the cosine of its penultimate features; by the SSIM if None.
+
+    Returns:
+        float64 ``(N, M)`` in [-1, 1].
 
     Raises:
         ValueError: For images below 11 pixels without a verifier, SSIM's window.

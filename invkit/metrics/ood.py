@@ -21,6 +21,9 @@ def max_softmax(logits: Tensor, classes: int | None = None) -> Tensor:
         classes: Only the first so many classes count (None: all); where that leaves out a garbage class, it still takes
             its share of the probability.
 
+    Returns:
+        Scores ``(N,)`` in [0, 1], higher for images of the distribution.
+
     >>> round(float(max_softmax(torch.tensor([[0.0, 0.0, 0.0, 9.0]]), classes=3)), 4)
     0.0001
     """
@@ -34,6 +37,9 @@ def energy(logits: Tensor, classes: int | None = None, temperature: float = 1.0)
         logits: ``(N, K)``.
         classes: The sum goes over the first so many classes (None: all).
         temperature: T > 0.
+
+    Returns:
+        Scores ``(N,)`` in units of the logits, higher for images of the distribution.
 
     >>> energy(torch.zeros(1, 4)).exp()
     tensor([4.])
@@ -51,6 +57,9 @@ def not_garbage(logits: Tensor, garbage: int = -1) -> Tensor:
     Args:
         logits: ``(N, K)``.
         garbage: The index of the garbage class.
+
+    Returns:
+        Scores ``(N,)`` in [0, 1], higher for images of the distribution.
 
     >>> not_garbage(torch.tensor([[0.5, 0.25, 0.25]]).log())
     tensor([0.7500])
@@ -114,6 +123,9 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
         inside: Scores ``(N,)`` of images of the distribution, higher for those that belong.
         outside: Scores ``(M,)`` of images outside.
 
+    Returns:
+        The area under the ROC curve, in [0, 1]; 1 where all inside score higher, 0.5 for a guess.
+
     Raises:
         ValueError: For other shapes, no scores or scores that are not finite.
 
@@ -132,6 +144,9 @@ def fpr_at_tpr(inside: Tensor, outside: Tensor, tpr: float = 0.95) -> float:
         inside: Scores ``(N,)`` of images of the distribution, higher for those that belong.
         outside: Scores ``(M,)`` of images outside.
         tpr: In (0, 1].
+
+    Returns:
+        The share, in [0, 1]; 0 where no image outside passes.
 
     Raises:
         ValueError: As :func:`auroc`, and for another ``tpr``.
@@ -161,7 +176,12 @@ def _joined(inside: Tensor, outside: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfidenceGap:
-    """Whether one threshold parts the two sets (Suhail et al., §5.2): it does where ``margin`` is positive."""
+    """Whether one threshold parts the two sets (Suhail et al., §5.2): it does where ``margin`` is positive.
+
+    >>> gap = ConfidenceGap(lowest_inside=0.9, highest_outside=0.6, violating=0.0, rejected=0.5)
+    >>> round(gap.margin, 3)
+    0.3
+    """
 
     lowest_inside: float
     """Confidence of the least confident image of the distribution that was put into one of its classes."""
@@ -185,6 +205,10 @@ def confidence_gap(inside: Tensor, outside: Tensor, garbage: int | None = None) 
         inside: Logits ``(N, K)`` of images of the distribution; confidence is the largest softmax probability.
         outside: Logits ``(M, K)`` of images outside.
         garbage: Index of the class of what is outside, if the network has one.
+
+    Returns:
+        The two confidences between which the threshold would lie, and the shares of images outside that violate it and
+        that the garbage class rejects.
 
     Raises:
         ValueError: Where no image of the distribution was put into one of its classes.
@@ -227,6 +251,9 @@ def compare_scores(
         outside: Images outside ``(M, C, H, W)`` in [0, 1].
         garbage: The last class is a garbage class: confidence and energy are those of the others, and ``not garbage``
             is one more score.
+
+    Returns:
+        By the score's name, ``auroc`` of :func:`auroc` and ``fpr95`` of :func:`fpr_at_tpr` at 0.95, both in [0, 1].
 
     Raises:
         ValueError: For images that are not of the target's channels and size, and a network in train mode.

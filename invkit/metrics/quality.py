@@ -54,6 +54,9 @@ def in_batches(network: Network, images: Tensor, batch_size: int = 256, device: 
         batch_size: Images of one batch.
         device: Where the batches go; the network's own if it names one.
 
+    Returns:
+        Outputs ``(N, ...)`` on the CPU, of the network's own type, without a graph.
+
     Raises:
         ValueError: For no images, and images that are not of the network's channels and size.
 
@@ -97,6 +100,9 @@ def accuracy(
         batch_size: Images of one batch.
         device: Where the batches go; the verifier's own if it names one.
 
+    Returns:
+        By ``top`` and the number k, the share of images, in [0, 1].
+
     Raises:
         ValueError: For labels that are no class indices, out of range or of another number than the images.
 
@@ -136,6 +142,14 @@ def class_indices(labels: Tensor | Sequence[int]) -> Tensor:
 def probabilities(network: Network, images: Tensor, batch_size: int = 256) -> Tensor:
     """Softmax of the network's logits for images, ``(N, classes)`` in float64; see :func:`in_batches`.
 
+    Args:
+        network: See :func:`in_batches`; it gives logits ``(N, classes)``.
+        images: ``(N, C, H, W)``, uint8 or float in [0, 1].
+        batch_size: Images of one batch.
+
+    Returns:
+        Probabilities ``(N, classes)`` in float64 on the CPU; rows sum to 1.
+
     >>> probabilities(lambda x: x.flatten(1), torch.zeros(1, 2, 1, 1))
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
@@ -152,6 +166,10 @@ def inception_score(source: Tensor | Network, images: Tensor | None = None, *, s
         source: Probabilities ``(N, classes)``, or a network to judge ``images``.
         images: ``(N, C, H, W)`` in [0, 1], for a network.
         splits: Equal parts that are scored each by itself.
+
+    Returns:
+        Mean and standard deviation over the parts, the mean between 1 and the number of classes; the standard deviation
+        of one part is 0.
 
     Raises:
         ValueError: For rows that do not sum to 1, a network without images, or more splits than images.
@@ -193,6 +211,9 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
         features_a: ``(N, D)``, N of 2 or more.
         features_b: ``(M, D)``, M of 2 or more.
 
+    Returns:
+        The squared distance, at least 0, in squared units of the features; 0 for equal means and covariances.
+
     Raises:
         ValueError: For other shapes and values that are not finite.
 
@@ -224,6 +245,9 @@ def fid(images_a: Tensor, images_b: Tensor, *, batch_size: int = 64) -> float:
         images_a: ``(N, 3, H, W)``, uint8 or float in [0, 1].
         images_b: ``(M, 3, H, W)``.
         batch_size: Images of one batch.
+
+    Returns:
+        The FID, at least 0; 0 for sets of equal statistics.
 
     Raises:
         ValueError: For images that are not RGB.
@@ -266,6 +290,9 @@ def lpips_distance(images_a: Tensor, images_b: Tensor, *, backbone: str = "alex"
         backbone: ``alex``, ``vgg`` or ``squeeze``.
         batch_size: Pairs of one batch.
 
+    Returns:
+        Distances ``(N,)`` on the CPU, at least 0; 0 for equal images.
+
     Raises:
         ValueError: For other shapes, and another backbone.
         MissingWeightsError: Where the backbone cannot be had.
@@ -300,6 +327,9 @@ def psnr(images_a: Tensor, images_b: Tensor) -> float:
         images_a: ``(N, C, H, W)`` in [0, 1].
         images_b: As many, of the same shape.
 
+    Returns:
+        The mean PSNR in dB; at least 0 for images in [0, 1].
+
     Raises:
         ValueError: For other shapes.
 
@@ -320,6 +350,9 @@ def ssim(images_a: Tensor, images_b: Tensor) -> float:
     Args:
         images_a: ``(N, C, H, W)`` in [0, 1], at least 11 pixels wide and high.
         images_b: As many, of the same shape.
+
+    Returns:
+        The mean over the pairs, in [-1, 1].
 
     Raises:
         ValueError: For other shapes and smaller images.
@@ -356,6 +389,10 @@ def diversity(features: Tensor, labels: Tensor | None = None) -> dict[str, float
         features: ``(N, D)``, two or more.
         labels: Classes ``(N,)``.
 
+    Returns:
+        ``all``, and with labels ``within``, both in units of the features; ``within`` is nan where no class has two
+        images.
+
     Raises:
         ValueError: For fewer than two features, or another number of labels.
 
@@ -389,6 +426,9 @@ def saturated_fraction(images: Tensor, margin: float = 0.5 / 255) -> float:
     Args:
         images: In [0, 1], of any shape.
         margin: How near to 0 or 1 counts.
+
+    Returns:
+        The share, in [0, 1].
 
     >>> saturated_fraction(torch.tensor([0.0, 0.5, 1.0, 0.25]))
     0.5
