@@ -26,7 +26,12 @@ from invkit.core.hooks import Hooks
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Statistics of one layer's input: ``count`` values per channel, their ``mean`` and unbiased ``var``, ``(C,)``."""
+    """Statistics of one layer's input: ``count`` values per channel, their ``mean`` and unbiased ``var``, ``(C,)``.
+
+    >>> images = ImageMoments(4, means=torch.tensor([[0.0], [2.0]]), variances=torch.ones(2, 1))
+    >>> images.pooled()
+    Moments(count=8, mean=tensor([1.]), var=tensor([2.2857]))
+    """
 
     count: int
     mean: Tensor
@@ -67,7 +72,18 @@ def image_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of ``(N, C, ...)``, in at least float32 and stable where |mean| >> std."""
+    """Mean and biased variance per channel of ``(N, C, ...)``, in at least float32 and stable where |mean| >> std.
+
+    Args:
+        x: A layer's input, ``(N, C, ...)``.
+
+    Returns:
+        Mean and variance, ``(C,)`` each, with a graph to ``x``.
+
+    >>> mean, variance = batch_statistics(torch.tensor([[[1.0, 3.0]], [[5.0, 7.0]]]))
+    >>> mean, variance
+    (tensor([4.]), tensor([5.]))
+    """
     means, variances = image_statistics(x)
     mean = means.mean(0)
     return mean, variances.mean(0) + (means - mean).square().mean(0)

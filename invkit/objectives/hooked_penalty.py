@@ -18,8 +18,14 @@ from invkit.objectives.batch_norm import BatchNormPenalty
 def hooked_penalty(target: Target, images: Tensor, *, keep_features: bool) -> Tensor:
     """R_feature of ``images`` as one batch, a scalar with a graph to them (Botach & Cohen, §4.1.1).
 
-    ``keep_features`` collects each layer's input in a list and computes the statistics at the end, as the authors did
-    first; otherwise hooks add the penalty up during the forward pass, as they did then.
+    Args:
+        target: The network, with batch norms that keep running statistics.
+        images: ``(N, C, H, W)`` in [0, 1].
+        keep_features: Collect each layer's input and compute the statistics at the end, as the authors did first;
+            otherwise hooks add the penalty up during the forward pass, as they did then.
+
+    Returns:
+        The penalty, at least 0.
 
     >>> from invkit.testing import tiny_target
     >>> target, images = tiny_target(), torch.rand(4, 3, 8, 8)

@@ -23,7 +23,13 @@ from invkit.transforms.jitter import Jitter, apply_jitter, undo_jitter
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a term sees of a (micro-)batch: jittered ``images`` ``(n, C, H, W)``, ``outputs``, ``references``."""
+    """What a term sees of a (micro-)batch: jittered ``images`` ``(n, C, H, W)``, ``outputs``, ``references``.
+
+    >>> from invkit.objectives import losses
+    >>> batch = Batch(images=torch.rand(2, 3, 8, 8), outputs=torch.rand(2, 4), references=torch.tensor([0, 3]))
+    >>> losses.cross_entropy(batch.outputs, batch.references).shape
+    torch.Size([2])
+    """
 
     images: Tensor
     outputs: Tensor

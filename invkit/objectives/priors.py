@@ -15,6 +15,12 @@ def total_variation(images: Tensor) -> Tensor:
     ``||x - x_H||_2 + ||x - x_V||_2 + ||x - x_D1||_2 + ||x - x_D2||_2`` per image (Botach & Cohen, §3.1.1, R_TV), the
     shifts being horizontal, vertical and along both diagonals; pixels without a neighbour take no part.
 
+    Args:
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        One value for each image, ``(N,)``, at least 0; 0 for an image of one colour.
+
     >>> float(total_variation(torch.full((1, 3, 4, 4), 0.3)))
     0.0
     """
@@ -33,6 +39,12 @@ def roughness(images: Tensor) -> Tensor:
 
     A mean, so that one weight serves images of any size, and absolute, so that edges cost no more than slopes.
 
+    Args:
+        images: ``(N, C, H, W)``, at least 2 pixels wide and high.
+
+    Returns:
+        One value for each image, ``(N,)``, in [0, 2] for images in [0, 1].
+
     >>> roughness(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])).tolist()
     [1.0]
     """
@@ -42,6 +54,12 @@ def roughness(images: Tensor) -> Tensor:
 
 def l2(images: Tensor) -> Tensor:
     """Euclidean norm ``(N,)`` of each image (Botach & Cohen, §3.1.1, R_l2).
+
+    Args:
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        One value for each image, ``(N,)``, at least 0; at most the root of the number of values for images in [0, 1].
 
     >>> float(l2(torch.ones(1, 1, 2, 2)))
     2.0
@@ -53,6 +71,12 @@ def l2(images: Tensor) -> Tensor:
 def squared_variation(images: Tensor) -> Tensor:
     """``sum_hw (I_(h+1,w) - I_(h,w))^2 + (I_(h,w+1) - I_(h,w))^2`` ``(N,)`` (Suhail et al., §5.3, L_Var).
 
+    Args:
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        One value for each image, ``(N,)``, at least 0; the sum is over the channels too.
+
     >>> squared_variation(torch.tensor([[[[0.0, 1.0], [2.0, 2.0]]]])).tolist()
     [6.0]
     """
@@ -63,6 +87,12 @@ def squared_variation(images: Tensor) -> Tensor:
 def out_of_range(images: Tensor) -> Tensor:
     """``sum max(0, -I) + sum max(0, I - 1)`` ``(N,)``, zero for images in [0, 1] (Suhail et al., §5.3, L_Pix).
 
+    Args:
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        One value for each image, ``(N,)``, at least 0, in units of the pixel range.
+
     >>> out_of_range(torch.tensor([[[[-0.5, 1.25]]]])).tolist()
     [0.75]
     """
@@ -72,6 +102,13 @@ def out_of_range(images: Tensor) -> Tensor:
 
 def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
     """The image prior ``tv R_TV + l2 R_l2`` (§3.1.1) as terms of an objective; a weight of zero leaves its term out.
+
+    Args:
+        tv: Weight of :func:`total_variation`, at least 0.
+        l2_: Weight of :func:`l2`, at least 0.
+
+    Returns:
+        By name, ``tv`` and ``l2``, each with its weight, for :class:`~invkit.objectives.Objective`.
 
     >>> list(weighted(0.1, 0.0))
     ['tv']
