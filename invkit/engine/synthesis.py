@@ -51,6 +51,9 @@ def synthesise(
         seed: From which the batches' generators follow.
         config: Whatever the images depend on beside the above; compared when a run goes on.
 
+    Returns:
+        The path of ``folder/images``, with one folder per class.
+
     Raises:
         ValueError: Where the folder holds another synthesis or a damaged record, naming it.
         RuntimeError: Where a batch became non-finite.

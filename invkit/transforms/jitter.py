@@ -12,7 +12,11 @@ from invkit.core.spec import check_rank
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """For each of ``N`` images: offsets ``down`` and ``right`` in pixels, and whether it is flipped, each ``(N,)``."""
+    """For each of ``N`` images: offsets ``down`` and ``right`` in pixels, and whether it is flipped, each ``(N,)``.
+
+    >>> Jitter(torch.tensor([1]), torch.tensor([0]), torch.tensor([False])).on(torch.device("cpu"))
+    (tensor([[1]]), tensor([[0]]), tensor([[False]]))
+    """
 
     down: Tensor
     right: Tensor
@@ -26,6 +30,16 @@ class Jitter:
 
 def draw_jitter(n: int, jitter: int, flip: float, generator: torch.Generator, together: bool = False) -> Jitter:
     """Offsets uniform in -jitter..jitter and flips with probability ``flip``, for each of ``n`` images or all alike.
+
+    Args:
+        n: Images, at least 1.
+        jitter: Largest offset in pixels, a whole number of at least 0.
+        flip: Probability of a horizontal flip, in [0, 1].
+        generator: Source of the draws, a CPU generator.
+        together: One draw for all images.
+
+    Returns:
+        The offsets and flips, on the CPU.
 
     >>> draw = draw_jitter(2, 3, 0.5, torch.Generator().manual_seed(0))
     >>> draw.down.shape, int(draw.right.abs().max()) <= 3
@@ -41,6 +55,14 @@ def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
     """Flip, then shift ``images`` ``(N, C, H, W)``; what leaves on one side comes back on the other, or is black.
 
     Black borders are what random cropping with padding, the usual training augmentation of small images, shows.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        draw: As :func:`draw_jitter` gives it for N images.
+        wrap: Whether what leaves comes back on the other side; black comes in otherwise.
+
+    Returns:
+        Moved images of the same shape, with a graph to ``images``.
 
     Raises:
         ValueError: For another number of images than the jitter was drawn for.
@@ -61,6 +83,14 @@ def apply_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
 
 def undo_jitter(images: Tensor, draw: Jitter, wrap: bool = True) -> Tensor:
     """Inverse (where nothing was lost), and for a gradient the adjoint, of :func:`apply_jitter`.
+
+    Args:
+        images: ``(N, C, H, W)``, moved images or a gradient with respect to them.
+        draw: The draw they were moved by.
+        wrap: As they were moved.
+
+    Returns:
+        Images of the same shape, moved back; with ``wrap`` false, what had left stays black.
 
     >>> images = torch.rand(2, 3, 8, 8)
     >>> draw = draw_jitter(2, 3, 0.5, torch.Generator())

@@ -23,6 +23,15 @@ def loud_images(n: int, shape: Sequence[int], generator: torch.Generator) -> Ten
 def initial_images(n: int, shape: Sequence[int], generator: torch.Generator, std: float = 0.1) -> Tensor:
     """Gaussian noise around mid-grey, ``(n, C, H, W)`` clamped to [0, 1].
 
+    Args:
+        n: Images.
+        shape: ``(C, H, W)``.
+        generator: Source of the noise, a CPU generator.
+        std: Standard deviation in units of the pixel range, at least 0.
+
+    Returns:
+        float32 ``(n, C, H, W)`` in [0, 1] on the CPU.
+
     >>> initial_images(2, (3, 8, 8), torch.Generator()).shape
     torch.Size([2, 3, 8, 8])
     """
@@ -32,6 +41,14 @@ def initial_images(n: int, shape: Sequence[int], generator: torch.Generator, std
 def uniform_images(n: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Uniform noise ``(n, C, H, W)`` in [0, 1].
 
+    Args:
+        n: Images.
+        shape: ``(C, H, W)``.
+        generator: Source of the noise, a CPU generator.
+
+    Returns:
+        float32 ``(n, C, H, W)`` in [0, 1) on the CPU.
+
     >>> uniform_images(2, (3, 8, 8), torch.Generator()).shape
     torch.Size([2, 3, 8, 8])
     """
@@ -40,6 +57,14 @@ def uniform_images(n: int, shape: Sequence[int], generator: torch.Generator) -> 
 
 def pad_with_noise(patch: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:
     """Centering (Ghiasi et al., 2021, §3.1): ``patch`` ``(N, C, h, w)`` amid uniform noise of ``size`` ``(H, W)``.
+
+    Args:
+        patch: Float ``(N, C, h, w)`` in [0, 1].
+        size: ``(H, W)``, at least that of the patch.
+        generator: Source of the noise, a CPU generator.
+
+    Returns:
+        Images ``(N, C, H, W)`` in [0, 1] with the patch in their middle, of its type and on its device.
 
     Raises:
         ValueError: For a patch that is larger.
@@ -59,6 +84,13 @@ def pad_with_noise(patch: Tensor, size: Sequence[int], generator: torch.Generato
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, and smoothed first where images become smaller; images of ``size`` ``(H, W)`` are returned as such.
+
+    Args:
+        images: Float ``(N, C, h, w)``.
+        size: ``(H, W)``.
+
+    Returns:
+        Images ``(N, C, H, W)``, with a graph to ``images``.
 
     >>> resize_images(torch.rand(2, 3, 8, 8), (4, 6)).shape
     torch.Size([2, 3, 4, 6])
