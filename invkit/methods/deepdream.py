@@ -26,11 +26,17 @@ from invkit.objectives.objective import Batch, Objective, Term
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepDreamConfig(LoopConfig):
-    """How strongly to dream. Weights of the image prior are per-image norms, see :mod:`invkit.objectives.priors`."""
+    """How strongly to dream. Weights of the image prior are per-image norms, see :mod:`invkit.objectives.priors`.
+
+    >>> config = DeepDreamConfig.for_profile("paper", octaves=3)
+    >>> config.steps, config.octaves, config.octave_scale
+    (200, 3, 1.4)
+    """
 
     steps: int = 40
     """Steps in each octave."""
     lr: float = 0.004
+    """Adam's step size, in units of the pixel range [0, 1]."""
     tv: float = 1e-3
     """Total variation (§2.1)."""
     l2: float = 0.0

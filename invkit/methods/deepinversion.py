@@ -45,12 +45,19 @@ class DeepInversionConfig(LoopConfig):
     """
 
     steps: int = 400
+    """Steps at full resolution."""
     lr: float = 0.02
+    """Adam's step size, in units of the pixel range [0, 1], or of normalised pixels where ``normalised``."""
     betas: tuple[float, float] = (0.5, 0.9)
+    """Adam's decay rates."""
     jitter: float = 0.125
+    """Largest offset (§3.1.2): a share of the image's size below 1, else a whole number of pixels."""
     wrap: bool | None = None
+    """Whether jitter wraps around (§4.1.2); None goes by the custom of training, in black up to 64 pixels."""
     flip: float = 0.5
+    """Probability of a horizontal flip of each image (§3.1.2)."""
     scales: int | None = None
+    """Scales at which :class:`~invkit.engine.image_adam.ImageAdam` moves the images; None takes all, 1 pixels alone."""
     low_resolutions: tuple[tuple[float, int], ...] = ((0.5, 200),)
     """(side, steps) of stages before full resolution, up-sampled by nearest neighbours (§3.1.3): a share of the full
     size below 1, else the pixels of a square."""

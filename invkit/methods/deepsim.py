@@ -39,6 +39,7 @@ class DeePSiMConfig(FitConfig):
     """
 
     steps: int = 500_000
+    """Optimiser steps (Dosovitskiy & Brox)."""
     schedule: Literal["cosine", "restarts", "constant"] = "constant"
     batch_size: int = 64
     """Images per step."""

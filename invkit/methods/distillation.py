@@ -32,6 +32,7 @@ class DistillationConfig(ClassifierConfig):
     hard: float = 0.0
     """Weight of the cross-entropy with the labels the images were made for, beside the KL divergence."""
     label_smoothing: float = 0.0
+    """Share of each label that is spread evenly over all classes, in the cross-entropy that ``hard`` weighs."""
 
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = dict(ClassifierConfig.PROFILES)
 

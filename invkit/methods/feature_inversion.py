@@ -33,11 +33,15 @@ class FeatureInversionConfig(LoopConfig):
     The defaults are DeepInversion's; ``batch_norm=0`` makes it DeepDream's. What Dong et al. do not give (appendix A.1:
     "other scaling terms the same") is Yin et al.'s (2020) for ImageNet at 224 pixels. Images are not jittered, which
     the features given were not either; a ``jitter`` finds images that fit them on average over their shifts.
+
+    >>> FeatureInversionConfig().batch_norm, FeatureInversionConfig.for_profile("book", batch_norm=0).match
+    (0.01, 1.0)
     """
 
     steps: int = 20_000
     """Appendix A.1: setting 2 of Yin et al., all steps at full resolution."""
     lr: float = 0.2
+    """Adam's step size (Yin et al.)."""
     match: float = 1e-3
     """Distance to the features given (appendix A.1)."""
     tv: float = 1e-4
@@ -116,6 +120,14 @@ def feature_inversion(
 @torch.no_grad()
 def layer_features(target: Target, images: Tensor, layer: str) -> Tensor:
     """What ``layer`` answers to ``images`` ``(N, C, H, W)``: its output ``(N, ...)``, on the target's device.
+
+    Args:
+        target: The network.
+        images: ``(N, C, H, W)`` in [0, 1], of the target's size.
+        layer: A name of ``target.module.named_modules()``; ``""`` stands for the logits.
+
+    Returns:
+        The layer's output ``(N, ...)``, without a graph, on the target's device.
 
     Raises:
         ValueError: For images that do not fit, an unknown layer, one whose output is not a row per image, or a network

@@ -42,18 +42,25 @@ class FeedforwardConfig(GANConfig):
     """
 
     steps: int = 100_000
+    """Of the generator."""
     batch_size: int = 256
+    """Images per step of the discriminator."""
     latent: int = 120
     """Entries of the noise, from a standard normal distribution (Teterwak et al., section 3)."""
     width: int = 96
+    """Channels at full resolution, in both networks (Brock et al.)."""
     hidden: int = 256
     """Units of the MLPs that turn logits into scales and shifts of the batch norms; the paper names no number."""
     projection: bool = True
     """Whether the discriminator sees the logits; without ``W_2`` (eq. 2) nothing asks for images that fit them."""
     discriminator_steps: int = 2
+    """For each step of the generator (Brock et al.)."""
     lr_generator: float = 5e-5
+    """Of the generator's Adam (Brock et al.)."""
     betas: tuple[float, float] = (0.0, 0.999)
+    """Of both Adams (Brock et al.)."""
     ema: float = 0.9999
+    """Decay of the average of the generator's weights (Brock et al.); 0 keeps the last weights."""
     zero_loss_steps: int = 200
     """Stop after so many steps with a discriminator loss of 0: it has won, and no gradient comes from it."""
 

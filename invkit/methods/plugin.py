@@ -30,6 +30,10 @@ class PlugInConfig(LoopConfig):
     """The one set of hyper-parameters of the paper (§4), found on a ResNet-50 at 224 pixels and kept for all networks.
 
     ``micro_batch`` counts shifted copies in a forward pass; where it is set, each is run once more for its gradient.
+
+    >>> config = PlugInConfig.for_profile("book", stages=5)
+    >>> config.steps, config.stages, config.alpha, PlugInConfig().alpha
+    (40, 5, 0.2, 1.0)
     """
 
     steps: int = 400
