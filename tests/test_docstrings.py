@@ -12,10 +12,22 @@ from typing import Any, get_type_hints
 import pytest
 
 import invkit
-from invkit import analysis, attacks, data, methods, metrics, networks, objectives, partition, transforms
+from invkit import (
+    analysis,
+    attacks,
+    book,
+    data,
+    methods,
+    metrics,
+    networks,
+    objectives,
+    partition,
+    show,
+    transforms,
+)
 from invkit.core.config import Config
 
-ROOMS = (invkit, metrics, data, transforms, objectives, partition, networks, attacks, methods, analysis)
+ROOMS = (invkit, metrics, data, transforms, objectives, partition, networks, attacks, methods, analysis, show, book)
 
 
 def names_of(module: types.ModuleType) -> list[str]:
