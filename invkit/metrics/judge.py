@@ -51,10 +51,10 @@ class Judge:
             labels: The classes that they were made for, ``(N,)``.
 
         Returns:
-            ``own`` and each verifier's name: share of images recognised, in [0, 1]; ``frechet``: in the first
-            verifier's features, to the real images; ``diversity``: mean distance of two images of a class, in the same
-            features; ``penalty``: R_feature of the batch, nan for a network without statistics; ``tv``: see
-            :func:`roughness`; ``saturated``: share of pixels at 0 or 1.
+            Scores by name, of which ``own`` and each verifier's are the share of images recognised, in [0, 1];
+            ``frechet``: in the first verifier's features, to the real images; ``diversity``: mean distance of two images
+            of a class, in the same features; ``penalty``: R_feature of the batch, nan for a network without statistics;
+            ``tv``: see :func:`roughness`; ``saturated``: share of pixels at 0 or 1.
         """
         images = quantise(self.target.check(images))
         features = self._features(images)
@@ -161,9 +161,9 @@ class PairJudge:
             images: One for each real image, ``(N, C, H, W)`` in [0, 1].
 
         Returns:
-            ``psnr`` in dB, its mean, and ``psnr sd`` over the images; ``ssim`` in [-1, 1]; ``distance``: mean Euclidean
-            distance in the first verifier's features, in units of that between two real images; each verifier's name:
-            the share of images whose class it reads.
+            Scores by name, of which ``psnr`` is the mean in dB and ``psnr sd`` its standard deviation over the images;
+            ``ssim`` in [-1, 1]; ``distance``: mean Euclidean distance in the first verifier's features, in units of that
+            between two real images; each verifier's name: the share of images whose class it reads.
 
         Raises:
             ValueError: For images of another shape than the real ones.

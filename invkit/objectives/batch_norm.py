@@ -57,8 +57,8 @@ class ImageMoments:
 def image_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per image and channel of ``(N, C, ...)``, each ``(N, C)``, in at least float32.
 
-    Two short passes: on a CPU several times faster than var_mean in either memory format, stable where |mean| >> std,
-    and short sums keep the digits that one sum over a million float32 numbers loses.
+    Two short passes: on a CPU several times faster than var_mean in either memory format, stable where the mean is
+    much larger than the deviation, and short sums keep the digits that one sum over a million float32 numbers loses.
     """
     wide = x if x.dtype == torch.float64 else x.float()
     inside = list(range(2, x.ndim))
@@ -72,7 +72,9 @@ def image_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of ``(N, C, ...)``, in at least float32 and stable where |mean| >> std.
+    """Mean and biased variance per channel of ``(N, C, ...)``, in at least float32.
+
+    Stable where the mean is much larger than the standard deviation.
 
     Args:
         x: A layer's input, ``(N, C, ...)``.
@@ -145,7 +147,7 @@ def _affine(x: Tensor, means: Tensor, by_means: Tensor, by_variances: Tensor) ->
 def merge(parts: Sequence[Moments]) -> Moments:
     """Moments of the union of several samples, from counts, means and centred squares (Chan et al., 1983).
 
-    Plain sums of squares would cancel in float32 where |mean| is much larger than the standard deviation.
+    Plain sums of squares would cancel in float32 where the mean is much larger than the standard deviation.
     """
     count = sum(p.count for p in parts)
     weights = torch.tensor([p.count / count for p in parts], dtype=parts[0].mean.dtype, device=parts[0].mean.device)

@@ -105,10 +105,10 @@ def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
 
     Args:
         tv: Weight of :func:`total_variation`, at least 0.
-        l2_: Weight of :func:`l2`, at least 0.
+        ``l2_``: Weight of :func:`l2`, at least 0.
 
     Returns:
-        By name, ``tv`` and ``l2``, each with its weight, for :class:`~invkit.objectives.Objective`.
+        By name, ``tv`` and ``l2``, each with its weight, for :class:`~invkit.objectives.objective.Objective`.
 
     >>> list(weighted(0.1, 0.0))
     ['tv']
