@@ -52,9 +52,9 @@ class Judge:
 
         Returns:
             Scores by name, of which ``own`` and each verifier's are the share of images recognised, in [0, 1];
-            ``frechet``: in the first verifier's features, to the real images; ``diversity``: mean distance of two images
-            of a class, in the same features; ``penalty``: R_feature of the batch, nan for a network without statistics;
-            ``tv``: see :func:`roughness`; ``saturated``: share of pixels at 0 or 1.
+            ``frechet``: in the first verifier's features, to the real images; ``diversity``: mean distance of two
+            images of a class, in the same features; ``penalty``: R_feature of the batch, nan for a network without
+            statistics; ``tv``: see :func:`roughness`; ``saturated``: share of pixels at 0 or 1.
         """
         images = quantise(self.target.check(images))
         features = self._features(images)
@@ -162,8 +162,8 @@ class PairJudge:
 
         Returns:
             Scores by name, of which ``psnr`` is the mean in dB and ``psnr sd`` its standard deviation over the images;
-            ``ssim`` in [-1, 1]; ``distance``: mean Euclidean distance in the first verifier's features, in units of that
-            between two real images; each verifier's name: the share of images whose class it reads.
+            ``ssim`` in [-1, 1]; ``distance``: mean Euclidean distance in the first verifier's features, in units of
+            that between two real images; each verifier's name: the share of images whose class it reads.
 
         Raises:
             ValueError: For images of another shape than the real ones.
