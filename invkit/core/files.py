@@ -181,7 +181,7 @@ def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically; read them back with :func:`read_safetensors`.
 
-    Raises ``OSError`` as :func:`atomic_path`.
+    Tensors that share memory are written each in full. Raises ``OSError`` as :func:`atomic_path`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
@@ -189,8 +189,14 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     >>> read_safetensors(path)
     {'images': tensor([1., 1.])}
     """
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    _write_tensors(Path(path), lambda temporary: save_file(contiguous, temporary))
+    separate: dict[str, Tensor] = {}
+    storages: set[tuple[torch.device, int]] = set()
+    for name, tensor in tensors.items():
+        contiguous = tensor.contiguous()
+        storage = (contiguous.device, contiguous.untyped_storage().data_ptr())
+        separate[name] = contiguous.clone() if storage in storages else contiguous  # safetensors refuses shared memory
+        storages.add(storage)
+    _write_tensors(Path(path), lambda temporary: save_file(separate, temporary))
 
 
 def _write_tensors(path: Path, write: Callable[[Path], None]) -> None:

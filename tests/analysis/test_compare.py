@@ -9,6 +9,7 @@ import torch
 from invkit.analysis.compare import Comparison, Run, SeedRows, best_row, compare, grid_search, local_maxima
 from invkit.core.rng import seeded
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion
+from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.metrics.judge import Judge, PairJudge
 from invkit.show.tables import table
 from invkit.testing import tiny_target
@@ -156,6 +157,15 @@ def test_finished_runs_are_kept_and_judged_anew(tmp_path):
     assert calls[4:] == [3, 0, 3]  # a new seed and a new method add only their own
     compare({"noise": counted}, LABELS + 1, brightness, seeds=(0,), folder=tmp_path)
     assert len(calls) == 8  # other references are another comparison
+
+
+def test_a_method_of_several_resolutions_is_kept(tmp_path):
+    target, config = tiny_target(), DeepInversionConfig(low_resolutions=((0.5, 2),), steps=2)
+    methods = {"ours": lambda labels, generator: deep_inversion(target, labels, config, generator=generator)}
+    first = compare(methods, LABELS, brightness, seeds=(0,), folder=tmp_path)
+    again = compare({"ours": None}, LABELS, brightness, seeds=(0,), folder=tmp_path)  # read, not repeated
+    assert torch.equal(again.images["ours"], first.images["ours"])
+    assert len(again.results["ours"][0].stages) == 2
 
 
 def test_an_interruption_inside_a_method_ends_the_comparison():

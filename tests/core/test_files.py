@@ -175,10 +175,18 @@ def test_what_cannot_be_written_is_told_in_one_sentence(tmp_path, write, file_li
 
 
 def test_a_writer_that_is_at_fault_itself_says_so(tmp_path):
-    shared = torch.rand(4)
-    with pytest.raises(RuntimeError, match="share memory"):
-        save_tensors(tmp_path / "x.safetensors", {"a": shared, "b": shared})
+    with pytest.raises(RuntimeError, match="no data"):
+        save_tensors(tmp_path / "x.safetensors", {"a": torch.empty(4, device="meta")})
     assert os.listdir(tmp_path) == []
+
+
+def test_tensors_that_share_memory_are_written_each_in_full(tmp_path):
+    base = torch.arange(6.0).view(2, 3)
+    tensors = {"whole": base, "again": base, "row": base[1], "turned": base.T, "none": base[:0], "other": torch.ones(2)}
+    save_tensors(tmp_path / "x.safetensors", tensors)
+    loaded = read_safetensors(tmp_path / "x.safetensors")
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_a_checkpoint_without_its_fields_or_of_another_run(tmp_path):

@@ -10,6 +10,23 @@ import torch
 
 from invkit.core.files import read_safetensors, read_weights
 from invkit.core.results import FitResult, InversionResult, Step
+from invkit.core.rng import seeded
+from invkit.methods.deepdream import DeepDreamConfig, deep_dream
+from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
+from invkit.methods.plugin import PlugInConfig, plug_in_inversion
+from invkit.testing import tiny_target
+
+STAGED = {
+    "deep_inversion": lambda: deep_inversion(
+        tiny_target(), [0, 1], DeepInversionConfig(low_resolutions=((0.5, 2),), steps=2), generator=seeded(0)
+    ),
+    "plug_in_inversion": lambda: plug_in_inversion(
+        tiny_target(), [0, 1], PlugInConfig.for_profile("ci", steps=2), generator=seeded(0)
+    ),
+    "deep_dream": lambda: deep_dream(
+        tiny_target(), torch.rand(1, 3, 12, 12), "conv2", DeepDreamConfig(steps=2, octaves=2), generator=seeded(0)
+    ),
+}
 
 
 def _result(**change):
@@ -39,6 +56,16 @@ def test_stages_keep_their_order(tmp_path):
     stages = tuple(torch.full((1, 1, 1, 1), float(i)) for i in range(12))
     found = InversionResult.load(_result(stages=stages).save(tmp_path))
     assert [float(s) for s in found.stages] == list(range(12))
+
+
+@pytest.mark.parametrize("invert", STAGED.values(), ids=STAGED)
+def test_the_result_of_several_resolutions_survives_the_disk(tmp_path, invert):
+    """Its images are those of the last stage, in the same memory."""
+    result = invert()
+    loaded = InversionResult.load(result.save(tmp_path))
+    assert torch.equal(loaded.images, result.images)
+    assert len(loaded.stages) == len(result.stages) > 1
+    assert all(torch.equal(a, b) for a, b in zip(loaded.stages, result.stages, strict=True))
 
 
 def test_without_labels(tmp_path):
