@@ -327,7 +327,8 @@ def digest(*tensors: Tensor) -> str:
     """
     fingerprint = hashlib.sha256()
     for tensor in tensors:
-        fingerprint.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, since NumPy has no bfloat16; flat, since a single number cannot be viewed as several bytes.
+        fingerprint.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return fingerprint.hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and one clear sentence where they cannot be."""
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 
 from invkit.core.files import (
     atomic_path,
+    digest,
     load_state,
     read_checkpoint,
     read_json,
@@ -202,6 +204,22 @@ def test_a_checkpoint_without_its_fields_or_of_another_run(tmp_path):
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"list\.json .*holds a list"):
         read_json(tmp_path / "list.json")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.bool])
+def test_a_digest_of_every_type_and_shape(dtype):
+    values = torch.arange(6).view(2, 3).to(dtype)
+    other = values.clone()
+    other[1, 2] = 0
+    assert digest(values) == digest(values.clone()) != digest(other)
+    assert digest(values.T) == digest(values.T.contiguous())
+    assert digest(values[0, 1]) != digest(values[0, 0])
+    assert digest(values[:0]) == digest()
+
+
+def test_a_digest_is_that_of_the_bytes():
+    values = torch.arange(6.0)
+    assert digest(values, values[0]) == hashlib.sha256(values.numpy().tobytes() + bytes(4)).hexdigest()[:16]
 
 
 def test_state_survives(tmp_path):
