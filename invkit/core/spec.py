@@ -133,7 +133,8 @@ class ImageSpec:
     """Shape, normalisation and classes of a network's images; the one owner of mean and standard deviation.
 
     Outside a network, images are float tensors ``(N, channels, H, W)`` in [0, 1]; ``normalise`` turns them into
-    what the network was trained on, ``(x - mean) / std`` per channel.
+    what the network was trained on, ``(x - mean) / std`` per channel. Numbers may be NumPy's and names anything that
+    can be written, as ``classes=range(10)``; they become Python's own numbers and strings.
 
     >>> spec = ImageSpec(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b"))
     >>> float(spec.normalise(torch.ones(1, 1, 8, 8)).max())
@@ -149,7 +150,7 @@ class ImageSpec:
     def __post_init__(self) -> None:
         for name in ("size", "mean", "std", "classes"):
             value = getattr(self, name)
-            if not isinstance(value, Iterable):
+            if isinstance(value, str) or not isinstance(value, Iterable):
                 raise ValueError(f"{name} must be a sequence, not {value!r}")
             object.__setattr__(self, name, tuple(value.tolist() if isinstance(value, Tensor | np.ndarray) else value))
         sides = (self.channels, *self.size)
@@ -170,6 +171,15 @@ class ImageSpec:
             raise ValueError(f"mean must be finite, not {self.mean}")
         if len(self.classes) < 1:
             raise ValueError("an ImageSpec needs at least one class name")
+        self._use_plain_types()
+
+    def _use_plain_types(self) -> None:
+        """Numbers of NumPy cannot be written as JSON, and a number as a class name would not come back from it."""
+        object.__setattr__(self, "channels", int(self.channels))
+        object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        object.__setattr__(self, "classes", tuple(str(name) for name in self.classes))
 
     @property
     def n_classes(self) -> int:

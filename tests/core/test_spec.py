@@ -1,6 +1,7 @@
 """Shapes, normalisation and 8-bit files."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -47,6 +48,25 @@ def test_normalise_by_hand():
 def test_nonsense_is_refused(change, says):
     with pytest.raises(ValueError, match=says):
         ImageSpec(**SPEC | change)
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    spec = ImageSpec(
+        channels=np.int64(1), size=(np.int64(4), np.int32(6)), mean=(np.float64(0.5),), std=[np.float32(0.25)],
+        classes=np.array(["a", "b"]),
+    )  # fmt: skip
+    assert json.loads(json.dumps(spec.to_json())) == spec.to_json()
+    assert spec == ImageSpec(channels=1, size=(4, 6), mean=(0.5,), std=(0.25,), classes=("a", "b"))
+    assert {type(side) for side in spec.shape} == {int}
+    assert type(spec.mean[0]) is type(spec.std[0]) is float
+    assert {type(name) for name in spec.classes} == {str}
+
+
+def test_class_names_are_words():
+    assert ImageSpec(**SPEC | {"classes": range(3)}).classes == ("0", "1", "2")
+    assert ImageSpec(**SPEC | {"classes": torch.arange(2)}).classes == ("0", "1")
+    with pytest.raises(ValueError, match=r"classes .*'cat'"):
+        ImageSpec(**SPEC | {"classes": "cat"})
 
 
 def test_a_spec_is_frozen_and_survives_json():
