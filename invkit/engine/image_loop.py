@@ -76,7 +76,8 @@ class LoopConfig(Config):
 
     def __post_init__(self) -> None:
         self.require_whole("steps", "log_every", "checkpoint_every")
-        share_or_pixels = is_number(self.jitter) and (0 <= self.jitter < 1 or self.jitter == int(self.jitter) >= 1)
+        finite = is_number(self.jitter) and math.isfinite(self.jitter)
+        share_or_pixels = finite and (0 <= self.jitter < 1 or self.jitter == int(self.jitter) >= 1)
         self.require("jitter", share_or_pixels, "be a share in [0, 1) or a whole number of pixels >= 1")
         self.require_positive("lr", "plateau_patience")
         self.require("plateau_factor", is_number(self.plateau_factor) and 0 < self.plateau_factor < 1, "lie in (0, 1)")

@@ -452,7 +452,7 @@ def test_compiled_equals_eager(target, features, monkeypatch):
         ("betas", (0.9, 1.0)), ("betas", (0.9,)),
         ("schedule", "linear"), ("jitter", -1), ("flip", 1.5), ("micro_batch", 0), ("patience", 0.0),
         ("plateau_patience", -1.0), ("log_every", 0), ("checkpoint_every", 0), ("steps", 3.5), ("lr", "fast"),
-        ("betas", None), ("flip", None),
+        ("betas", None), ("flip", None), ("jitter", math.inf), ("jitter", math.nan),
     ],
 )  # fmt: skip
 def test_nonsense_in_a_config_is_named(field, value):
