@@ -244,13 +244,13 @@ class Comparison:
 
     @property
     def images(self) -> dict[str, Tensor]:
-        """Each method's images ``(N, C, H, W)`` at the first seed that it finished.
+        """Each method's images ``(N, C, H, W)`` at the first seed that it finished; without those that kept none.
 
         >>> noise = lambda labels, generator: torch.rand(len(labels), 1, 4, 4, generator=generator)
         >>> compare({"noise": noise}, torch.arange(2), lambda images: {}).images["noise"].shape
         torch.Size([2, 1, 4, 4])
         """
-        return {name: results[0].images for name, results in self.results.items()}
+        return {name: results[0].images for name, results in self.results.items() if results}
 
     @cached_property
     def scores(self) -> SeedRows:
@@ -567,7 +567,8 @@ def local_maxima(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], score: 
     >>> len(local_maxima([{"a": a, "s": s} for a, s in zip([0, 1, 2], [3, 1, 2])], grid, "s"))
     2
     """
-    positions = {tuple(list(values).index(row[name]) for name, values in grid.items()): row for row in rows}
+    axes = {name: plain(list(values)) for name, values in grid.items()}  # as the rows, whose tuples may be lists
+    positions = {tuple(values.index(plain(row[name])) for name, values in axes.items()): row for row in rows}
     maxima = []
     for position, row in positions.items():
         neighbours = [

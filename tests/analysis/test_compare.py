@@ -278,6 +278,21 @@ def test_an_empty_grid_is_refused(grid):
         grid_search(evaluate, grid)
 
 
+def test_a_method_without_records_has_no_images():
+    (finished,) = compare({"noise": noise}, LABELS, brightness, seeds=(0,)).runs
+    comparison = Comparison((finished, Run(method="told", seed=0, scores={"brightness": 0.5})))
+    assert list(comparison.images) == ["noise"]
+    assert list(comparison.scores) == ["noise", "told"]
+
+
+def test_local_maxima_over_tuples():
+    grid = {"betas": [(0.5, 0.9), (0.9, 0.999), (0.0, 0.9)], "lr": (0.1, 0.2)}
+    rows = grid_search(lambda betas, lr: {"s": betas[0] + lr}, grid)
+    assert local_maxima(rows, grid, "s") == [{"betas": [0.9, 0.999], "lr": 0.2, "s": 1.1}]
+    raw = [{"betas": betas, "s": betas[0]} for betas in grid["betas"]]
+    assert local_maxima(raw, {"betas": grid["betas"]}, "s") == [raw[1]]
+
+
 def test_local_maxima():
     grid = {"a": [0, 1, 2], "b": [0, 1, 2]}
     scores = [[5, 1, 4], [1, 0, 1], [3, 1, 9]]
