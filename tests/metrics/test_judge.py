@@ -70,6 +70,13 @@ def test_roughness_by_hand():
     assert roughness(torch.full((2, 3, 5, 5), 0.3)) == 0
 
 
+def test_roughness_of_images_one_pixel_high_or_wide():
+    """They have neighbours along one axis only, or none."""
+    ramp = torch.arange(4.0).view(1, 1, 1, 4) / 4
+    assert roughness(ramp) == roughness(ramp.mT) == pytest.approx(0.25)
+    assert roughness(ramp[..., :1]) == 0
+
+
 def test_saved_bytes_counts_each_storage_once():
     x = torch.rand(1000, requires_grad=True)
     # exp keeps its result, which the product keeps again; the product also keeps x.
