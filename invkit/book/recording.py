@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import inspect
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -106,6 +107,7 @@ class Run:
         quick: Whether this is a trial at tiny size, which may not replace a record.
         measured: By row and column, one number for each seed.
         earlier: Seconds that an earlier run spent on what this one reads.
+        written: Names of the records that it wrote.
     """
 
     command: str
@@ -116,6 +118,7 @@ class Run:
     quick: bool = False
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     earlier: dict[str, float] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
     start: float = field(default_factory=time.perf_counter)
 
     @property
@@ -169,7 +172,9 @@ class Run:
         measured: Mapping[str, Mapping[str, Any]] | None = None,
         photographs: bool = False,
     ) -> Path:
-        """Write the record of this run, see :func:`~invkit.book.recorded.record`; it replaces an earlier one.
+        """Write the record of this run, see :func:`~invkit.book.recorded.record`.
+
+        It replaces an earlier one, but a trial replaces only its own.
 
         Args:
             name: Name of the record.
@@ -183,8 +188,16 @@ class Run:
 
         Returns:
             Path of the JSON file.
+
+        Raises:
+            FileExistsError: If this is a trial and another run's record is there.
         """
-        return record(
+        own = name in self.written
+        if self.quick and not own and self.folder is not None and (self.folder / f"{name}.json").exists():
+            raise FileExistsError(
+                f"a trial must not replace the record {name!r} that is in {self.folder}: give another --folder, or none"
+            )
+        path = record(
             name,
             title=title,
             config=config,
@@ -197,9 +210,11 @@ class Run:
             note=note,
             figure=figure,
             folder=self.folder,
-            overwrite=True,
+            overwrite=own or not self.quick,
             photographs=photographs,
         )
+        self.written.add(name)
+        return path
 
 
 class RecordedRun:
@@ -229,12 +244,14 @@ class RecordedRun:
         parser.add_argument("--folder", type=Path, help="where to write the record (default: book/recorded)")
         parser.add_argument("--smoke", action="store_true", help="a trial at tiny size, whose record is thrown away")
 
-    def command(self, options: Mapping[str, Any], part: str = "") -> str:
-        """What a reader types to repeat a run with these options."""
+    def command(self, options: Mapping[str, Any], part: str = "", device: str = "cpu") -> str:
+        """What a reader types into a shell to repeat a run with these options, on ``device``."""
         words = ["INVKIT_DATA=FOLDER"] if self.data else []
         words += ["python", f"book/recorded/{self.script.name}", *filter(None, [part])]
         for name, value in options.items():
-            words += [_flag(name), str(value)]
+            words += [_flag(name), shlex.quote(str(value))]
+        if device != "cpu":
+            words += ["--device", shlex.quote(device)]
         return " ".join(words)
 
     def start(self, given: argparse.Namespace, part: str = "") -> None:
@@ -246,7 +263,7 @@ class RecordedRun:
             if given.smoke and folder is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             run = Run(
-                command=self.command(options, part),
+                command=self.command(options, part, given.device),
                 script=self.script,
                 device=given.device,
                 work=stack.enter_context(_work_folder(temporary=given.smoke)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,35 @@ def test_a_trial_is_small_and_leaves_no_record(monkeypatch, capsys, tmp_path):
 def test_a_trial_takes_what_is_asked_for(tmp_path):
     command_line(sweep, argv=["--smoke", "--steps", "3", "--folder", str(tmp_path)])
     assert load_recorded("sweep", tmp_path).means()["mse"]["steps"] == 3
+
+
+def test_a_trial_replaces_no_record_of_another_run(tmp_path):
+    words = ["--folder", str(tmp_path)]
+    command_line(sweep, argv=words)
+    before = (tmp_path / "sweep.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"trial .*'sweep'.*--folder"):
+        command_line(sweep, argv=["--smoke", *words])
+    assert (tmp_path / "sweep.json").read_bytes() == before
+    command_line(sweep, argv=["--steps", "7", *words])
+    assert load_recorded("sweep", tmp_path).means()["mse"]["steps"] == 7, "a run at full size does"
+
+
+def test_a_trial_may_record_after_each_seed(tmp_path):
+    @recorded_run()
+    def growing(run: Run) -> None:
+        """Its record grows."""
+        for seed in range(2):
+            run.row("ours", {"loss": seed})
+            run.record("growing", title="It grows", config={}, seeds=seed + 1)
+
+    command_line(growing, argv=["--smoke", "--folder", str(tmp_path)])
+    assert load_recorded("growing", tmp_path).seeds == [0, 1]
+
+
+def test_the_command_repeats_the_run_in_a_shell(tmp_path):
+    command_line(sweep, argv=["--loss", "l1 & tv", "--device", "meta", "--folder", str(tmp_path)])
+    command = load_recorded("sweep", tmp_path).command
+    assert shlex.split(command)[2:] == ["--steps", "100", "--lr", "0.1", "--loss", "l1 & tv", "--device", "meta"]
 
 
 def test_of_several_runs_one_is_named(tmp_path, monkeypatch, capsys):
