@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, Self
 
 import torch
@@ -108,13 +111,16 @@ class DeepInversionConfig(LoopConfig):
         self.require_weight("roughness", "tv", "l2")
         self.require_positive("temperature", "first_layer_scale")
         self.require_choice("form", "relative", "norm")
-        pairs = all(isinstance(pair, tuple | list) and _is_stage(*pair) for pair in self.low_resolutions)
+        pairs = isinstance(self.low_resolutions, tuple | list) and all(
+            isinstance(pair, tuple | list) and _is_stage(*pair) for pair in self.low_resolutions
+        )
         self.require("low_resolutions", pairs, "be pairs: a share of the size or whole pixels, and steps of at least 1")
 
 
 def _is_stage(side: Any = None, steps: Any = None, *rest: Any) -> bool:
-    share_or_pixels = is_number(side) and (0 < side < 1 or side == int(side) >= 1)
-    return share_or_pixels and isinstance(steps, int) and steps >= 1 and not rest
+    share_or_pixels = is_number(side) and 0 < side < math.inf and (side < 1 or side == int(side))
+    whole = isinstance(steps, int) and not isinstance(steps, bool)
+    return share_or_pixels and whole and steps >= 1 and not rest
 
 
 def deep_inversion(
@@ -160,27 +166,39 @@ def deep_inversion(
     config, generator = prepare(target, config, DeepInversionConfig, generator)
     if (config.competition > 0) != (student is not None):
         raise ValueError("adaptive DeepInversion needs both competition > 0 in the config and a student")
-    if student is not None and student.spec.n_classes != target.spec.n_classes:
-        raise ValueError(
-            f"the student has {student.spec.n_classes} classes, the target {target.spec.n_classes} classes"
-        )
+    if student is not None:
+        _check_student(target, student)
     labels = target.spec.check_labels(labels)
     noise = loud_images if config.loud else initial_images
     images = start_images(target, len(labels), init, generator, noise)
     depends_on = student.fingerprint() if student is not None and checkpoint else ""
     objective = replace(objective_of(target, labels, config, student), depends_on=depends_on)
     # Adam's steps have the length lr in the units of what it moves, and the loop moves pixels in [0, 1].
-    loop = replace(config, lr=config.lr * float(target.std.mean())) if config.normalised else config
+    loop = replace(config, lr=config.lr * fmean(target.spec.std)) if config.normalised else config
     result = optimise_images(
         objective,
         images,
         loop,
         generator=generator,
-        stages=_stages(target, config),
+        stages=_stages(target, config, student),
         callbacks=callbacks,
         checkpoint=checkpoint,
     )
     return replace(result, config=plain(config))
+
+
+def _check_student(target: Target, student: Target) -> None:
+    """Raise ``ValueError`` where a student cannot compete with the target."""
+    student.check_frozen()
+    for name in ("n_classes", "channels"):
+        ours, theirs = getattr(target.spec, name), getattr(student.spec, name)
+        if ours != theirs:
+            raise ValueError(f"the student's spec has {name} {theirs}, the target's {ours}: they must agree")
+    if student.device != target.device:
+        raise ValueError(f"the student is on {student.device}, the target on {target.device}: move one of them")
+    shared = set(target.module.modules()) & set(student.module.modules())
+    if shared:
+        raise ValueError("the student shares layers with the target, whose statistics would count twice; copy it")
 
 
 def objective_of(
@@ -202,17 +220,30 @@ def objective_of(
     )
 
 
-def _stages(target: Target, config: DeepInversionConfig) -> list[Stage]:
-    """The low resolutions and the full one; none where there is only that."""
-    if not config.low_resolutions:
-        return []
-    stages = low_resolution_stages(config.low_resolutions, target.spec.size, config.steps)
-    full = target.spec.size
-    larger = [stage.size for stage in stages if stage.size[0] > full[0] or stage.size[1] > full[1]]
-    if larger:
-        raise ValueError(f"low_resolutions must not be larger than the images of {full} pixels, but one is {larger[0]}")
-    target.check_sizes([stage.size for stage in stages[:-1]])
-    return stages
+def _stages(target: Target, config: DeepInversionConfig, student: Target | None) -> list[Stage]:
+    """The low resolutions and the full one; none where there is only that.
+
+    A stage at a share of the size is left out, with a warning, where a network takes no such images; a size in pixels
+    was asked for and is refused.
+    """
+    full, low = target.spec.size, []
+    for side, steps in config.low_resolutions:
+        size = low_resolution_stages([(side, steps)], full, 1)[0].size
+        if size[0] > full[0] or size[1] > full[1]:
+            raise ValueError(f"low_resolutions must not be larger than the images of {full} pixels, but one is {size}")
+        refused = [network.name for network in (target, student) if network is not None and not network.accepts(size)]
+        if not refused:
+            low.append((side, steps))
+        elif side >= 1:
+            raise ValueError(
+                f"low_resolutions must suit the network, but {refused[0]} takes no images of {size} pixels"
+            )
+        else:
+            warnings.warn(
+                f"{refused[0]} takes no images of {size} pixels: the stage at {side:g} of the size is left out",
+                stacklevel=3,
+            )
+    return low_resolution_stages(low, full, config.steps) if low else []
 
 
 def _terms(config: DeepInversionConfig, student: Target | None) -> dict[str, tuple[float, Term]]:
@@ -225,7 +256,6 @@ def _terms(config: DeepInversionConfig, student: Target | None) -> dict[str, tup
         "class_logit": (config.class_logit, lambda b: losses.class_logit(b.outputs, b.references)),
     }
     if student is not None:
-        student.check_frozen()
         terms["competition"] = (config.competition, lambda b: 1 - losses.jensen_shannon(b.outputs, student(b.images)))
     return {name: term for name, term in terms.items() if term[0]}
 

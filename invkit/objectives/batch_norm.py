@@ -218,6 +218,8 @@ class BatchNormPenalty:
             raise ValueError(f"per_image and tolerance must be >= 0, not {per_image} and {tolerance}")
         if per_image and form == "norm":
             raise ValueError("per_image must be 0 with the form norm, which asks nothing of an image on its own")
+        if not first_layer_scale > 0:
+            raise ValueError(f"first_layer_scale must be positive, not {first_layer_scale}")
         named = [(n, m) for n, m in network.named_modules() if _is_batch_norm(m)]
         if not named:
             raise ValueError(
@@ -228,12 +230,8 @@ class BatchNormPenalty:
             _check_statistics(name, layer)
         self.layers: list[Any] = [m for _, m in named]
         self.names = [n for n, _ in named]
-        self.form, self.per_image, self.tolerance, self.first_layer_scale = (
-            form,
-            per_image,
-            tolerance,
-            first_layer_scale,
-        )
+        self.form, self.per_image, self.tolerance = form, per_image, tolerance
+        self.first_layer_scale = first_layer_scale
         self._taken: Taken = []
         self._flat: dict[tuple[Any, ...], _Flat] = {}
 
@@ -249,6 +247,7 @@ class BatchNormPenalty:
     def attached(self) -> Iterator[BatchNormPenalty]:
         """Listen at the layers; they are as they were on leaving the context, whatever happens."""
         self._taken.clear()
+        self._flat.clear()  # the statistics may have been loaded or re-estimated since
         with Hooks() as hooks:
             for index, layer in enumerate(self.layers):
                 if _is_plain(layer):
@@ -283,13 +282,12 @@ class BatchNormPenalty:
 
     def value(self, taken: Taken) -> Tensor:
         """The penalty of these moments: a scalar with a graph to them."""
+        self._check_reached(taken)
         value = self.of_batch([(index, moments.pooled()) for index, moments in taken])
         return value + self.per_image * self.of_images(taken).mean() if self.per_image else value
 
     def of_batch(self, pooled: Sequence[tuple[int, Moments]]) -> Tensor:
         """What the penalty says of the batch as a whole: a scalar."""
-        if not pooled:
-            return torch.zeros(())
         if self.form == "norm":
             return torch.stack([self._norms(index, moments) for index, moments in pooled]).sum()
         flat = self._stored(pooled[0][1].mean, [index for index, _ in pooled])
@@ -301,13 +299,35 @@ class BatchNormPenalty:
         return gaps @ flat.weight
 
     def of_images(self, taken: Taken) -> Tensor:
-        """What it says of each image on its own, ``(N,)``, before the factor ``per_image``."""
+        """What it says of each image on its own, ``(N,)``, before the factor ``per_image``.
+
+        A layer that sees several rows of each image, its tokens or crops, counts by their mean.
+        """
+        count = _images(taken)
+        if any(len(moments.means) != count for _, moments in taken):
+            return self._of_rows(taken, count)
         flat = self._stored(taken[0][1].means, [index for index, _ in taken])
         means, variances = (torch.cat([getattr(m, name) for _, m in taken], 1) for name in ("means", "variances"))
         energy = ((means - flat.mean).square() + variances + flat.eps) / flat.spread
         widths = [m.means.shape[1] for _, m in taken]
         each = torch.stack([part.mean(1) for part in energy.log().square().split(widths, 1)], 1)
         return (each - self.tolerance).relu() @ flat.layer_weight / 2
+
+    def _of_rows(self, taken: Taken, count: int) -> Tensor:
+        """The same layer by layer, where the layers' numbers of rows differ."""
+        total: Tensor | float = 0.0
+        shares = self._stored(taken[0][1].means, [index for index, _ in taken]).layer_weight
+        for share, (index, moments) in zip(shares, taken, strict=True):
+            layer = self.layers[index]
+            stored = layer.running_var.to(moments.means) + layer.eps
+            energy = (moments.means - layer.running_mean.to(moments.means)).square() + moments.variances + layer.eps
+            each = ((energy / stored).log().square().mean(1) - self.tolerance).relu()
+            total = total + share * (each.view(count, -1).mean(1) if len(each) % count == 0 else each.mean()) / 2
+        return torch.as_tensor(total).expand(count)
+
+    def _check_reached(self, taken: Taken) -> None:
+        if not taken:
+            raise ValueError(f"the forward pass reached none of the batch norms: {', '.join(self.names)}")
 
     def _norms(self, index: int, moments: Moments) -> Tensor:
         layer, scale = self.layers[index], self.first_layer_scale if index == 0 else 1.0
@@ -317,13 +337,11 @@ class BatchNormPenalty:
 
     def _stored(self, like: Tensor, indices: Sequence[int]) -> _Flat:
         """The stored statistics of these layers in one row, made once; all of a network in a few operations."""
-        key = tuple(indices)
-        if (
-            key not in self._flat
-            or self._flat[key].mean.device != like.device
-            or self._flat[key].mean.dtype != like.dtype
-        ):
-            self._flat[key] = _Flat.of([self.layers[i] for i in indices], indices, self.first_layer_scale, like)
+        key = (*indices, like.device, like.dtype)
+        if key not in self._flat:
+            with torch.inference_mode(False), torch.no_grad():  # it outlives the mode in which it was asked for
+                layers = [self.layers[i] for i in indices]
+                self._flat[key] = _Flat.of(layers, indices, self.first_layer_scale, like.device, like.dtype)
         return self._flat[key]
 
     def linear_forms(self, chunks: Sequence[Taken], across_ranks: bool = False) -> tuple[Tensor, list[LinearForm]]:
@@ -331,6 +349,8 @@ class BatchNormPenalty:
 
         Adding ``form(moments of the chunk)`` to that chunk's loss gives its images the gradient of the global penalty.
         """
+        for chunk in chunks:
+            self._check_reached(chunk)
         pooled = [[(index, moments.pooled()) for index, moments in chunk] for chunk in chunks]
         merged = []
         for parts in zip(*pooled, strict=True):
@@ -343,7 +363,9 @@ class BatchNormPenalty:
         flat = torch.autograd.grad(value, moments, allow_unused=True, materialize_grads=True)
         slopes = list(zip(flat[::2], flat[1::2], strict=True))
         totals = [Moments(m.count, m.mean.detach(), m.var.detach()) for _, m in leaves]
-        value, images = value.detach(), totals[0].count // chunks[0][0][1].count
+        value, images = value.detach(), sum(_images(chunk) for chunk in chunks)
+        if across_ranks:
+            images = int(_summed(images, value.device))
         if self.per_image:
             with torch.no_grad():
                 alone = torch.stack([self.of_images(chunk).sum() for chunk in chunks]).sum() * (self.per_image / images)
@@ -394,26 +416,40 @@ class _Flat:
     layer_weight: Tensor
 
     @classmethod
-    def of(cls, layers: Sequence[Any], indices: Sequence[int], first_layer_scale: float, like: Tensor) -> _Flat:
+    def of(
+        cls,
+        layers: Sequence[Any],
+        indices: Sequence[int],
+        first_layer_scale: float,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> _Flat:
         scales = [first_layer_scale if index == 0 else 1.0 for index in indices]
         shares = [scale / sum(scales) for scale in scales]
         widths = [len(layer.running_mean) for layer in layers]
 
         def spread_out(values: Sequence[float]) -> Tensor:
-            return torch.cat([like.new_full((width,), value) for width, value in zip(widths, values, strict=True)])
+            return torch.cat(
+                [
+                    torch.full((width,), value, device=device, dtype=dtype)
+                    for width, value in zip(widths, values, strict=True)
+                ]
+            )
 
         eps = spread_out([layer.eps for layer in layers])
         return cls(
-            mean=torch.cat([layer.running_mean.to(like) for layer in layers]),
-            spread=torch.cat([layer.running_var.to(like) for layer in layers]) + eps,
+            mean=torch.cat([layer.running_mean.to(device, dtype) for layer in layers]),
+            spread=torch.cat([layer.running_var.to(device, dtype) for layer in layers]) + eps,
             eps=eps,
             weight=spread_out([share / width for share, width in zip(shares, widths, strict=True)]),
-            layer_weight=like.new_tensor(shares),
+            layer_weight=torch.tensor(shares, device=device, dtype=dtype),
         )
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
     """Torch's batch norms and those made like them, frozen ones among them; instance norms do not count."""
+    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+        return False
     if isinstance(module, _BatchNorm):
         return True
     alike = all(isinstance(getattr(module, name, None), Tensor) for name in ("running_mean", "running_var"))
@@ -433,11 +469,23 @@ def _check_statistics(name: str, layer: Any) -> None:
         )
     if not (layer.running_mean.isfinite().all() and layer.running_var.isfinite().all()):
         raise ValueError(f"batch norm {name} holds running statistics that are not finite; load the weights again")
-    if bool((layer.running_var < 0).any()) or not bool((layer.running_var > 0).any()):
+    if bool((layer.running_var + layer.eps <= 0).any()) or not bool((layer.running_var > 0).any()):
         raise ValueError(
-            f"the running variance of batch norm {name} is zero in every channel or negative in one, which no images "
-            "can have; re-estimate it with calibrate(target, images)"
+            f"the running variance of batch norm {name} is zero in every channel, or not positive in one (eps added), "
+            "which no images can have; re-estimate it with calibrate(target, images)"
         )
+
+
+def _images(taken: Taken) -> int:
+    """How many images a forward pass was of: the fewest rows that a layer saw."""
+    return min(len(moments.means) for _, moments in taken)
+
+
+def _summed(count: int, device: torch.device) -> Tensor:
+    """A count over all ranks."""
+    total = torch.tensor(count, device=device)
+    dist.all_reduce(total)
+    return total
 
 
 def _is_plain(layer: nn.Module) -> bool:
@@ -448,8 +496,12 @@ def _is_plain(layer: nn.Module) -> bool:
 
 def _gather(local: Moments) -> list[Moments]:
     """The same layer's moments from every rank."""
-    packed = torch.cat([local.mean, local.var, local.mean.new_tensor([float(local.count)])])
+    packed = torch.cat([local.mean, local.var])
     parts = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, packed)
+    # Apart from the others: float32 holds no whole number above 2^24.
+    count = torch.tensor([local.count], device=packed.device)
+    counts = [torch.empty_like(count) for _ in parts]
+    dist.all_gather(counts, count)
     width = local.mean.numel()
-    return [Moments(int(p[-1]), p[:width], p[width:-1]) for p in parts]
+    return [Moments(int(n), p[:width], p[width:]) for n, p in zip(counts, parts, strict=True)]

@@ -49,7 +49,8 @@ def roughness(images: Tensor) -> Tensor:
     [1.0]
     """
     check_rank(images)
-    return sum((images.diff(dim=axis).abs().flatten(1).mean(1) for axis in (2, 3)), start=images.new_zeros(()))
+    axes = [axis for axis in (2, 3) if images.shape[axis] > 1]  # along one pixel there is nothing to differ
+    return sum((images.diff(dim=axis).abs().flatten(1).mean(1) for axis in axes), start=images.new_zeros(len(images)))
 
 
 def l2(images: Tensor) -> Tensor:

@@ -261,7 +261,7 @@ def test_students_that_do_not_fit(make_target):
     teacher, student = make_target(), make_target(seed=5)
     with pytest.raises(ValueError, match="needs both"):
         deep_inversion(teacher, LABELS, config(), student=student)
-    with pytest.raises(ValueError, match="student has 3 classes, the target 4"):
+    with pytest.raises(ValueError, match="student.* n_classes 3"):
         deep_inversion(teacher, LABELS, config(competition=1.0), student=make_target(classes=3))
     student.module.bn1.train()
     with pytest.raises(ValueError, match="train mode"):
@@ -301,3 +301,62 @@ def test_priors_do_not_see_the_black_rim_of_the_jitter(target):
     flat = config(steps=1, jitter=3, wrap=False, cross_entropy=0, l2=0, batch_norm=0, tv=1.0)
     result = deep_inversion(target, LABELS, flat, init=torch.full((6, 3, 8, 8), 0.7))
     assert result.history["tv"][0] == 0
+
+
+class FixedSize(torch.nn.Module):
+    """Takes images of 8 pixels only, as networks do that end in a flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = torch.nn.BatchNorm2d(3)
+        self.bn.running_mean.fill_(0.1)
+        self.head = torch.nn.Linear(192, 4)
+
+    def forward(self, x):
+        return self.head(self.bn(x).flatten(1))
+
+
+def test_a_network_of_one_size_goes_without_the_half_size(target):
+    fixed = Target(FixedSize(), target.spec, "fixed")
+    with pytest.warns(UserWarning, match=r"fixed takes no images of \(4, 4\) pixels"):
+        result = deep_inversion(fixed, LABELS, DeepInversionConfig(steps=3))
+    assert len(result.history["total"]) == 3
+    with pytest.raises(ValueError, match="low_resolutions"):
+        deep_inversion(fixed, LABELS, DeepInversionConfig(steps=3, low_resolutions=((4, 2),)))
+
+
+def test_a_student_that_shares_the_targets_layers_is_named(target):
+    with pytest.raises(ValueError, match="student shares layers"):
+        deep_inversion(target, LABELS, config(steps=1, competition=1.0), student=Target(target.module, target.spec))
+
+
+class Tokens(torch.nn.Module):
+    """A batch norm over the tokens of an image, folded into the batch, after one over images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn2d, self.bn1d = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm1d(3)
+        self.bn2d.running_mean.fill_(0.1)
+        self.head = torch.nn.Linear(3, 4)
+
+    def forward(self, x):
+        tokens = self.bn2d(x).flatten(2).transpose(1, 2)
+        tokens = self.bn1d(tokens.flatten(0, 1)).view(tokens.shape)
+        return self.head(tokens.mean(1))
+
+
+def test_batch_norms_over_tokens_count_in_any_micro_batch(target):
+    folded = Target(Tokens(), target.spec, "tokens")
+    short = DeepInversionConfig(steps=3, low_resolutions=(), per_image=2.0)
+    whole = deep_inversion(folded, LABELS, short)
+    parts = deep_inversion(folded, LABELS, dataclasses.replace(short, micro_batch=4))
+    torch.testing.assert_close(whole.images, parts.images, atol=1e-4, rtol=0)
+
+
+def test_a_network_that_passes_its_batch_norms_by_is_named(make_target):
+    target = make_target()
+    target.module.bn1, target.module.bn2, spare = torch.nn.Identity(), torch.nn.Identity(), target.module.bn1
+    target.module.spare = spare
+    target.module.eval()
+    with pytest.raises(ValueError, match="reached none of the batch norms: spare"):
+        deep_inversion(target, LABELS, DeepInversionConfig(steps=1, low_resolutions=()))

@@ -144,3 +144,29 @@ def test_one_image_cannot_pay_for_the_others():
 def test_bad_options(make_target, bad):
     with pytest.raises(ValueError, match=r"form|per_image"):
         BatchNormPenalty(make_target(), **{"form": "relative"} | bad)
+
+
+def test_statistics_that_changed_since_are_read_anew(make_target):
+    target = make_target()
+    penalty, images = BatchNormPenalty(target.module, form="relative"), torch.rand(3, 3, 8, 8)
+    values = []
+    for shift in (0.0, 1.0):
+        target.module.bn1.running_mean += shift
+        with torch.inference_mode(), penalty.attached():
+            target(images)
+            values.append(float(penalty.value(penalty.take())))
+    assert values[1] != values[0]
+    assert values[1] == pytest.approx(fresh(target, images))
+
+
+def fresh(target, images):
+    penalty = BatchNormPenalty(target.module, form="relative")
+    with penalty.attached():
+        target(images)
+        return float(penalty.value(penalty.take()))
+
+
+def test_an_image_of_one_row_has_a_roughness():
+    from invkit.objectives.priors import roughness
+
+    assert roughness(torch.tensor([[[[0.0, 1.0, 1.0]]]])).tolist() == [0.5]
