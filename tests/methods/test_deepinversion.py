@@ -261,7 +261,7 @@ def test_students_that_do_not_fit(make_target):
     teacher, student = make_target(), make_target(seed=5)
     with pytest.raises(ValueError, match="needs both"):
         deep_inversion(teacher, LABELS, config(), student=student)
-    with pytest.raises(ValueError, match="student.* n_classes 3"):
+    with pytest.raises(ValueError, match=r"student.* n_classes 3"):
         deep_inversion(teacher, LABELS, config(competition=1.0), student=make_target(classes=3))
     student.module.bn1.train()
     with pytest.raises(ValueError, match="train mode"):
