@@ -251,17 +251,19 @@ class BatchNormPenalty:
         with Hooks() as hooks:
             for index, layer in enumerate(self.layers):
                 if _is_plain(layer):
-                    layer.forward = self._norm(index, layer)
+                    layer.forward = self._norm(index, layer, _behind(layer))
                     hooks.callback(delattr, layer, "forward")
                 else:
                     hooks.before(layer, self._tap(index))
             hooks.callback(self._taken.clear)
             yield self
 
-    def _norm(self, index: int, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _norm(self, index: int, layer: nn.Module, behind: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
             y, means, variances = _TappedNorm.apply(x, layer)
             self._taken.append((index, ImageMoments(x[0, 0].numel(), means, variances)))
+            for module in behind:
+                y = module(y)
             return y
 
         return forward
@@ -489,9 +491,20 @@ def _summed(count: int, device: torch.device) -> Tensor:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether the layer does nothing but torch's batch norm, with nothing to learn and no forward of another's."""
-    plain = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and "forward" not in vars(layer)
+    """Whether the layer is torch's batch norm or timm's, with nothing to learn and no forward of another's."""
+    known = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or _is_timm(layer)
+    plain = known and "forward" not in vars(layer)
     return plain and not any(p.requires_grad for p in layer.parameters())
+
+
+def _is_timm(layer: nn.Module) -> bool:
+    """Whether this is timm's ``BatchNormAct2d``: torch's batch norm, then a dropout and an activation of its own."""
+    return type(layer).__name__ == "BatchNormAct2d" and type(layer).__module__.startswith("timm.layers.")
+
+
+def _behind(layer: nn.Module) -> list[nn.Module]:
+    """What a batch norm applies to its output."""
+    return [layer.drop, layer.act] if _is_timm(layer) else []  # type: ignore[list-item]
 
 
 def _gather(local: Moments) -> list[Moments]:

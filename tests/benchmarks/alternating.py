@@ -37,6 +37,10 @@ def resnet50() -> Target:
     return load_target("torchvision/resnet50", weights=None)
 
 
+def efficientnet_lite0() -> Target:
+    return load_target("timm/tf_efficientnet_lite0", weights=None)
+
+
 def vit_tiny() -> Target:
     return load_target("timm/vit_tiny_patch16_224", weights=None)
 

@@ -18,7 +18,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from alternating import THREADS, alternate, needs_compile, report, resnet20, resnet50, separate, unit_of
+from alternating import (
+    THREADS,
+    alternate,
+    efficientnet_lite0,
+    needs_compile,
+    report,
+    resnet20,
+    resnet50,
+    separate,
+    unit_of,
+)
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -71,10 +81,11 @@ def test_resnet20_micro_batches(benchmark):
     benchmark.pedantic(parts["micro-batches of 64"], rounds=2, warmup_rounds=0)
 
 
-def test_resnet50_step(benchmark):
-    bare, hooked = separate(resnet50)
+@pytest.mark.parametrize("network", [resnet50, efficientnet_lite0])
+def test_imagenet_step(benchmark, network):
+    bare, hooked = separate(network)
     parts = {"unit": unit_of(bare, 4), "eager": step_of(hooked, 4)}
-    report(benchmark, "ResNet-50, 224x224, batch 4", alternate(parts, rounds=15, warm_up=2))
+    report(benchmark, f"{network.__name__}, 224x224, batch 4", alternate(parts, rounds=15, warm_up=2))
     benchmark.pedantic(parts["eager"], rounds=2, warmup_rounds=0)
 
 

@@ -366,6 +366,45 @@ def test_variants_of_batch_norm_all_leave_their_moments():
         BatchNormPenalty(nn.InstanceNorm2d(3, track_running_stats=True).eval())
 
 
+def test_norms_with_an_activation_inside_are_fused_to_the_same_gradient(monkeypatch):
+    from timm.layers import BatchNormAct2d
+
+    from invkit.objectives import batch_norm
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), BatchNormAct2d(4), nn.Conv2d(4, 4, 3), BatchNormAct2d(4, apply_act=False)]
+    network = nn.Sequential(*layers).eval().requires_grad_(False)
+    images = torch.rand(2, 3, 9, 9, requires_grad=True)
+    plain = network(images)
+
+    def gradient():
+        penalty = BatchNormPenalty(network, form="relative", per_image=1.0)
+        with penalty.attached():
+            outputs = network(images)
+            loss = penalty.value(penalty.take()) + outputs.square().mean()
+        assert torch.equal(outputs, plain)
+        kinds = {type(node).__name__ for node in nodes(loss.grad_fn)}
+        return torch.autograd.grad(loss, images)[0], kinds
+
+    fused, kinds = gradient()
+    assert "_TappedNormBackward" in kinds
+    monkeypatch.setattr(batch_norm, "_is_plain", lambda layer: False)
+    tapped, kinds = gradient()
+    assert "_TappedNormBackward" not in kinds
+    torch.testing.assert_close(fused, tapped)
+
+
+def nodes(last):
+    """All nodes of an autograd graph."""
+    seen, waiting = set(), [last]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return seen
+
+
 @pytest.mark.parametrize(
     ("field", "value", "word"),
     [("running_mean", float("nan"), "not finite"), ("running_var", 0.0, "variance"), ("running_var", -1.0, "variance")],
