@@ -21,7 +21,7 @@ from invkit.engine.multiscale import Size, Stage
 from invkit.objectives import priors
 from invkit.objectives.ensemble import Ensemble
 from invkit.objectives.objective import Objective
-from invkit.transforms.resize import pad_with_noise, resize_images, uniform_images
+from invkit.transforms.resize import middle, pad_with_noise, resize_images, uniform_images
 from invkit.transforms.views import ColorShift, Shift, Views
 
 
@@ -186,14 +186,22 @@ def stage_sizes(size: Size, config: PlugInConfig) -> list[Size]:
 def next_patch(patch: Tensor, size: Size, config: PlugInConfig, generator: torch.Generator) -> Tensor:
     """The start of a stage of ``size``: the last stage's ``patch`` up-sampled (zoom), padded (centering), or both.
 
+    Both share the growth in halves. All sides are padded alike, so that what the patch shows stays in the middle: where
+    half the growth is odd, one stage pads less and another more.
+
     >>> next_patch(torch.rand(2, 3, 4, 4), (6, 6), PlugInConfig(), torch.Generator()).shape
     torch.Size([2, 3, 6, 6])
     """
     old = (patch.shape[-2], patch.shape[-1])
     if config.zoom:
-        inner = ((old[0] + size[0]) // 2, (old[1] + size[1]) // 2) if config.centering else size
-        patch = resize_images(patch, inner)
+        margins = [_margin(o, s) if config.centering else 0 for o, s in zip(old, size, strict=True)]
+        patch = resize_images(patch, (size[0] - 2 * margins[0], size[1] - 2 * margins[1]))
     return pad_with_noise(patch, size, generator) if tuple(patch.shape[-2:]) != size else patch
+
+
+def _margin(old: int, new: int) -> int:
+    """Pixels of noise on each side: a quarter of the growth, counted so that roundings do not add up over stages."""
+    return min(new // 4 - old // 4, (new - old) // 2)
 
 
 def _ensemble(
@@ -238,5 +246,5 @@ def _first_patch(
     whole, (h, w) = start_images(target, n, init, generator), size
     if config.zoom:
         return resize_images(whole, size)
-    top, left = (whole.shape[-2] - h) // 2, (whole.shape[-1] - w) // 2
+    top, left = middle(h, whole.shape[-2]), middle(w, whole.shape[-1])
     return whole[..., top : top + h, left : left + w].clone()

@@ -64,7 +64,8 @@ def pad_with_noise(patch: Tensor, size: Sequence[int], generator: torch.Generato
         generator: Source of the noise, a CPU generator.
 
     Returns:
-        Images ``(N, C, H, W)`` in [0, 1] with the patch in their middle, of its type and on its device.
+        Images ``(N, C, H, W)`` in [0, 1] with the patch in their middle, of its type and on its device. Where an odd
+        number of rows or columns is added, one more lies by turns in front and behind: padding on and on does not drift.
 
     Raises:
         ValueError: For a patch that is larger.
@@ -77,9 +78,18 @@ def pad_with_noise(patch: Tensor, size: Sequence[int], generator: torch.Generato
     if h > height or w > width:
         raise ValueError(f"a patch of {(h, w)} pixels does not fit into {(height, width)}")
     whole = uniform_images(len(patch), (patch.shape[1], height, width), generator).to(patch)
-    top, left = (height - h) // 2, (width - w) // 2
+    top, left = middle(h, height), middle(w, width)
     whole[..., top : top + h, left : left + w] = patch
     return whole
+
+
+def middle(inner: int, outer: int) -> int:
+    """Where the middle ``inner`` of ``outer`` pixels begin, so that the middle of a middle is the middle of the whole.
+
+    >>> middle(4, 8), middle(4, 5), middle(5, 6)
+    (2, 1, 0)
+    """
+    return (outer + 1) // 2 - (inner + 1) // 2
 
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:

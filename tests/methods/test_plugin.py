@@ -211,6 +211,33 @@ def test_zoom_upsamples_and_both_go_half_way():
     assert (both == 0.5).sum() == 36
 
 
+@pytest.mark.parametrize("size", [8, 15, 16, 28, 32, 224])
+@pytest.mark.parametrize("switches", [{}, {"zoom": False}, {"centering": False}], ids=str)
+def test_what_a_patch_shows_stays_in_the_middle(monkeypatch, size, switches):
+    """A bright patch amid black: its centre of mass at each stage, and how much of the size it has grown to."""
+    monkeypatch.setattr("invkit.transforms.resize.uniform_images", lambda n, shape, generator: torch.zeros(n, *shape))
+    changed = PlugInConfig(**switches)
+    sizes = stage_sizes((size, size), changed)
+    patch = torch.ones(1, 1, *sizes[0])
+    for stage in sizes[1:]:
+        patch = next_patch(patch, stage, changed, seeded(0))
+        along = torch.arange(stage[0]).double()
+        off = [float((patch.sum(axes)[0, 0] @ along.float()) / patch.sum()) - (stage[0] - 1) / 2 for axes in (2, 3)]
+        # Half a pixel where an odd number of rows has to be padded; never more, however many stages there are.
+        allowed = 0.5 if "zoom" in switches else 0.01
+        assert max(map(abs, off)) <= allowed + 1e-4, f"{off} of a pixel off at {stage}"
+
+
+@pytest.mark.parametrize("size", [16, 28, 32, 224])
+def test_zoom_and_centering_share_the_growth_in_halves(size):
+    sizes = [height for height, _ in stage_sizes((size, size), PlugInConfig())]
+    padded = 0
+    for old, new in pairwise(sizes):
+        bright = next_patch(torch.ones(1, 1, old, old), (new, new), PlugInConfig(), seeded(0)) == 1
+        padded += new - math.isqrt(int(bright.sum()))
+    assert padded == pytest.approx((sizes[-1] - sizes[0]) / 2, abs=2)
+
+
 # ---- runs
 
 
