@@ -65,7 +65,7 @@ def pad_with_noise(patch: Tensor, size: Sequence[int], generator: torch.Generato
 
     Returns:
         Images ``(N, C, H, W)`` in [0, 1] with the patch in their middle, of its type and on its device. Where an odd
-        number of rows or columns is added, one more lies by turns in front and behind: padding on and on does not drift.
+        number of rows or columns is added, one more lies by turns in front and behind: nothing drifts.
 
     Raises:
         ValueError: For a patch that is larger.
