@@ -1,9 +1,10 @@
-"""Sphinx extension: the scoreboard, one table of all claims with what the chapters measured.
+"""Sphinx extension: the scoreboard, one table of all claims with what the chapters found.
 
-``{scoreboard}`` without an argument gives the summary line, with a paper's key its table. Answers are read
-from ``<claims_dir>/<profile>/<chapter>.json``, which chapters write as they run. Warnings (errors under
-``-W``): a published chapter has no such file, it is damaged, its answers are not those the page shows, or
-claims of the chapter have no answer in it.
+``{scoreboard}`` without an argument gives the summary line, with a paper's key its table, and with ``changes`` what
+changed against the first ledger. Answers are read from ``<claims_dir>/<profile>/<chapter>.json``, which chapters write
+as they run. Warnings (errors under ``-W``): a published chapter has no such file, it is damaged, its answers are not
+those the page shows, claims of the chapter have no answer in it, or a rule has changed since; and what
+:func:`invkit.book.recorded.check_records` says of the recorded runs.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from sphinx.util.docutils import SphinxDirective
 
 from invkit.book import claims as book_claims
 from invkit.book.claims import Claim, Row
+from invkit.book.recorded import check_records
+from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_SEEN, NOT_TESTED, VERDICTS, classes, load_rules, mark
 
 log = logging.getLogger(__name__)
 PENDING = "in preparation"
-HEADS = ("Claim", "Reported", "Measured here", "Verdict")
+WIDTHS = {"claim": 26, "tested": 14, "finding": 24, "effect": 16, "verdict-there": 10, "overall": 10}
+AGREE = {("holds", HOLDS), ("does not hold", CONTRADICTED), ("out of reach", NOT_TESTED)}
+"""Verdicts of the first ledger with those of today that say the same."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ def load(path: Path, run: Path, claims: dict[str, Claim], warn) -> dict[str, Row
         return {}
     try:
         data = json.loads(path.read_text("utf8"))
-        rows = {row["id"]: Row(**row) for row in data["claims"]}
+        rows = {row["id"]: book_claims.read_row(row) for row in data["claims"]}
         digest = data["digest"]
+        for row in rows.values():
+            mark(row.verdict)
     except (ValueError, KeyError, TypeError) as error:
         warn(f"{path.name} is damaged ({error}); run the chapter again")
         return {}
@@ -60,6 +67,9 @@ def load(path: Path, run: Path, claims: dict[str, Claim], warn) -> dict[str, Row
         warn(f"{path.name} is stale: it holds no answer to {', '.join(owed)}")
     if others := [id for id in rows if id not in claims or claims[id].chapter != number]:
         warn(f"{path.name} is stale: {', '.join(others)} are no claims of this chapter")
+    rules = load_rules()
+    if moved := [id for id, row in rows.items() if row.rule and id in rules and row.rule != rules[id].digest()]:
+        warn(f"{path.name} is stale: the rules of {', '.join(moved)} have changed; run the chapter again")
     return rows
 
 
@@ -79,19 +89,29 @@ def gather(env, claims: dict[str, Claim], warn=lambda message: None) -> dict[str
 
 
 class Scoreboard(SphinxDirective):
-    """``{scoreboard}``: the summary line; ``{scoreboard} paper-key``: that paper's table."""
+    """``{scoreboard}``: the summary; ``{scoreboard} paper-key``: its table; ``{scoreboard} changes``: what changed."""
 
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         claims = book_claims.load_claims()
         if not self.arguments:  # said once per page, not once per table
-            published = gather(self.env, claims, lambda message: log.warning(message, location=self.get_location()))
+            published = gather(self.env, claims, self.warn)
+            records = Path(self.env.srcdir, self.env.config.recorded_dir)
+            for problem in check_records(records):
+                self.warn(problem)
+            for record in records.glob("*.json"):
+                self.env.note_dependency(str(record))
             return [summary(claims, published)]
+        if self.arguments[0] == "changes":
+            return [changes(claims, gather(self.env, claims))]
         mine = [claim for claim in claims.values() if claim.paper == self.arguments[0]]
         if not mine:
             raise self.error(f"no claim of paper {self.arguments[0]!r}")
         return [table(mine, gather(self.env, claims))]
+
+    def warn(self, message: str) -> None:
+        log.warning(message, location=self.get_location())
 
 
 def verdict(claim: Claim, published: dict[str, Chapter]) -> str:
@@ -101,46 +121,127 @@ def verdict(claim: Claim, published: dict[str, Chapter]) -> str:
 
 
 def summary(claims: dict[str, Claim], published: dict[str, Chapter]) -> nodes.paragraph:
-    """How many claims hold, fail, are out of reach or wait for their chapter."""
+    """How many claims have each of the five verdicts, or wait for their chapter."""
     counts = Counter(verdict(claim, published) for claim in claims.values())
-    kinds = (book_claims.HOLDS, book_claims.FAILS, book_claims.OUT, PENDING)
-    present = [kind for kind in kinds if counts[kind] or kind != PENDING]
+    present = [kind for kind in (*VERDICTS, PENDING) if counts[kind] or kind != PENDING]
     text = ", ".join(f"{counts[kind]} {words(kind, counts[kind])}" for kind in present)
     return nodes.paragraph("", f"Of {len(claims)} claims, {text}.", classes=["inv-summary"])
 
 
 def words(kind: str, n: int) -> str:
     """The verb that fits ``n`` claims."""
-    plural = {"holds": "hold", "does not hold": "do not hold", "out of reach": "are out of reach"}
-    singular = {"out of reach": "is out of reach"}
-    if kind == PENDING:
-        return f"{'waits' if n == 1 else 'wait'} for a chapter in preparation"
-    return singular.get(kind, kind) if n == 1 else plural[kind]
+    one, many = {
+        HOLDS: ("holds", "hold"),
+        IN_PART: ("holds in part", "hold in part"),
+        CONTRADICTED: ("is contradicted", "are contradicted"),
+        NOT_SEEN: ("is not seen at this scale", "are not seen at this scale"),
+        NOT_TESTED: ("is not tested", "are not tested"),
+        PENDING: ("waits for a chapter in preparation", "wait for a chapter in preparation"),
+    }[kind]
+    return one if n == 1 else many
 
 
 def table(claims: list[Claim], published: dict[str, Chapter]) -> nodes.table:
-    """The claims of one paper as a table."""
-    group = nodes.tgroup("", *[nodes.colspec(colwidth=w) for w in (40, 22, 24, 14)], cols=len(HEADS))
-    group += nodes.thead("", nodes.row("", *[cell(nodes.Text(head)) for head in HEADS]))
-    group += nodes.tbody("", *[line(claim, published.get(claim.chapter)) for claim in claims])
+    """The claims of one paper as a table, a line for each test."""
+    heads = book_claims.HEADS
+    body = [row for claim in claims for row in rows(claim, published.get(claim.chapter))]
+    return made(list(heads.values()), [WIDTHS[kind] for kind in heads], body)
+
+
+def made(heads: list[str], widths: list[int], body: list[nodes.row]) -> nodes.table:
+    """A table of claims."""
+    group = nodes.tgroup("", *[nodes.colspec(colwidth=width) for width in widths], cols=len(heads))
+    group += nodes.thead("", nodes.row("", *[cell(nodes.Text(head)) for head in heads]))
+    group += nodes.tbody("", *body)
     return nodes.table("", group, classes=["inv-claims"])
 
 
-def line(claim: Claim, chapter: Chapter | None) -> nodes.row:
-    """A claim's row; its id leads to the row on the chapter's page."""
+def rows(claim: Claim, chapter: Chapter | None) -> list[nodes.row]:
+    """A claim's lines; its id leads to the row on the chapter's page."""
     row = chapter.rows.get(claim.id) if chapter else None
-    id: nodes.Node = nodes.literal(text=claim.id)
-    if chapter and row:
-        id = nodes.reference("", "", id, internal=True, claim_page=chapter.docname, claim_id=claim.id)
-    mark = nodes.inline(text=book_claims.mark(row.verdict) if row else f"Chapter {claim.chapter} {PENDING}")
-    mark["classes"] = book_claims.classes(row.verdict if row else PENDING).split()
-    return nodes.row(
-        "",
-        cell(id, nodes.Text(" " + claim.claim)),
-        cell(nodes.Text(claim.reported)),
-        cell(nodes.Text(book_claims.answer(row) if row else "–")),
-        cell(mark),
+    first = paragraphs(
+        [[name(claim, chapter if row else None), nodes.Text(" " + claim.claim)], *text(book_claims.about(claim))]
     )
+    if row is None:
+        waiting = paragraphs([[verdict_mark(PENDING, f"Chapter {claim.chapter} {PENDING}")]])
+        cells = {"claim": first, "tested": [], "finding": [], "effect": [], "verdict-there": [], "overall": waiting}
+        return [nodes.row("", *[entry(kind, content) for kind, content in cells.items()])]
+    found = book_claims.lines(row)
+    made_rows = []
+    for i, line in enumerate(found):
+        cells = {
+            "claim": first,
+            "tested": paragraphs(text(line.tested_on)),
+            "finding": paragraphs(text(line.finding)),
+            "effect": paragraphs(text(line.effect)),
+            "verdict-there": paragraphs([[verdict_mark(line.verdict)]]),
+            "overall": paragraphs([[verdict_mark(row.verdict)]]),
+        }
+        shared = ("claim", "overall")  # of all lines of the claim
+        made_rows.append(
+            nodes.row(
+                "",
+                *[
+                    entry(kind, content, len(found) if kind in shared else 1)
+                    for kind, content in cells.items()
+                    if i == 0 or kind not in shared
+                ],
+            )
+        )
+    return made_rows
+
+
+def changes(claims: dict[str, Claim], published: dict[str, Chapter]) -> nodes.Node:
+    """The claims whose verdict is not that of the first ledger, and why."""
+    rules, body = load_rules(), []
+    for claim in claims.values():
+        now, before = verdict(claim, published), rules[claim.id].before
+        if now == PENDING or (before, now) in AGREE:
+            continue
+        link = name(claim, published[claim.chapter])
+        cells = {
+            "claim": paragraphs([[link, nodes.Text(" " + claim.claim)]]),
+            "before": paragraphs(text([before])),
+            "overall": paragraphs([[verdict_mark(now)]]),
+            "why": paragraphs(text([rules[claim.id].why])),
+        }
+        body.append(nodes.row("", *[entry(kind, content) for kind, content in cells.items()]))
+    if not body:
+        return nodes.paragraph("", "Nothing has changed.")
+    return made(["Claim", "First ledger", "Now", "What changed in the test"], [32, 12, 16, 40], body)
+
+
+def name(claim: Claim, chapter: Chapter | None) -> nodes.Node:
+    """A claim's id, which leads to its row on the chapter's page where it is published."""
+    id: nodes.Node = nodes.literal(text=claim.id)
+    if chapter is None:
+        return id
+    return nodes.reference("", "", id, internal=True, claim_page=chapter.docname, claim_id=claim.id)
+
+
+def verdict_mark(kind: str, words: str = "") -> nodes.inline:
+    """A verdict with its sign."""
+    node = nodes.inline(text=words or mark(kind))
+    node["classes"] = classes(kind).split()
+    return node
+
+
+def text(sentences: list[str]) -> list[list[nodes.Node]]:
+    """Plain sentences, each a paragraph of its own."""
+    return [[nodes.Text(sentence)] for sentence in sentences]
+
+
+def paragraphs(contents: list[list[nodes.Node]]) -> list[nodes.Node]:
+    """Paragraphs of these contents."""
+    return [nodes.paragraph("", "", *content) for content in contents]
+
+
+def entry(kind: str, content: list[nodes.Node], lines: int = 1) -> nodes.entry:
+    """A table cell of a column, over so many lines."""
+    node = nodes.entry("", *content, classes=[f"inv-{kind}"])
+    if lines > 1:
+        node["morerows"] = lines - 1
+    return node
 
 
 def cell(*content: nodes.Node) -> nodes.entry:
@@ -173,8 +274,9 @@ def remember(app, doctree) -> None:
 def setup(app) -> dict:
     """Register the directive; the folders and the profile are those of the executed notebooks."""
     app.add_config_value("claims_dir", "build/claims", "env", str)
+    app.add_config_value("recorded_dir", "book/recorded", "env", str)
     app.add_directive("scoreboard", Scoreboard)
     app.connect("doctree-read", remember)
     app.connect("doctree-resolved", link)
     app.connect("env-get-outdated", outdated)
-    return {"version": "0.1", "env_version": 1, "parallel_read_safe": False, "parallel_write_safe": True}
+    return {"version": "0.2", "env_version": 2, "parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,14 +1,15 @@
-"""The papers' claims and the chapters' answers: what was reported, what we measured, and whether it holds.
+"""The papers' claims and the chapters' answers: what was reported, what was found, and how far it holds.
 
 A chapter collects its answers in :class:`Claims`, shows them with :meth:`Claims.table` and writes them with
-:meth:`Claims.save`; the scoreboard page gathers the files. The list of claims is ``claims.yml`` beside this file.
+:meth:`Claims.save`; the scoreboard page gathers the files. The list of claims is ``claims.yml`` beside this file, the
+rule that each is judged by in ``rules.yml``, see :mod:`invkit.book.verdicts`.
 """
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,22 @@ import numpy as np
 import yaml
 
 from invkit.book.numbers import Summary, format_summary, summaries
+from invkit.book.recorded import load_recorded
+from invkit.book.root import find_root
+from invkit.book.verdicts import (
+    NOT_SEEN,
+    NOT_TESTED,
+    Rule,
+    Test,
+    classes,
+    load_rules,
+    mark,
+    overall,
+    read_test,
+    run_test,
+)
 from invkit.core.config import config_hash
 from invkit.core.files import write_json
-
-HOLDS, FAILS, OUT = "holds", "does not hold", "out of reach"
-MARKS = {HOLDS: "✓", FAILS: "✗", OUT: "○"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +69,38 @@ def load_claims() -> dict[str, Claim]:
 
 @dataclass(frozen=True)
 class Row:
-    """One answered claim; ``measured`` maps the name of a quantity (empty for a single one) to its summary."""
+    """The answer to one claim.
+
+    Attributes:
+        id: The claim.
+        verdict: Over all tests.
+        tests: One for each data set and network.
+        rule: Digest of the rule that they were judged by.
+        reason: Why it was not tested.
+        measured: Numbers that no rule judges, by the name of the quantity (empty for a single one).
+        unit: Of those.
+        note: What a reader must know of them.
+        recorded: The recorded run that they come from.
+    """
 
     id: str
     verdict: str
-    measured: dict[str, Summary]
+    tests: list[Test] = field(default_factory=list)
+    rule: str = ""
+    reason: str = ""
+    measured: dict[str, Summary] = field(default_factory=dict)
     unit: str = ""
     note: str = ""
-    reason: str = ""
     recorded: str = ""
+
+
+def read_row(data: Mapping[str, Any]) -> Row:
+    """An answer as it is stored in a chapter's JSON file.
+
+    Raises:
+        TypeError: For fields that are unknown or missing.
+    """
+    return Row(**{**data, "tests": [read_test(test) for test in data.get("tests", [])]})
 
 
 @dataclass
@@ -76,9 +111,10 @@ class Claims:
         ValueError: If the list holds no claim of that chapter.
 
     >>> claims = Claims("01_deepinversion", profile="ci")
-    >>> claims.add("di.verifier", measured=[0.9, 0.8], holds=True)
+    >>> claims.test("di.verifier", [0.9, 0.8, 0.85], data="digits", network="BN-CNN",
+    ...             finding="Another network recognises 85 % of what it does of real images.")
     >>> claims.rows["di.verifier"].verdict, len(claims.missing()) < len(claims.owned)
-    ('holds', True)
+    ('in part', True)
     """
 
     chapter: str
@@ -89,6 +125,74 @@ class Claims:
         self.owned = {c.id: c for c in load_claims().values() if c.chapter == number_of(self.chapter)}
         if not self.owned:
             raise ValueError(f"no claim in claims.yml belongs to chapter {self.chapter!r}")
+
+    def test(
+        self,
+        id: str,
+        effect: Any,
+        *,
+        data: str,
+        network: str,
+        finding: str,
+        measured: Any = None,
+        unit: str = "",
+        recorded: str = "",
+        note: str = "",
+        grade: str | None = None,
+    ) -> None:
+        """Test claim ``id`` on a data set; each data set and network is a test of its own, a second time replaces it.
+
+        Args:
+            id: One of this chapter's claims.
+            effect: What the claim's rule asks for, a number or one for each seed, larger where the claim is truer; for
+                a rule with named parts a mapping from their names to these. A part left out counts as not tested.
+            data: The data set, as in ``"digits"`` or ``"CIFAR-10"``.
+            network: The network that was inverted.
+            finding: One plain sentence that says what was found, with its numbers.
+            measured: Other numbers worth knowing: a number, one for each seed, or a mapping from names to these.
+            unit: Of those.
+            recorded: Name of the recorded run that the effect comes from.
+            note: What a reader must know.
+            grade: ``"digits"`` (the built-in 8x8 scans enlarged) or ``"real"``; by default by the name of the data.
+
+        Raises:
+            ValueError: For an id that is unknown or another chapter's, an unknown part, numbers that are missing or not
+                finite, parts of unequal numbers of seeds, as many numbers as the recorded run has no seeds, and words
+                that are missing.
+            FileNotFoundError: If there is no such recorded run.
+        """
+        self._check(id)
+        rule = load_rules()[id]
+        about = {
+            "finding": finding,
+            "measured": {} if measured is None else summaries(measured, id),
+            "unit": unit,
+            "note": note,
+            "recorded": recorded,
+        }
+        test = run_test(rule, effect, data=data, network=network, grade=grade, **about)
+        if recorded:
+            test = check_recorded(test, rule)
+        row = self.rows.get(id)
+        others = [t for t in row.tests if (t.data, t.network) != (data, network)] if row else []
+        tests = [*others, test]
+        self.rows[id] = Row(id, overall((t.grade, t.verdict) for t in tests), tests, rule.digest())
+
+    def untested(self, id: str, reason: str) -> None:
+        """Say why claim ``id`` is not tested; whatever was said of it before is dropped.
+
+        Raises:
+            ValueError: For an id that is unknown or another chapter's, and a reason that is empty.
+
+        >>> claims = Claims("01_deepinversion", profile="ci")
+        >>> claims.untested("di.amp", "It needs a GPU.")
+        >>> claims.rows["di.amp"].verdict
+        'not tested'
+        """
+        self._check(id)
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError(f"{id}: a claim that is not tested needs a reason")
+        self.rows[id] = Row(id, NOT_TESTED, reason=reason)
 
     def add(
         self,
@@ -101,11 +205,13 @@ class Claims:
         reason: str = "",
         recorded: str = "",
     ) -> None:
-        """Answer claim ``id``; answering it again replaces the first answer.
+        """Answer claim ``id`` by numbers that no rule judges: *not tested*, or *not seen* where they speak against it.
+
+        This is the form of the first ledger; :meth:`test` takes its place.
 
         Args:
             id: One of this chapter's claims.
-            holds: The verdict; None where the claim is out of reach at this profile, which needs a ``reason``.
+            holds: Whether the numbers speak for the claim; None where it is out of reach, which needs a ``reason``.
             measured: A number, one number for each seed, or a mapping from names to these.
             unit: Unit of the numbers.
             note: What a reader must know of them.
@@ -122,10 +228,12 @@ class Claims:
         if holds is None and not reason.strip():
             raise ValueError(f"{id}: a claim that is out of reach needs a reason")
         if holds is not None and measured is None:
-            raise ValueError(f"{id}: a verdict needs measured numbers; without them the claim is out of reach")
-        verdict = OUT if holds is None else HOLDS if holds else FAILS
+            raise ValueError(f"{id}: an answer needs measured numbers; without them the claim is out of reach")
         numbers = {} if measured is None else summaries(measured, id)
-        self.rows[id] = Row(id, verdict, numbers, unit, note, reason, recorded)
+        verdict = NOT_TESTED if holds is None or holds else NOT_SEEN
+        self.rows[id] = Row(
+            id, verdict, reason=reason, measured=numbers, unit=unit, note=note, recorded=recorded,
+        )  # fmt: skip
 
     def missing(self) -> list[str]:
         """Ids of this chapter's claims that have no answer yet."""
@@ -159,6 +267,64 @@ class Claims:
         raise ValueError(f"claim {id!r} belongs to chapter {claim.chapter}, not to {self.chapter}")
 
 
+def check_recorded(test: Test, rule: Rule) -> Test:
+    """A test with what its recorded run says: as many numbers as seeds, and whether the rule is older than the run.
+
+    Raises:
+        FileNotFoundError: If there is no such recorded run.
+        ValueError: If the effect has another number of seeds than the run.
+    """
+    run = load_recorded(test.recorded)
+    if test.n != len(run.seeds) and not rule.exact:
+        seeds = ", ".join(map(str, run.seeds))
+        raise ValueError(
+            f"{rule.id}: effect has {test.n} numbers, but the recorded run {run.name} has {len(run.seeds)} seeds "
+            f"({seeds}); give one for each"
+        )
+    return replace(test, rule_first=run.rules.get(rule.id) == rule.digest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """What a table says of one test, or of a claim that no rule has judged; cells are lists of paragraphs."""
+
+    tested_on: list[str]
+    finding: list[str]
+    effect: list[str]
+    verdict: str
+
+
+HEADS = {
+    "claim": "Claim",
+    "tested": "Tested on",
+    "finding": "Finding",
+    "effect": "Effect [95 % interval] against threshold",
+    "verdict-there": "Verdict there",
+    "overall": "Overall",
+}
+"""Columns of the tables, by the ends of their CSS classes."""
+
+
+def lines(row: Row) -> list[Line]:
+    """The lines of a claim's answer, one for each test and at least one."""
+    rule = load_rules()[row.id]
+    if not row.tests:
+        return [Line(tested_on=[], finding=[answer(row)], effect=[], verdict=row.verdict)]
+    found = []
+    for test in row.tests:
+        numbers = numbers_in_words(test.measured, test.unit)
+        finding = [test.finding, *filter(None, (test.note, numbers and f"Measured: {numbers}."))]
+        found.append(Line(tested_on=[test.tested_on], finding=finding, effect=test.against(rule), verdict=test.verdict))
+    return found
+
+
+def about(claim: Claim) -> list[str]:
+    """What stands below a claim: what the paper reports, and the effect that is measured."""
+    parts = load_rules()[claim.id].parts
+    effect = "; ".join(f"{part.name}: {part.quantity}" if part.name else part.quantity for part in parts)
+    return [f"Reported: {claim.reported}", f"Effect: {effect}"]
+
+
 @dataclass(frozen=True)
 class ClaimsTable:
     """Answered claims as HTML and Markdown; ``digest`` ties the shown table to the saved file."""
@@ -168,68 +334,76 @@ class ClaimsTable:
     digest: str
 
     def _repr_html_(self) -> str:
-        heads = ("Claim", "Reported", "Measured here", "Verdict")
         left = 'style="text-align:left"'  # where no style sheet of ours is loaded
-        top = "".join(f'<th scope="col" {left}>{h}</th>' for h in heads)
+        top = "".join(f'<th scope="col" {left}>{head}</th>' for head in HEADS.values())
         body = "".join(map(self._html_row, self.rows))
         table = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
         return f'<table class="inv-claims" data-claims="{self.digest}">{table}</table>'
 
     def _html_row(self, row: Row) -> str:
         claim = self.claims[row.id]
-        cells = [
-            f"<code>{row.id}</code> {html.escape(claim.claim)}",
-            html.escape(claim.reported),
-            html.escape(answer(row)),
-            f'<span class="{classes(row.verdict)}">{mark(row.verdict)}</span>',
-        ]
-        body = "".join(f'<td style="text-align:left"><p>{cell}</p></td>' for cell in cells)
-        return f'<tr id="{anchor(row.id)}">{body}</tr>'
+        found = lines(row)
+        first = [f"<code>{row.id}</code> {html.escape(claim.claim)}", *map(html.escape, about(claim))]
+        text = ""
+        for i, line in enumerate(found):
+            cells = [_cell("claim", first, len(found))] if i == 0 else []
+            for kind, paragraphs in (("tested", line.tested_on), ("finding", line.finding), ("effect", line.effect)):
+                cells.append(_cell(kind, [html.escape(paragraph) for paragraph in paragraphs]))
+            cells.append(_cell("verdict-there", [_html_mark(line.verdict)]))
+            cells += [_cell("overall", [_html_mark(row.verdict)], len(found))] if i == 0 else []
+            text += f'<tr id="{anchor(row.id)}">' if i == 0 else "<tr>"
+            text += "".join(cells) + "</tr>"
+        return text
 
     def _repr_markdown_(self) -> str:
-        lines = ["| claim | reported | measured here | verdict |", "|---|---|---|---|"]
+        top = list(HEADS.values())
+        text = ["| " + " | ".join(top) + " |", "|---" * len(top) + "|"]
         for row in self.rows:
             claim = self.claims[row.id]
-            cells = (f"`{row.id}` {claim.claim}", claim.reported, answer(row), mark(row.verdict))
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        return "\n".join(lines)
+            for i, line in enumerate(lines(row)):
+                first = "<br>".join([f"`{row.id}` {claim.claim}", *about(claim)]) if i == 0 else ""
+                cells = [first, *map("<br>".join, (line.tested_on, line.finding, line.effect)), mark(line.verdict)]
+                cells.append(mark(row.verdict) if i == 0 else "")
+                text.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        return "\n".join(text)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         text = self._repr_markdown_()
         return {"text/plain": text, "text/markdown": text, "text/html": self._repr_html_()}
 
 
-def answer(row: Row) -> str:
-    """What was measured, in words for a table cell.
+def _cell(kind: str, paragraphs: Sequence[str], rows: int = 1) -> str:
+    span = f' rowspan="{rows}"' if rows > 1 else ""
+    body = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    return f'<td class="inv-{kind}"{span} style="text-align:left">{body}</td>'
 
-    >>> answer(Row("di.verifier", HOLDS, summaries({"a": [0.9, 1.0], "b": 0.4}, ""), unit="dB"))
+
+def _html_mark(verdict: str) -> str:
+    return f'<span class="{classes(verdict)}">{mark(verdict)}</span>'
+
+
+def answer(row: Row) -> str:
+    """What was measured where no rule judges it, in words for a table cell.
+
+    >>> answer(Row("di.verifier", NOT_TESTED, measured=summaries({"a": [0.9, 1.0], "b": 0.4}, ""), unit="dB"))
     'a 0.95 ± 0.071 dB; b 0.4 dB (2 seeds)'
     """
-    unit = f" {row.unit}" if row.unit else ""
-    parts = [f"{name} {format_summary(summary)}{unit}".strip() for name, summary in row.measured.items()]
-    seeds = {summary["n"] for summary in row.measured.values()} - {1}
-    text = "; ".join(parts) + (f" ({max(seeds)} seeds)" if seeds else "")
     source = f"recorded run {row.recorded}" if row.recorded else ""
-    return ". ".join(part.rstrip(".") for part in (text, row.reason, row.note, source) if part) or "–"
+    parts = (numbers_in_words(row.measured, row.unit), row.reason, row.note, source)
+    return ". ".join(part.rstrip(".") for part in parts if part) or "–"
+
+
+def numbers_in_words(measured: Mapping[str, Summary], unit: str = "") -> str:
+    """Means with their standard deviations by name, and the number of seeds."""
+    ending = f" {unit}" if unit else ""
+    parts = [f"{name} {format_summary(summary)}{ending}".strip() for name, summary in measured.items()]
+    seeds = {summary["n"] for summary in measured.values()} - {1}
+    return "; ".join(parts) + (f" ({max(seeds)} seeds)" if seeds else "")
 
 
 def digest(rows: Sequence[Any]) -> str:
     """Twelve hexadecimal digits that change with any answer."""
     return config_hash(list(rows))
-
-
-def mark(verdict: str) -> str:
-    """The verdict with its sign, which is read without colour too.
-
-    >>> mark(HOLDS)
-    '✓ holds'
-    """
-    return f"{MARKS[verdict]} {verdict}"
-
-
-def classes(verdict: str) -> str:
-    """The CSS classes of a verdict."""
-    return f"inv-verdict inv-{verdict.replace(' ', '-')}"
 
 
 def anchor(id: str) -> str:
@@ -248,12 +422,3 @@ def number_of(chapter: str) -> str:
     '01'
     """
     return Path(chapter).stem.split("_")[0]
-
-
-def find_root(start: str | Path | None = None) -> Path:
-    """The book's root: the nearest folder with ``book/_toc.yml`` at or above ``start`` (working directory).
-
-    Outside of the book it is ``start`` itself, so that a notebook run elsewhere writes beside itself.
-    """
-    here = Path(start or Path.cwd()).resolve()
-    return next((folder for folder in (here, *here.parents) if (folder / "book/_toc.yml").is_file()), here)

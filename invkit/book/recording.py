@@ -29,13 +29,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from invkit.book.numbers import finite, format_summary, is_summary, summarise
 from invkit.book.recorded import record
-from invkit.core.target import Target
+from invkit.book.verdicts import load_rules
+from invkit.core.target import FrozenNetwork, Target
 from invkit.networks.loading import load_target
 from invkit.show.picture import Canvas
+
+N = TypeVar("N", bound=FrozenNetwork)
 
 NETWORKS = {
     "cifar10_resnet20": "invkit/resnet20",
@@ -108,6 +111,8 @@ class Run:
         measured: By row and column, one number for each seed.
         earlier: Seconds that an earlier run spent on what this one reads.
         written: Names of the records that it wrote.
+        rules: By claim, the digest of its rule when the run began.
+        networks: Fingerprints of the networks used so far, by name.
     """
 
     command: str
@@ -120,6 +125,8 @@ class Run:
     earlier: dict[str, float] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
     start: float = field(default_factory=time.perf_counter)
+    rules: dict[str, str] = field(default_factory=lambda: {id: rule.digest() for id, rule in load_rules().items()})
+    networks: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -138,7 +145,32 @@ class Run:
 
     def network(self, name: str) -> Target:
         """One of :data:`NETWORKS` with its published weights."""
-        return published(name, device=self.device)
+        return self.uses(published(name, device=self.device), name)
+
+    def uses(self, network: N, name: str = "") -> N:
+        """Note that the run uses a network, so that the record tells it from others of its name.
+
+        Args:
+            network: Frozen, with its final weights.
+            name: By default the network's own; networks of several seeds may share one.
+
+        Returns:
+            The network itself.
+
+        Raises:
+            ValueError: If neither it nor the caller has a name for it.
+
+        >>> from invkit.testing import tiny_target
+        >>> run = Run(command="make run", script=Path("run.py"), work=Path("."))
+        >>> target = run.uses(tiny_target())
+        >>> list(run.networks)
+        ['tiny']
+        """
+        name = name or network.name
+        if not name:
+            raise ValueError("uses: the network has no name of its own; give it one")
+        self.networks.setdefault(name, set()).add(network.fingerprint())
+        return network
 
     def row(self, name: str, columns: Mapping[str, Any]) -> None:
         """Add numbers to a row of the table, and print it.
@@ -171,6 +203,8 @@ class Run:
         figure: Canvas | None = None,
         measured: Mapping[str, Mapping[str, Any]] | None = None,
         photographs: bool = False,
+        claims: Sequence[str] = (),
+        networks: Mapping[str, FrozenNetwork] | Sequence[FrozenNetwork] = (),
     ) -> Path:
         """Write the record of this run, see :func:`~invkit.book.recorded.record`.
 
@@ -185,13 +219,20 @@ class Run:
             figure: What is shown.
             measured: The numbers; by default all rows.
             photographs: Whether the figure is stored with a little loss, for what would be too large.
+            claims: Ids of the claims that the numbers test; the record remembers their rules as the run began.
+            networks: Networks used besides those of :meth:`network` and :meth:`uses`, by name or with their own names.
 
         Returns:
             Path of the JSON file.
 
         Raises:
             FileExistsError: If this is a trial and another run's record is there.
+            ValueError: For a claim that has no rule.
         """
+        if isinstance(claims, str):
+            raise ValueError(f"{name}: claims must be a sequence of ids, not the word {claims!r}")
+        for label, network in networks.items() if isinstance(networks, Mapping) else (("", n) for n in networks):
+            self.uses(network, label)
         own = name in self.written
         if self.quick and not own and self.folder is not None and (self.folder / f"{name}.json").exists():
             raise FileExistsError(
@@ -212,6 +253,8 @@ class Run:
             folder=self.folder,
             overwrite=own or not self.quick,
             photographs=photographs,
+            claims={id: self.rules.get(id, "") for id in claims},
+            networks={label: sorted(prints) for label, prints in self.networks.items()},
         )
         self.written.add(name)
         return path

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from invkit.book.claims import Claims, digest, find_root, load_claims
+from invkit.book.claims import Claims, digest, find_root, load_claims, read_row
+from invkit.book.recorded import record
+from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_SEEN, NOT_TESTED, load_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,13 +103,162 @@ def test_saved_answers_match_the_table(tmp_path):
     data = json.loads(claims.save(tmp_path).read_text("utf8"))
     rows = {row["id"]: row for row in data["claims"]}
     assert list(rows) == list(claims.owned)
-    assert rows["di.amp"] | {"verdict": "out of reach", "measured": {}} == rows["di.amp"]
-    assert rows["di.verifier"]["verdict"] == "does not hold"
+    assert rows["di.amp"] | {"verdict": NOT_TESTED, "measured": {}, "reason": "Needs a GPU."} == rows["di.amp"]
+    assert rows["di.verifier"]["verdict"] == NOT_SEEN
+    assert rows["di.jitter"]["verdict"] == NOT_TESTED, "numbers that no rule judges are no verdict"
     assert data["digest"] == digest(data["claims"])
     page = claims.table()._repr_html_()
     assert f'data-claims="{data["digest"]}"' in page
     assert "ResNet 0.91 ± 0.014; MLP 0.8 ± 0 (2 seeds). n = 64" in page
     assert 'id="claim-di-amp"' in page
+
+
+SURE = [0.9, 0.95, 0.92]
+CIFAR = {"data": "CIFAR-10", "network": "ResNet-20", "finding": "Another network recognises <92 %> | of them."}
+DIGITS = {"data": "digits", "network": "BN-CNN", "finding": "It recognises few."}
+
+
+def chapter() -> Claims:
+    return Claims("01_deepinversion", profile="ci")
+
+
+def test_each_data_set_and_network_is_a_test_of_its_own():
+    claims = chapter()
+    claims.test("di.verifier", [0.1, 0.12, 0.11], **DIGITS)
+    assert claims.rows["di.verifier"].verdict == IN_PART
+    claims.test("di.verifier", SURE, **CIFAR)
+    assert claims.rows["di.verifier"].verdict == HOLDS, "real data decide"
+    claims.test("di.verifier", [-0.3, -0.2, -0.25], **CIFAR | {"network": "ResNet-44"})
+    assert claims.rows["di.verifier"].verdict == IN_PART
+    assert [test.verdict for test in claims.rows["di.verifier"].tests] == [IN_PART, HOLDS, CONTRADICTED]
+    claims.test("di.verifier", SURE, **CIFAR | {"network": "ResNet-44"})
+    assert len(claims.rows["di.verifier"].tests) == 3, "the second replaces the first"
+    assert claims.rows["di.verifier"].verdict == HOLDS
+
+
+def test_what_is_not_tested_says_why():
+    claims = chapter()
+    claims.test("di.amp", {"time": SURE, "memory": SURE}, **CIFAR)
+    claims.untested("di.amp", "It needs a GPU.")
+    assert claims.rows["di.amp"].verdict == NOT_TESTED
+    assert "It needs a GPU" in claims.table()._repr_html_()
+    claims.test("di.amp", {"time": SURE, "memory": SURE}, **CIFAR)
+    assert "It needs a GPU" not in claims.table()._repr_html_()
+    for reason in ("", "  ", None):
+        with pytest.raises(ValueError, match=r"di\.amp: .*needs a reason"):
+            claims.untested("di.amp", reason)
+
+
+@pytest.mark.parametrize(
+    ("id", "effect", "change", "message"),
+    [
+        ("di.nonsense", 1.0, {}, "unknown claim 'di.nonsense'"),
+        ("dci.deep", 1.0, {}, "belongs to chapter 04"),
+        ("di.amp", {"speed": SURE}, {}, "di.amp: unknown part 'speed'; its parts are 'time', 'memory'"),
+        ("di.amp", {"time": SURE, "memory": SURE[:2]}, {}, "di.amp: parts have unequal numbers of seeds"),
+        ("di.verifier", [math.nan] * 3, {}, "di.verifier: .*not finite"),
+        ("di.verifier", SURE, {"finding": ""}, "di.verifier: finding is empty"),
+        ("di.verifier", SURE, {"measured": {"own": math.inf}}, "di.verifier own: .*not finite"),
+        ("di.verifier", SURE, {"recorded": "no_such_run"}, "no recorded run 'no_such_run'"),
+    ],
+)
+def test_bad_tests_are_refused(id, effect, change, message):
+    claims = chapter()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        claims.test(id, effect, **CIFAR | change)
+    assert not claims.rows
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A book whose records are made here."""
+    (tmp_path / "book/recorded").mkdir(parents=True)
+    (tmp_path / "book/_toc.yml").touch()
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str, **about) -> None:
+        facts = {"title": "A run", "config": {}, "command": "make", "seeds": [0, 1, 2], "seconds": 1, "device": "cpu"}
+        record(name, measured={"ours": {"recognised": SURE}}, **facts | about)
+
+    return make
+
+
+def test_a_record_knows_whether_its_rule_is_older(runs):
+    runs("old_run")
+    runs("new_run", claims=["di.verifier"])
+    claims = chapter()
+    claims.test("di.verifier", SURE, **CIFAR, recorded="old_run")
+    assert "3 seeds, recorded run old_run (rule younger than the run)" in claims.table()._repr_html_()
+    claims.test("di.verifier", SURE, **CIFAR, recorded="new_run")
+    (test,) = claims.rows["di.verifier"].tests
+    assert test.rule_first
+    assert "recorded run new_run</p>" in claims.table()._repr_html_()
+
+
+def test_a_rule_that_changed_since_is_younger_than_the_run(runs):
+    runs("run-1", claims={"di.verifier": "0" * 12})
+    claims = chapter()
+    with pytest.warns(UserWarning, match=r"recorded run run-1: the rule of di\.verifier has changed"):
+        claims.test("di.verifier", SURE, **CIFAR, recorded="run-1")
+    assert not claims.rows["di.verifier"].tests[0].rule_first
+
+
+@pytest.mark.parametrize("effect", [SURE[:2], [*SURE, 0.9], 0.9])
+def test_a_recorded_test_has_a_number_for_each_seed(runs, effect):
+    runs("run-1")
+    with pytest.raises(ValueError, match=r"di\.verifier: .*run-1 has 3 seeds \(0, 1, 2\)"):
+        chapter().test("di.verifier", effect, **CIFAR, recorded="run-1")
+
+
+def test_what_is_exact_needs_one_number_of_a_record(runs):
+    runs("run-1")
+    claims = chapter()
+    claims.test("di.running-sum", 0.0, **CIFAR | {"data": "any"}, recorded="run-1")
+    assert claims.rows["di.running-sum"].verdict == CONTRADICTED
+
+
+def test_the_table_shows_finding_interval_threshold_data_and_verdicts():
+    claims = chapter()
+    claims.test("di.verifier", [0.1, 0.2, 0.3], **DIGITS, measured={"own": [1.0, 1.0, 1.0]}, note="Few images.")
+    claims.test("di.verifier", SURE, **CIFAR)
+    page = claims.table()._repr_html_()
+    for text in (
+        "0.2 [−0.0484, 0.448] against 0.5",
+        "digits, BN-CNN, 3 seeds",
+        "CIFAR-10, ResNet-20, 3 seeds",
+        "It recognises few.",
+        "Few images.",
+        "Measured: own 1 ± 0 (3 seeds).",
+        "Reported: ResNet-152: 97.02 / 99.32 % top-1 / top-5",
+        "Effect: share recognised by a network of another architecture",
+        'rowspan="2"',
+        "&lt;92 %&gt;",
+    ):
+        assert text in page, text
+    assert page.count("✓ holds") == 2, "on CIFAR-10 and overall"
+    assert page.count("○ not seen at this scale") == 1
+    text = claims.table()._repr_markdown_()
+    assert {line.replace("\\|", "").count("|") for line in text.splitlines()} == {7}
+
+
+def test_saved_tests_come_back(tmp_path):
+    claims = answered()
+    claims.test("di.verifier", SURE, **CIFAR, measured={"own": 1.0})
+    claims.test("di.amp", {"time": SURE}, **CIFAR)
+    data = json.loads(claims.save(tmp_path).read_text("utf8"))
+    rows = [read_row(row) for row in data["claims"]]
+    assert rows == [claims.rows[id] for id in claims.owned]
+    assert digest(rows) == data["digest"] == claims.table().digest
+    by_id = {row.id: row for row in rows}
+    assert by_id["di.verifier"].rule == load_rules()["di.verifier"].digest()
+    assert by_id["di.verifier"].tests[0].effects[""].values == tuple(SURE)
+
+
+def test_another_number_changes_the_digest():
+    first, second = chapter(), chapter()
+    first.test("di.verifier", SURE, **CIFAR)
+    second.test("di.verifier", [*SURE[:2], 0.93], **CIFAR)
+    assert first.table().digest != second.table().digest
 
 
 def test_another_answer_changes_the_digest():

@@ -1,12 +1,14 @@
 """Recorded runs: complete, vouched for, never replaced in silence."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from invkit.book.recorded import commit_of, load_recorded, record, show_recorded
+from invkit.book.recorded import check_records, commit_of, load_recorded, record, show_recorded
+from invkit.book.verdicts import load_rules
 from invkit.show.grids import image_grid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,6 +102,8 @@ def test_another_picture_is_noticed(tmp_path):
         ("run", {"measured": {"ours": 0.5}}, "columns.*'ours'"),
         ("run", {"measured": {}}, "empty"),
         ("run", {"command": " "}, "command"),
+        ("run", {"claims": ["dci.deep", "dci.nonsense"]}, "run: claims names dci.nonsense"),
+        ("run", {"claims": "dci.deep"}, "run: claims must be a sequence"),
     ],
 )
 def test_bad_records_are_refused(tmp_path, name, change, message):
@@ -117,6 +121,102 @@ def test_a_name_that_is_not_there_lists_those_that_are(tmp_path):
 def test_outside_of_git_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert commit_of(tmp_path / "not" / "there") == "unknown"
+
+
+SEEDS = {
+    "seeds": [0, 1, 2],
+    "measured": {
+        "ours": {"psnr": [20.0, 22.0, 24.0], "distance": [1.0, 2.0, 3.0]},
+        "nearest": {"psnr": [19.0, 23.0, 21.0], "distance": [2.0, 1.0, 6.0]},
+        "class mean": {"psnr": 21.0},
+        "stopped": {"psnr": [20.0, 22.0]},
+        "summary": {"psnr": {"mean": 20.0, "sd": 1.0, "n": 3}},
+    },
+}
+
+
+def test_a_record_keeps_the_rules_and_networks_of_its_making(tmp_path):
+    record("run-1", **FACTS, folder=tmp_path, claims=("dci.deep",), networks={"net": "a1", "seeds": ["c3", "b2", "c3"]})
+    run = load_recorded("run-1", tmp_path)
+    assert run.rules == {"dci.deep": load_rules()["dci.deep"].digest()}
+    assert run.networks == {"net": ["a1"], "seeds": ["b2", "c3"]}
+    assert check_records(tmp_path) == []
+
+
+def test_records_from_before_have_no_rules(tmp_path):
+    path = record("run-1", **FACTS, folder=tmp_path)
+    data = json.loads(path.read_text("utf8"))
+    del data["rules"], data["networks"]
+    path.write_text(json.dumps(data))
+    run = load_recorded("run-1", tmp_path)
+    assert (run.rules, run.networks) == ({}, {})
+    assert check_records(tmp_path) == []
+
+
+@pytest.mark.parametrize(("digest", "what"), [("0" * 12, "dci.deep has changed"), (None, "dci.gone is gone")])
+def test_a_rule_that_changed_is_told(tmp_path, digest, what):
+    path = record("run-1", **FACTS, folder=tmp_path, claims=("dci.deep",))
+    if digest is None:
+        path.write_text(path.read_text("utf8").replace("dci.deep", "dci.gone"))
+    else:
+        path.write_text(path.read_text("utf8").replace(load_rules()["dci.deep"].digest(), digest))
+    (problem,) = check_records(tmp_path)
+    assert f"recorded run run-1: the rule of {what}" in problem
+    with pytest.warns(UserWarning, match=what):
+        load_recorded("run-1", tmp_path)
+
+
+def test_a_missing_seed_is_told_where_the_record_judges_a_claim(tmp_path):
+    record("run-1", **FACTS | SEEDS, folder=tmp_path)
+    assert check_records(tmp_path) == []
+    record("run-1", **FACTS | SEEDS, folder=tmp_path, overwrite=True, claims=["dci.deep"])
+    assert check_records(tmp_path) == [
+        "recorded run run-1, row 'stopped': psnr has 2 numbers for the seeds 0, 1, 2"
+    ]  # fmt: skip
+    with pytest.warns(UserWarning, match="row 'stopped'"):
+        load_recorded("run-1", tmp_path)
+
+
+def test_other_networks_of_one_name_are_told(tmp_path):
+    record("first", **FACTS, folder=tmp_path, networks={"net": "a1", "seeds": ["b2", "c3"]})
+    record("second", **FACTS, folder=tmp_path, networks={"seeds": ["b2", "c3", "d4"], "other": "e5"})
+    assert check_records(tmp_path) == [], "more seeds of the same networks are no other networks"
+    record("third", **FACTS, folder=tmp_path, networks={"net": "f6"})
+    (problem,) = check_records(tmp_path)
+    assert "recorded runs first and third: the network 'net' is not the same (a1 and f6)" in problem
+    with pytest.warns(UserWarning, match="first"):
+        load_recorded("third", tmp_path)
+
+
+def test_effects_are_taken_seed_by_seed_over_the_best_of_others(tmp_path):
+    record("run-1", **FACTS | SEEDS, folder=tmp_path)
+    run = load_recorded("run-1", tmp_path)
+    assert run.by_seed("ours", "psnr") == [20.0, 22.0, 24.0]
+    assert run.effect("ours", "psnr", over=["nearest", "class mean"]) == [-1.0, -1.0, 3.0]
+    assert run.effect("ours", "distance", over="nearest", lower_is_better=True) == [1.0, -1.0, 3.0]
+    assert run.effect("ours", "distance", over="nearest", lower_is_better=True, relative=True) == [0.5, -1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "over", "message"),
+    [
+        ("theirs", "psnr", "ours", "run-1 has no row 'theirs'; there is ours"),
+        ("ours", "ssim", "nearest", "run-1, row 'ours': no column 'ssim'; there is psnr, distance"),
+        ("stopped", "psnr", "ours", "row 'stopped': psnr has 2 numbers for the seeds 0, 1, 2"),
+        ("class mean", "psnr", "ours", "row 'class mean': psnr has 1 number for the seeds"),
+        ("ours", "psnr", "stopped", "row 'stopped': psnr has 2 numbers"),
+        ("summary", "psnr", "ours", "row 'summary': of psnr only a summary was kept"),
+        ("ours", "psnr", [], "run-1: over is empty"),
+    ],
+)
+def test_effects_of_what_is_not_there_are_refused(tmp_path, row, column, over, message):
+    record("run-1", **FACTS | SEEDS, folder=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_recorded("run-1", tmp_path).effect(row, column, over=over)
+
+
+def test_the_books_records_agree_with_their_rules_and_with_each_other():
+    assert check_records(ROOT / "book/recorded") == []
 
 
 @pytest.mark.parametrize("name", STORED)

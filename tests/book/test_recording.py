@@ -10,6 +10,8 @@ import pytest
 
 from invkit.book.recorded import load_recorded, sha256
 from invkit.book.recording import NETWORKS, Run, command_line, data_folder, published, recorded_run
+from invkit.book.verdicts import load_rules
+from invkit.testing import tiny_target
 
 
 @recorded_run(smoke={"steps": 1})
@@ -166,3 +168,48 @@ def test_every_network_is_the_one_that_its_weights_were_made_for(data_folder):
     assert target.spec.shape == (3, 32, 32)
     with pytest.raises(ValueError, match="'cifar100'"):
         published("cifar100", folder=data_folder)
+
+
+def test_a_record_remembers_the_rules_as_the_run_began_and_its_networks(tmp_path):
+    first, second, third = (tiny_target(seed=seed) for seed in range(3))
+    run = Run(command="make run", script=Path(__file__), work=tmp_path, folder=tmp_path)
+    digest = load_rules()["dci.deep"].digest()
+    assert run.rules["dci.deep"] == digest
+    run.rules["dci.plateau"] = "as it began"
+    assert run.uses(first) is first
+    run.uses(second)
+    run.row("ours", {"psnr": 1.0})
+    run.record("run-1", title="A run", config={}, claims=("dci.deep", "dci.plateau"), networks={"third": third})
+    data = json.loads((tmp_path / "run-1.json").read_text("utf8"))
+    assert data["rules"] == {"dci.deep": digest, "dci.plateau": "as it began"}
+    assert data["networks"] == {
+        "tiny": sorted([first.fingerprint(), second.fingerprint()]), "third": [third.fingerprint()],
+    }  # fmt: skip
+    run.record("run-2", title="A run", config={}, networks=[third])
+    assert len(load_recorded("run-2", tmp_path).networks["tiny"]) == 3
+
+
+@pytest.mark.parametrize(("claims", "message"), [(["dci.nonsense"], "dci.nonsense"), ("dci.deep", "sequence of ids")])
+def test_claims_without_a_rule_are_refused_before_anything_is_written(tmp_path, claims, message):
+    run = Run(command="make run", script=Path(__file__), work=tmp_path, folder=tmp_path)
+    run.row("ours", {"psnr": 1.0})
+    with pytest.raises(ValueError, match=message):
+        run.record("run-1", title="A run", config={}, claims=claims)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_published_networks_are_remembered_by_their_names(tmp_path, monkeypatch):
+    target = tiny_target()
+    monkeypatch.setattr("invkit.book.recording.published", lambda name, device: target)
+    run = Run(command="make run", script=Path(__file__), work=tmp_path)
+    assert run.network("cifar10_resnet20") is target
+    assert run.networks == {"cifar10_resnet20": {target.fingerprint()}}
+
+
+def test_a_network_without_a_name_is_refused(tmp_path):
+    run = Run(command="make run", script=Path(__file__), work=tmp_path)
+    target = tiny_target()
+    target.name = ""
+    with pytest.raises(ValueError, match="no name"):
+        run.uses(target)
+    assert run.uses(target, "tiny net") is target

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import nbformat
 import pytest
 
 from invkit.book.claims import Claims, load_claims
+from invkit.book.recorded import record
+from invkit.book.verdicts import VERDICTS, load_rules, mark
 
 pytest.importorskip("myst_nb")
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +33,9 @@ INDEX = """# Book
 ```{scoreboard} botach2021journey
 ```
 
+```{scoreboard} changes
+```
+
 ```{toctree}
 notebooks/01_deepinversion
 ```
@@ -37,11 +43,22 @@ notebooks/01_deepinversion
 NAME = "01_deepinversion"
 
 
-def answers(holds: bool = True) -> Claims:
+SURE, NONE, WIDE = [0.9, 0.95, 0.92], [-0.3, -0.2, -0.25], [-0.9, 0.0, 0.9]
+REAL = {"data": "CIFAR-10", "network": "ResNet-20", "finding": "Most of them are."}
+DIGITS = {"data": "digits", "network": "BN-CNN", "finding": "Few of the scans are."}
+
+
+def answers(effect: list[float] = SURE) -> Claims:
+    """Nine answers of the old form, two tests of ``effect``, one of both grades and one claim that is not tested."""
     claims = Claims(NAME, profile="ci")
     for id in claims.owned:
-        claims.add(id, measured=[0.5, 0.7], holds=holds)
-    claims.add("di.amp", holds=None, reason="Needs a GPU")
+        claims.add(id, measured=[0.5, 0.7], holds=id != "di.adaptive")
+    claims.test("di.clipping", effect, **REAL)
+    claims.test("di.feature-term", effect, **REAL)
+    claims.test("di.verifier", SURE, **DIGITS)
+    claims.test("di.verifier", effect, **REAL)
+    claims.test("di.batch-size", SURE, **DIGITS)
+    claims.untested("di.amp", "Needs a GPU")
     return claims
 
 
@@ -79,7 +96,11 @@ def build(book, monkeypatch):
         with docutils_namespace(), patch_docutils(book):
             app = Sphinx(book, book, out, book / "doctrees", "html", status=None, warning=warnings)
             app.build()
-        told = [line for line in warnings.getvalue().splitlines() if ".json " in line or "scoreboard" in line]
+        told = [
+            line
+            for line in warnings.getvalue().splitlines()
+            if ".json " in line or "scoreboard" in line or "recorded run" in line
+        ]
         return (out / "index.html").read_text("utf8"), "\n".join(told)
 
     yield run
@@ -91,20 +112,84 @@ def test_answers_are_counted_linked_and_read_again_when_they_change(book, build)
     publish(book, answers(), answers())
     page, warnings = build()
     assert warnings == ""
-    assert "Of 68 claims, 12 hold, 0 do not hold, 1 is out of reach, 55 wait for a chapter in preparation." in page
+    assert (
+        "Of 68 claims, 3 hold, 1 holds in part, 0 are contradicted, 1 is not seen at this scale, 8 are not tested, "
+        "55 wait for a chapter in preparation." in page
+    )
     assert 'href="notebooks/01_deepinversion.html#claim-di-verifier"' in page
     assert 'id="claim-di-verifier"' in (book / "out/notebooks/01_deepinversion.html").read_text("utf8")
     assert "0.6 ± 0.14 (2 seeds)" in page
     assert "Needs a GPU" in page
     assert page.count("Chapter 02 in preparation") == 4
 
-    publish(book, answers(False), answers(False))
+    publish(book, answers(NONE), answers(NONE))
     page, warnings = build()
     assert warnings == ""
-    assert "0 hold, 12 do not hold" in page
+    assert "0 hold, 1 holds in part, 3 are contradicted" in page
 
     (book / f"build/claims/ci/{NAME}.json").unlink()  # nothing else changes
     assert "is missing" in build()[1]
+
+
+def cells(page: str, id: str, table: int) -> list[list[str]]:
+    """Words of the cells of a claim's rows in one of the page's tables."""
+    body = re.findall(r"<table.*?</table>", page, re.S)[table]
+    rows = re.findall(r"<tr.*?</tr>", body, re.S)
+    start = next(i for i, row in enumerate(rows) if f'claim-{id.replace(".", "-")}"' in row)
+    spans = int((re.search(r'rowspan="(\d+)"', rows[start]) or [0, 1])[1])
+    return [
+        [" ".join(re.sub(r"<.*?>", " ", cell).split()) for cell in re.findall(r"<td.*?</td>", row, re.S)]
+        for row in rows[start : start + spans]
+    ]
+
+
+def test_each_data_set_has_its_line_with_interval_and_threshold(book, build):
+    publish(book, answers(NONE), answers(NONE))
+    (claim, on, finding, effect, there, overall), second = cells(build()[0], "di.verifier", 0)
+    assert "another network recognises the images Reported: ResNet-152: 97.02" in claim
+    assert "Effect: share recognised by a network of another architecture" in claim
+    assert (on, finding) == ("digits, BN-CNN, 3 seeds", "Few of the scans are.")
+    assert effect == "0.923 [0.861, 0.986] against 0.5"
+    assert (there, overall) == ("✓ holds", "✗ contradicted")
+    # Mean -0.25, sd 0.05, standard error 0.0289, times 4.30 is 0.124.
+    assert second == [
+        "CIFAR-10, ResNet-20, 3 seeds", "Most of them are.", "−0.25 [−0.374, −0.126] against 0.5", "✗ contradicted",
+    ]  # fmt: skip
+
+
+def test_what_changed_against_the_first_ledger_is_listed_with_its_reason(book, build):
+    publish(book, answers(NONE), answers(NONE))
+    page, _ = build()
+    ((claim, before, now, why),) = cells(page, "di.clipping", 1)
+    assert claim.startswith("di.clipping without clipping")
+    assert (before, now) == ("holds", "✗ contradicted")
+    assert why == load_rules()["di.clipping"].why
+    ((_, before, now, _),) = cells(page, "di.batch-size", 1)
+    assert (before, now) == ("does not hold", "◐ in part")
+    with pytest.raises(StopIteration):
+        cells(page, "di.amp", 1)  # out of reach then, not tested now
+
+    publish(book, answers(SURE), answers(SURE))
+    page, _ = build()
+    with pytest.raises(StopIteration):
+        cells(page, "di.clipping", 1)  # held then, holds now
+
+
+def test_recorded_runs_that_no_longer_fit_are_warnings(book, build):
+    publish(book, answers(), answers())
+    facts = {"title": "A run", "config": {}, "command": "make", "seeds": [0, 1], "seconds": 1, "device": "cpu"}
+    folder = book / "book/recorded"
+    folder.mkdir(parents=True)
+    for name, network in (("first", "a1"), ("second", "b2")):
+        measured = {"ours": {"psnr": [1.0, 2.0]}}
+        record(name, measured=measured, folder=folder, networks={"net": network}, **facts)
+    measured = {"ours": {"psnr": [1.0, 2.0, 3.0]}}
+    record("third", measured=measured, folder=folder, claims={"dci.deep": "0" * 12}, **facts)
+    _, warnings = build()
+    assert "recorded runs first and second: the network 'net' is not the same" in warnings
+    assert "recorded run third: the rule of dci.deep has changed" in warnings
+    assert "recorded run third, row 'ours': psnr has 3 numbers for the seeds 0, 1" in warnings
+    assert warnings.count("WARNING") == 3
 
 
 def test_a_chapter_without_answers_is_a_warning(book, build):
@@ -116,7 +201,7 @@ def test_a_chapter_without_answers_is_a_warning(book, build):
 
 
 def test_answers_of_another_run_are_stale(book, build):
-    publish(book, shown=answers(), saved=answers(False))
+    publish(book, shown=answers(), saved=answers(NONE))
     assert "not those in the table on the chapter's page" in build()[1]
 
 
@@ -124,7 +209,10 @@ def test_answers_of_another_run_are_stale(book, build):
     ("change", "message"),
     [
         (lambda data: data["claims"].pop(), "holds no answer to di.adaptive"),
-        (lambda data: data["claims"][0].update(verdict="does not hold"), "changed by hand"),
+        (lambda data: data["claims"][0].update(verdict="holds", note="by hand"), "changed by hand"),
+        (lambda data: data["claims"][0].update(verdict="does not hold"), "is damaged"),
+        (lambda data: data["claims"][0].update(rule="0" * 12), "the rules of di.feature-term have changed"),
+        (lambda data: data["claims"][0]["tests"][0].pop("effects"), "is damaged"),
         (lambda data: data.pop("digest"), "is damaged"),
         (lambda data: data["claims"][0].update(id="dci.deep"), "dci.deep are no claims of this chapter"),
     ],
@@ -146,3 +234,11 @@ def test_files_that_do_not_fit_are_warnings(book, change, message, monkeypatch):
 def test_every_claim_is_on_the_page():
     page = (ROOT / "book/scoreboard.md").read_text("utf8")
     assert all(f"{{scoreboard}} {claim.paper}\n" in page for claim in load_claims().values())
+
+
+def test_the_rules_stand_on_the_page_with_all_five_verdicts():
+    page = (ROOT / "book/scoreboard.md").read_text("utf8")
+    assert "{scoreboard} changes\n" in page
+    for verdict in VERDICTS:
+        sign, words = mark(verdict).split(" ", 1)
+        assert f"- {sign} **{words}**: " in page

@@ -1,0 +1,424 @@
+"""Graded verdicts: what a claim asks of the numbers, and what the numbers answer.
+
+A :class:`Rule` (one entry of ``rules.yml``) says which *effect* is measured, and which size of it a claim asks for. A
+:class:`Test` holds the effects that were measured on one data set, one number for each seed; the 95 % interval of
+their mean is compared with the rule. :func:`overall` puts the verdicts of several data sets together.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, ClassVar, Self
+
+import yaml
+
+from invkit.book.numbers import Summary, finite, format_number, is_summary
+from invkit.core.config import config_hash
+
+HOLDS, IN_PART, CONTRADICTED = "holds", "in part", "contradicted"
+NOT_SEEN, NOT_TESTED = "not seen at this scale", "not tested"
+VERDICTS = (HOLDS, IN_PART, CONTRADICTED, NOT_SEEN, NOT_TESTED)
+MARKS = {HOLDS: "✓", IN_PART: "◐", CONTRADICTED: "✗", NOT_SEEN: "○", NOT_TESTED: "–"}
+
+DIGITS, REAL = "digits", "real"
+REAL_DATA = ("mnist", "fashion-mnist", "cifar", "svhn", "imagenet", "photographs", "any")
+"""How the names of real data sets begin; ``any`` is for what depends on no data, as bytes held."""
+SEEDS = 3
+"""With fewer numbers there is no interval worth the name, and no verdict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One quantity that a claim asks for.
+
+    Attributes:
+        name: Empty where the rule has one quantity alone.
+        quantity: What each seed's number is, in words; larger is truer to the claim.
+        unit: Of the numbers; empty for a share or a ratio.
+        holds: Threshold that the whole interval must lie above.
+        absent: At or below this the effect is not there.
+    """
+
+    name: str = ""
+    quantity: str
+    unit: str = ""
+    holds: float
+    absent: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.quantity.strip():
+            raise ValueError(f"part {self.name!r} of a rule needs a quantity, in words")
+        if not self.absent <= self.holds:
+            raise ValueError(f"part {self.name!r}: absent ({self.absent}) must be at most holds ({self.holds})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What a claim asks of the numbers.
+
+    Attributes:
+        id: The claim.
+        parts: One quantity, or several with names.
+        source: Where the thresholds come from.
+        exact: Whether the quantity has no chance in it, so that one number is enough.
+        before: The verdict of the book's first ledger.
+        why: What changes against that, in a sentence.
+    """
+
+    id: str
+    parts: tuple[Part, ...]
+    source: str
+    before: str
+    why: str
+    exact: bool = False
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change with whatever may change a verdict: quantities and thresholds.
+
+        >>> rule = load_rules()["di.verifier"]
+        >>> import dataclasses
+        >>> rule.digest() == dataclasses.replace(rule, why="Another sentence.").digest()
+        True
+        """
+        return config_hash({"parts": list(self.parts), "exact": self.exact})
+
+    def part(self, name: str) -> Part:
+        """The part of that name.
+
+        Raises:
+            ValueError: Naming the parts that there are.
+        """
+        for part in self.parts:
+            if part.name == name:
+                return part
+        names = ", ".join(repr(part.name) for part in self.parts if part.name)
+        there = f"its parts are {names}" if names else "its rule has a single quantity, without a name"
+        raise ValueError(f"{self.id}: unknown part {name!r}; {there}")
+
+
+@cache
+def load_rules() -> Mapping[str, Rule]:
+    """The rules by which the book's claims are judged, by claim.
+
+    Raises:
+        ValueError: If two rules are of one claim.
+
+    >>> load_rules()["di.verifier"].parts[0].holds
+    0.5
+    """
+    rows = yaml.safe_load((resources.files("invkit.book") / "rules.yml").read_text("utf8"))
+    rules = {row["id"]: read_rule(row) for row in rows}
+    if len(rules) != len(rows):
+        raise ValueError("rules.yml: two rules share an id")
+    return rules
+
+
+def read_rule(row: Mapping[str, Any]) -> Rule:
+    """A rule from its entry in ``rules.yml``: the fields of its one part, or a list of ``parts`` with names.
+
+    Raises:
+        TypeError: For a field that is unknown or missing.
+
+    >>> entry = {"id": "a", "quantity": "gain", "holds": 1, "source": "", "before": "holds", "why": ""}
+    >>> read_rule(entry).parts
+    (Part(name='', quantity='gain', unit='', holds=1.0, absent=0.0),)
+    """
+    row = dict(row)
+    keys = ("quantity", "unit", "holds", "absent")
+    single = {key: row.pop(key) for key in keys if key in row}
+    parts = row.pop("parts", None) or [single]
+    return Rule(**row, parts=tuple(Part(**part | _floats(part)) for part in parts))
+
+
+def _floats(part: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(part[key]) for key in ("holds", "absent") if key in part}
+
+
+def interval(values: Sequence[float], *, exact: bool = False) -> tuple[float, float] | None:
+    """The two-sided 95 % interval of the mean, by Student's *t* over seeds.
+
+    Args:
+        values: One number for each seed.
+        exact: Whether there is no chance in them: the interval is then from the smallest to the largest.
+
+    Returns:
+        Lower and upper end; None for fewer than three numbers with chance in them.
+
+    >>> interval([1.0, 2.0, 3.0])  # mean 2, standard error 1 / sqrt(3), and 4.3027 of these to either side
+    (-0.484..., 4.484...)
+    >>> interval([1.0, 2.0]), interval([1.0], exact=True)
+    (None, (1.0, 1.0))
+    """
+    if exact:
+        return min(values), max(values)
+    n = len(values)
+    if n < SEEDS:
+        return None
+    from scipy.stats import t  # imported where needed: it takes a second
+
+    half = float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """The numbers of one part, one for each seed, and what they say.
+
+    >>> part = Part(quantity="gain", unit="dB", holds=1)
+    >>> effect = Effect.of([1.9, 2.0, 2.1], part)
+    >>> effect.verdict, effect.against(part)
+    ('holds', '2 [1.75, 2.25] dB against 1 dB')
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+    @classmethod
+    def of(cls, values: Sequence[float], part: Part, *, exact: bool = False) -> Self:
+        """Judge numbers by a part of a rule."""
+        values = tuple(values)
+        ends = interval(values, exact=exact)
+        low, high = ends or (None, None)
+        return cls(values=values, mean=statistics.fmean(values), low=low, high=high, verdict=judge(ends, part))
+
+    def against(self, part: Part) -> str:
+        """The mean with its interval against the threshold, for a table cell."""
+        unit = f" {part.unit}" if part.unit else ""
+        ends = ""
+        if self.low is not None and self.high is not None and self.low != self.high:
+            ends = f" [{signed(self.low)}, {signed(self.high)}]"
+        name = f"{part.name}: " if part.name else ""
+        return f"{name}{signed(self.mean)}{ends}{unit} against {signed(part.holds)}{unit}"
+
+
+def judge(ends: tuple[float, float] | None, part: Part) -> str:
+    """The verdict on one quantity, from the ends of its interval.
+
+    Args:
+        ends: Lower and upper end; None where there are too few numbers.
+        part: With the thresholds.
+
+    Returns:
+        *not tested* without an interval; *holds* where all of it is above ``holds``; *contradicted* where all of it is
+        below ``absent``; *in part* where it lies between these; *not seen at this scale* for all others.
+
+    >>> part = Part(quantity="gain", holds=1)
+    >>> [judge(ends, part) for ends in ((1.1, 2), (-2, -1), (0.1, 0.9), (0.5, 1.5), (-0.5, 0.5), None)]
+    ['holds', 'contradicted', 'in part', 'not seen at this scale', 'not seen at this scale', 'not tested']
+    """
+    if ends is None:
+        return NOT_TESTED
+    low, high = ends
+    if low > part.holds:
+        return HOLDS
+    if high < part.absent:
+        return CONTRADICTED
+    return IN_PART if low > part.absent and high < part.holds else NOT_SEEN
+
+
+def combine(verdicts: Iterable[str]) -> str:
+    """The verdict of a test from those of its parts.
+
+    >>> combine(["holds", "holds"]), combine(["holds", "contradicted"]), combine(["contradicted", "in part"])
+    ('holds', 'in part', 'contradicted')
+    """
+    found = set(verdicts)
+    if len(found) == 1:
+        return found.pop()
+    if HOLDS in found:
+        return IN_PART
+    return CONTRADICTED if CONTRADICTED in found else NOT_SEEN
+
+
+def overall(tests: Iterable[tuple[str, str]]) -> str:
+    """The verdict on a claim from those of its tests.
+
+    Args:
+        tests: Grade (``"digits"`` or ``"real"``) and verdict of each.
+
+    Returns:
+        That of the real data sets where one of them says *holds*, *in part* or *contradicted*: *holds* if all of those
+        tested hold, *contradicted* if one contradicts and none holds, else *in part*. If the digits alone say *holds*
+        or *in part*: *in part*. Otherwise *not seen at this scale*, and *not tested* if nothing was.
+
+    >>> overall([("real", "holds"), ("digits", "not seen at this scale")]), overall([("digits", "holds")])
+    ('holds', 'in part')
+    """
+    tests = [(grade, verdict) for grade, verdict in tests if verdict != NOT_TESTED]
+    real = {verdict for grade, verdict in tests if grade == REAL}
+    if real & {HOLDS, IN_PART, CONTRADICTED}:
+        if len(real) == 1:
+            return real.pop()
+        return CONTRADICTED if CONTRADICTED in real and HOLDS not in real else IN_PART
+    if any(grade == DIGITS and verdict in (HOLDS, IN_PART) for grade, verdict in tests):
+        return IN_PART
+    return NOT_SEEN if tests else NOT_TESTED
+
+
+def grade_of(data: str) -> str:
+    """The grade of evidence on a data set, read from its name.
+
+    Raises:
+        ValueError: For a name that tells neither.
+
+    >>> grade_of("digits"), grade_of("CIFAR-10, 600 test images")
+    ('digits', 'real')
+    """
+    name = data.strip().lower()
+    if name.startswith("digits"):
+        return DIGITS
+    if name.startswith(REAL_DATA):
+        return REAL
+    raise ValueError(f"data {data!r}: say whether its grade is {DIGITS!r} (the enlarged 8x8 scans) or {REAL!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """What was measured for one claim on one data set.
+
+    Attributes:
+        data: The data set.
+        network: The network that was inverted, or that the claim is about.
+        grade: ``"digits"`` for the built-in 8x8 scans enlarged, or ``"real"``.
+        effects: By the name of the rule's part, the numbers of each seed with their interval and verdict.
+        verdict: On this data set.
+        finding: One plain sentence.
+        measured: Other numbers worth knowing.
+        unit: Of those.
+        note: What a reader must know of them.
+        recorded: The recorded run that the numbers come from; empty for what the notebook itself measures.
+        rule_first: Whether the rule is older than the run.
+    """
+
+    __test__: ClassVar[bool] = False  # no test of pytest's
+
+    data: str
+    network: str
+    grade: str
+    effects: dict[str, Effect]
+    verdict: str
+    finding: str
+    measured: dict[str, Summary] = field(default_factory=dict)
+    unit: str = ""
+    note: str = ""
+    recorded: str = ""
+    rule_first: bool = True
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(next(iter(self.effects.values())).values)
+
+    @property
+    def tested_on(self) -> str:
+        """Data, network and seeds in words, with the recorded run if there is one."""
+        run = f", recorded run {self.recorded}" if self.recorded else ""
+        age = "" if self.rule_first else " (rule younger than the run)"
+        return f"{self.data}, {self.network}, {self.n} seed{'s' if self.n > 1 else ''}{run}{age}"
+
+    def against(self, rule: Rule) -> list[str]:
+        """Each part's number against its threshold; a part that was not measured says so."""
+        return [
+            self.effects[part.name].against(part) if part.name in self.effects else f"{part.name}: {NOT_TESTED}"
+            for part in rule.parts
+        ]
+
+
+def run_test(rule: Rule, effect: Any, *, data: str, network: str, grade: str | None = None, **about: Any) -> Test:
+    """Judge the effects of one data set by a rule.
+
+    Args:
+        rule: Of the claim.
+        effect: A number, or one for each seed; for a rule with named parts a mapping from their names to these. A part
+            that is left out counts as not tested.
+        data: The data set.
+        network: The network.
+        grade: Of the evidence; by default read from the name of the data.
+        **about: Further fields of :class:`Test`.
+
+    Raises:
+        ValueError: For an unknown part, numbers that are missing or not finite, parts of unequal numbers of seeds, an
+            unknown grade, and words that are missing.
+
+    >>> test = run_test(load_rules()["di.verifier"], [0.9, 0.95, 0.92], data="digits", network="BN-CNN",
+    ...                 finding="Another network recognises 92 % of the images.")
+    >>> test.verdict, test.n
+    ('holds', 3)
+    """
+    words = {"data": data, "network": network, "finding": about.get("finding", "")}
+    for name, text in words.items():
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{rule.id}: {name} is empty; say it in words")
+    grade = grade or grade_of(data)
+    if grade not in (DIGITS, REAL):
+        raise ValueError(f"{rule.id}: grade must be {DIGITS!r} or {REAL!r}, not {grade!r}")
+    values = by_part(rule, effect)
+    effects = {name: Effect.of(numbers, rule.part(name), exact=rule.exact) for name, numbers in values.items()}
+    found = [effects[part.name].verdict if part.name in effects else NOT_TESTED for part in rule.parts]
+    verdict = combine(found)
+    if grade == DIGITS and verdict == CONTRADICTED:
+        verdict = NOT_SEEN  # a toy cannot refute what was claimed of large networks
+    return Test(data=data, network=network, grade=grade, effects=effects, verdict=verdict, **about)
+
+
+def by_part(rule: Rule, effect: Any) -> dict[str, list[float]]:
+    """The numbers of each part, in the rule's order, checked."""
+    if is_summary(effect):
+        raise ValueError(f"{rule.id}: effect must hold one number for each seed, not their mean")
+    named = any(part.name for part in rule.parts)
+    if named and not isinstance(effect, Mapping):
+        names = ", ".join(repr(part.name) for part in rule.parts)
+        raise ValueError(f"{rule.id}: effect must be a mapping from the parts {names} to numbers, not {effect!r}")
+    given = dict(effect) if isinstance(effect, Mapping) else {"": effect}
+    if not given:
+        raise ValueError(f"{rule.id}: effect is empty")
+    for name in given:
+        rule.part(name)
+    parts = [part.name for part in rule.parts if part.name in given]
+    values = {name: finite(given[name], f"{rule.id} {name}".rstrip()) for name in parts}
+    if len({len(numbers) for numbers in values.values()}) > 1:
+        counts = ", ".join(f"{len(numbers)} of {name!r}" for name, numbers in values.items())
+        raise ValueError(f"{rule.id}: parts have unequal numbers of seeds: {counts}")
+    return values
+
+
+def read_test(row: Mapping[str, Any]) -> Test:
+    """A test as it is stored in a chapter's JSON file."""
+    effects = {name: Effect(**e | {"values": tuple(e["values"])}) for name, e in row["effects"].items()}
+    return Test(**{**row, "effects": effects})
+
+
+def signed(value: float) -> str:
+    """A number to three digits, with the sign that typesetters use.
+
+    >>> signed(-0.5), signed(2)
+    ('−0.5', '2')
+    """
+    return format_number(value).replace("-", "−", 1) if abs(value) >= 1e-4 or value == 0 else "0.000"
+
+
+def mark(verdict: str) -> str:
+    """The verdict with its sign, which is read without colour too.
+
+    >>> mark(HOLDS), mark(IN_PART)
+    ('✓ holds', '◐ in part')
+    """
+    return f"{MARKS[verdict]} {verdict}"
+
+
+def classes(verdict: str) -> str:
+    """The CSS classes of a verdict.
+
+    >>> classes(NOT_TESTED)
+    'inv-verdict inv-not-tested'
+    """
+    return f"inv-verdict inv-{verdict.replace(' ', '-')}"
