@@ -25,7 +25,6 @@ from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_SEEN, NOT_TES
 
 log = logging.getLogger(__name__)
 PENDING = "in preparation"
-WIDTHS = {"claim": 26, "tested": 14, "finding": 24, "effect": 16, "verdict-there": 10, "overall": 10}
 AGREE = {("holds", HOLDS), ("does not hold", CONTRADICTED), ("out of reach", NOT_TESTED)}
 """Verdicts of the first ledger with those of today that say the same."""
 
@@ -143,17 +142,16 @@ def words(kind: str, n: int) -> str:
 
 def table(claims: list[Claim], published: dict[str, Chapter]) -> nodes.table:
     """The claims of one paper as a table, a line for each test."""
-    heads = book_claims.HEADS
     body = [row for claim in claims for row in rows(claim, published.get(claim.chapter))]
-    return made(list(heads.values()), [WIDTHS[kind] for kind in heads], body)
+    return made(dict(book_claims.HEADS.values()), body)
 
 
-def made(heads: list[str], widths: list[int], body: list[nodes.row]) -> nodes.table:
-    """A table of claims."""
-    group = nodes.tgroup("", *[nodes.colspec(colwidth=width) for width in widths], cols=len(heads))
+def made(heads: dict[str, int], body: list[nodes.row]) -> nodes.table:
+    """A table of claims, from the heads of its columns with their widths in percent."""
+    group = nodes.tgroup("", *[nodes.colspec(colwidth=width) for width in heads.values()], cols=len(heads))
     group += nodes.thead("", nodes.row("", *[cell(nodes.Text(head)) for head in heads]))
     group += nodes.tbody("", *body)
-    return nodes.table("", group, classes=["inv-claims"])
+    return nodes.table("", group, classes=["inv-claims", "colwidths-given"])
 
 
 def rows(claim: Claim, chapter: Chapter | None) -> list[nodes.row]:
@@ -164,18 +162,18 @@ def rows(claim: Claim, chapter: Chapter | None) -> list[nodes.row]:
     )
     if row is None:
         waiting = paragraphs([[verdict_mark(PENDING, f"Chapter {claim.chapter} {PENDING}")]])
-        cells = {"claim": first, "tested": [], "finding": [], "effect": [], "verdict-there": [], "overall": waiting}
+        cells = {key: [] for key in book_claims.HEADS} | {"claim": first, "overall": waiting}
         return [nodes.row("", *[entry(kind, content) for kind, content in cells.items()])]
     found = book_claims.lines(row)
     made_rows = []
     for i, line in enumerate(found):
         cells = {
             "claim": first,
+            "overall": paragraphs([[verdict_mark(row.verdict)]]),
             "tested": paragraphs(text(line.tested_on)),
             "finding": paragraphs(text(line.finding)),
             "effect": paragraphs(text(line.effect)),
             "verdict-there": paragraphs([[verdict_mark(line.verdict)]]),
-            "overall": paragraphs([[verdict_mark(row.verdict)]]),
         }
         shared = ("claim", "overall")  # of all lines of the claim
         made_rows.append(
@@ -208,7 +206,7 @@ def changes(claims: dict[str, Claim], published: dict[str, Chapter]) -> nodes.No
         body.append(nodes.row("", *[entry(kind, content) for kind, content in cells.items()]))
     if not body:
         return nodes.paragraph("", "Nothing has changed.")
-    return made(["Claim", "First ledger", "Now", "What changed in the test"], [32, 12, 16, 40], body)
+    return made({"Claim": 32, "First ledger": 14, "Now": 14, "What changed in the test": 40}, body)
 
 
 def name(claim: Claim, chapter: Chapter | None) -> nodes.Node:

@@ -295,14 +295,14 @@ class Line:
 
 
 HEADS = {
-    "claim": "Claim",
-    "tested": "Tested on",
-    "finding": "Finding",
-    "effect": "Effect [95 % interval] against threshold",
-    "verdict-there": "Verdict there",
-    "overall": "Overall",
+    "claim": ("Claim", 23),
+    "overall": ("Overall", 13),
+    "tested": ("Tested on", 12),
+    "finding": ("Finding", 24),
+    "effect": ("Effect against threshold", 15),
+    "verdict-there": ("Verdict there", 13),
 }
-"""Columns of the tables, by the ends of their CSS classes."""
+"""Columns of the tables by the ends of their CSS classes: head, and width in percent."""
 
 
 def lines(row: Row) -> list[Line]:
@@ -335,9 +335,10 @@ class ClaimsTable:
 
     def _repr_html_(self) -> str:
         left = 'style="text-align:left"'  # where no style sheet of ours is loaded
-        top = "".join(f'<th scope="col" {left}>{head}</th>' for head in HEADS.values())
+        top = "".join(f'<th scope="col" {left}>{head}</th>' for head, _ in HEADS.values())
+        widths = "".join(f'<col style="width:{width}%">' for _, width in HEADS.values())
         body = "".join(map(self._html_row, self.rows))
-        table = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+        table = f"<colgroup>{widths}</colgroup><thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
         return f'<table class="inv-claims" data-claims="{self.digest}">{table}</table>'
 
     def _html_row(self, row: Row) -> str:
@@ -346,24 +347,25 @@ class ClaimsTable:
         first = [f"<code>{row.id}</code> {html.escape(claim.claim)}", *map(html.escape, about(claim))]
         text = ""
         for i, line in enumerate(found):
-            cells = [_cell("claim", first, len(found))] if i == 0 else []
+            cells = []
+            if i == 0:  # the claim and its verdict stand beside all its tests
+                cells = [_cell("claim", first, len(found)), _cell("overall", [_html_mark(row.verdict)], len(found))]
             for kind, paragraphs in (("tested", line.tested_on), ("finding", line.finding), ("effect", line.effect)):
                 cells.append(_cell(kind, [html.escape(paragraph) for paragraph in paragraphs]))
             cells.append(_cell("verdict-there", [_html_mark(line.verdict)]))
-            cells += [_cell("overall", [_html_mark(row.verdict)], len(found))] if i == 0 else []
             text += f'<tr id="{anchor(row.id)}">' if i == 0 else "<tr>"
             text += "".join(cells) + "</tr>"
         return text
 
     def _repr_markdown_(self) -> str:
-        top = list(HEADS.values())
+        top = [head for head, _ in HEADS.values()]
         text = ["| " + " | ".join(top) + " |", "|---" * len(top) + "|"]
         for row in self.rows:
             claim = self.claims[row.id]
             for i, line in enumerate(lines(row)):
                 first = "<br>".join([f"`{row.id}` {claim.claim}", *about(claim)]) if i == 0 else ""
-                cells = [first, *map("<br>".join, (line.tested_on, line.finding, line.effect)), mark(line.verdict)]
-                cells.append(mark(row.verdict) if i == 0 else "")
+                found = map("<br>".join, (line.tested_on, line.finding, line.effect))
+                cells = [first, mark(row.verdict) if i == 0 else "", *found, mark(line.verdict)]
                 text.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         return "\n".join(text)
 

@@ -145,7 +145,7 @@ def cells(page: str, id: str, table: int) -> list[list[str]]:
 
 def test_each_data_set_has_its_line_with_interval_and_threshold(book, build):
     publish(book, answers(NONE), answers(NONE))
-    (claim, on, finding, effect, there, overall), second = cells(build()[0], "di.verifier", 0)
+    (claim, overall, on, finding, effect, there), second = cells(build()[0], "di.verifier", 0)
     assert "another network recognises the images Reported: ResNet-152: 97.02" in claim
     assert "Effect: share recognised by a network of another architecture" in claim
     assert (on, finding) == ("digits, BN-CNN, 3 seeds", "Few of the scans are.")
