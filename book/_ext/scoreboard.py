@@ -52,10 +52,11 @@ def load(path: Path, run: Path, claims: dict[str, Claim], warn) -> dict[str, Row
         data = json.loads(path.read_text("utf8"))
         rows = {row["id"]: book_claims.read_row(row) for row in data["claims"]}
         digest = data["digest"]
-        for row in rows.values():
-            mark(row.verdict)
     except (ValueError, KeyError, TypeError) as error:
         warn(f"{path.name} is damaged ({error}); run the chapter again")
+        return {}
+    if unknown := sorted({row.verdict for row in rows.values()} - set(VERDICTS)):
+        warn(f"{path.name} is stale: there is no verdict {', '.join(unknown)} any more; run the chapter again")
         return {}
     if digest != book_claims.digest(list(rows.values())):
         warn(f"{path.name} was changed by hand; run the chapter again")
