@@ -197,6 +197,8 @@ CASES = {
     "measure_leakage": Case(call=lambda x: _leakage(images=x)),
     "measure_leakage, train": Case(call=lambda x: _leakage(train=x), argument="train"),
     "measure_leakage, heldout": Case(call=lambda x: _leakage(heldout=x), argument="heldout"),
+    "baselines": Case(call=lambda x: metrics.baselines(x, LABELS, CLEAN, LABELS)),
+    "baselines, train": Case(call=lambda x: metrics.baselines(CLEAN, LABELS, x, LABELS), argument="train"),
     "similarities": Case(call=lambda x: metrics.similarities(x, CLEAN)),
     "similarities, others": Case(call=lambda x: metrics.similarities(CLEAN, x), argument="others"),
     "compare_scores": Case(call=lambda x: _scores(inside=x), argument="images of the distribution", specified=True),

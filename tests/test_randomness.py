@@ -129,6 +129,8 @@ CASES: dict[str, Callable[[], Any]] = {
     "FeaturePlane.fit": lambda: analysis.FeaturePlane.fit(FEATURES).axes,
     "perturb": lambda: analysis.logits.perturb(FEATURES, 1.0),
     "moves": lambda: analysis.logits.moves(FEATURES, 0.5)["perturbed"],
+    "baselines": lambda: list(metrics.baselines(IMAGES[:4], LABELS[:4], IMAGES[4:], LABELS[4:]).values()),
+    "noise_rate": lambda: [list(row.values()) for row in metrics.noise_rate(tiny_target(), 8).values()],
     "measure_leakage": lambda: leakage(
         metrics.measure_leakage(IMAGES[:4], IMAGES[4:6], IMAGES[6:], verifier=tiny_target())
     ),

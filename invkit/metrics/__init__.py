@@ -1,5 +1,6 @@
 """Measures of images, of networks that judge them, of out-of-distribution scores and of leakage."""
 
+from invkit.metrics.baselines import baselines, noise_rate
 from invkit.metrics.content import central_share, low_frequency_share, saliency, stretch_contrast
 from invkit.metrics.judge import Judge, PairJudge, roughness, statistics_penalty
 from invkit.metrics.latent import (
@@ -47,6 +48,7 @@ __all__ = [
     "PairJudge",
     "accuracy",
     "auroc",
+    "baselines",
     "central_share",
     "code_error",
     "compare_scores",
@@ -65,6 +67,7 @@ __all__ = [
     "lpips_distance",
     "max_softmax",
     "measure_leakage",
+    "noise_rate",
     "not_garbage",
     "path_lengths",
     "probabilities",
