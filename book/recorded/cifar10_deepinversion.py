@@ -105,6 +105,7 @@ def student(
         "noise": torch.rand(len(plain), *target.spec.shape, generator=ik.seeded(0)),
     }
     run.row("teacher", {"test accuracy": accuracy(target, data)})
+    run.row("chance", {"test accuracy": 1 / target.spec.n_classes})
 
     def teach(pictures: Tensor, seed: int) -> ik.Target:
         network = build("resnet20", target.spec, seed=seed)
@@ -126,6 +127,7 @@ def student(
         title="ResNet-20s taught without data: accuracy on 600 real test images of CIFAR-10",
         config={"inversion": inversion, "distillation": distillation},
         seeds=seeds,
+        claims=("di.distillation",),
         note=f"Students start from random weights, one for each seed, and take {distillation.steps:,} steps with the "
         "teacher's soft answers, on flipped and shifted images. Adaptive: half of the images are the plain ones, the "
         f"others were made in {rounds} rounds where teacher and the student of the round before disagree.",
