@@ -551,7 +551,9 @@ def best_row(rows: Sequence[Row], score: str) -> Row:
     return max(rows, key=lambda row: row[score])
 
 
-def local_maxima(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], score: str) -> list[Row]:
+def local_maxima(
+    rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], score: str, *, margin: float = 0.0
+) -> list[Row]:
     """Rows that score more than every neighbour, one step along one axis of the grid; several mean that the score is
     not concave over the grid.
 
@@ -559,6 +561,7 @@ def local_maxima(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], score: 
         rows: As :func:`grid_search` gives them.
         grid: The grid that they come from.
         score: The name of the score.
+        margin: How much more, as a share of the neighbour's score: noise alone makes maxima of a small one.
 
     Returns:
         Some of ``rows``.
@@ -576,6 +579,7 @@ def local_maxima(rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], score: 
             for axis in range(len(position))
             for step in (-1, 1)
         ]
-        if all(row[score] > positions[place][score] for place in neighbours if place in positions):
+        beside = [positions[place][score] for place in neighbours if place in positions]
+        if all(row[score] > value + margin * abs(value) for value in beside):
             maxima.append(row)
     return maxima

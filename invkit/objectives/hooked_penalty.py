@@ -5,7 +5,7 @@ Kept for comparison, in tests, in the benchmark and in the first chapter; nothin
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,41 +14,55 @@ from invkit.core.hooks import Hooks
 from invkit.core.target import Target
 from invkit.objectives.batch_norm import BatchNormPenalty
 
+Keep = Literal["nothing", "statistics", "features"]
 
-def hooked_penalty(target: Target, images: Tensor, *, keep_features: bool) -> Tensor:
+
+def hooked_penalty(target: Target, images: Tensor, *, keep: Keep) -> Tensor:
     """R_feature of ``images`` as one batch, a scalar with a graph to them (Botach & Cohen, §4.1.1).
 
     Args:
         target: The network, with batch norms that keep running statistics.
         images: ``(N, C, H, W)`` in [0, 1].
-        keep_features: Collect each layer's input and compute the statistics at the end, as the authors did first;
-            otherwise hooks add the penalty up during the forward pass, as they did then.
+        keep: What hooks collect in the forward pass: each layer's mean and variance in a list, as the authors did
+            first; nothing, where they add the penalty up, as they did then; or each layer's input, as some programs do.
 
     Returns:
         The penalty, at least 0.
 
     >>> from invkit.testing import tiny_target
     >>> target, images = tiny_target(), torch.rand(4, 3, 8, 8)
-    >>> kept, hooked = (hooked_penalty(target, images, keep_features=keep) for keep in (True, False))
-    >>> torch.testing.assert_close(kept, hooked)
+    >>> listed, added = (hooked_penalty(target, images, keep=keep) for keep in ("statistics", "nothing"))
+    >>> torch.testing.assert_close(listed, added)
     """
     layers = BatchNormPenalty(target.module).layers
-    inputs: list[tuple[nn.Module, Tensor]] = []
-    terms: list[Tensor] = []
+    inputs: list[tuple[Any, Tensor]] = []
+    statistics: list[tuple[Any, Tensor, Tensor]] = []
+    total: Tensor | float = 0.0
 
     def visit(layer: nn.Module, x: Tensor) -> None:
-        if keep_features:
+        nonlocal total
+        if keep == "features":
             inputs.append((layer, x))
+        elif keep == "statistics":
+            statistics.append((layer, *_statistics(x)))
         else:
-            terms.append(_gap(layer, x))
+            total = total + _gap(layer, *_statistics(x))
 
     with Hooks() as hooks:
         for layer in layers:
             hooks.before(layer, partial(visit, layer))
         target(images)
-    return torch.stack(terms + [_gap(layer, x) for layer, x in inputs]).sum()
+    for layer, x in inputs:
+        statistics.append((layer, *_statistics(x)))
+    for layer, mean, variance in statistics:
+        total = total + _gap(layer, mean, variance)
+    return torch.as_tensor(total)
 
 
-def _gap(layer: Any, x: Tensor) -> Tensor:
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     dims = [0, *range(2, x.ndim)]
-    return (x.mean(dims) - layer.running_mean).norm() + (x.var(dims) - layer.running_var).norm()
+    return x.mean(dims), x.var(dims)
+
+
+def _gap(layer: Any, mean: Tensor, variance: Tensor) -> Tensor:
+    return (mean - layer.running_mean).norm() + (variance - layer.running_var).norm()

@@ -293,6 +293,12 @@ def test_local_maxima_over_tuples():
     assert local_maxima(raw, {"betas": grid["betas"]}, "s") == [raw[1]]
 
 
+def test_local_maxima_stand_out_by_the_margin():
+    rows = [{"a": a, "s": s} for a, s in enumerate([1.0, 0.97, 1.2, 1.0])]
+    assert len(local_maxima(rows, {"a": range(4)}, "s")) == 2
+    assert [row["a"] for row in local_maxima(rows, {"a": range(4)}, "s", margin=0.05)] == [2]
+
+
 def test_local_maxima():
     grid = {"a": [0, 1, 2], "b": [0, 1, 2]}
     scores = [[5, 1, 4], [1, 0, 1], [3, 1, 9]]
