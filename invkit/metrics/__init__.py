@@ -12,7 +12,14 @@ from invkit.metrics.latent import (
     reproject,
     visible_directions,
 )
-from invkit.metrics.leakage import Leakage, crossed_leakage, measure_leakage, similarities
+from invkit.metrics.leakage import (
+    Leakage,
+    crossed_leakage,
+    grouped_interval,
+    measure_leakage,
+    pooled_leakage,
+    similarities,
+)
 from invkit.metrics.ood import (
     ConfidenceGap,
     Mahalanobis,
@@ -60,6 +67,7 @@ __all__ = [
     "fid",
     "fpr_at_tpr",
     "frechet_distance",
+    "grouped_interval",
     "in_batches",
     "inception_score",
     "interpolate_codes",
@@ -70,6 +78,7 @@ __all__ = [
     "noise_rate",
     "not_garbage",
     "path_lengths",
+    "pooled_leakage",
     "probabilities",
     "psnr",
     "refine_codes",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,7 @@ from invkit.metrics.quality import in_batches
 class Leakage:
     """Similarity of each image to its nearest training and its nearest held-out image, and the mean gap between them.
 
-    ``low`` and ``high`` bound the gap by the bootstrap; training data leak where ``low`` is above 0.
+    ``low`` and ``high`` bound the gap, as far as what was resampled goes; training data leak where ``low`` is above 0.
 
     >>> near, far = torch.tensor([0.9, 0.8]), torch.tensor([0.5, 0.6])
     >>> Leakage(to_train=near, to_heldout=far, gap=0.3, low=0.2, high=0.4).leaks
@@ -45,6 +47,7 @@ def measure_leakage(
     heldout: Tensor,
     *,
     verifier: Target | None = None,
+    groups: Sequence[int] | Tensor | None = None,
     count: int | None = None,
     level: float = 0.95,
     draws: int = 2000,
@@ -55,14 +58,18 @@ def measure_leakage(
 
     Similarity s is the SSIM or, with a ``verifier``, the cosine of its penultimate features. More images come nearer by
     chance alone, so the nearest is sought among equal numbers: ``repeats`` random subsets of a larger set, averaged.
-    The interval resamples the images ``draws`` times; it does not cover the choice of the training set, for which
-    training anew is needed.
+    The interval resamples ``groups`` of images, ``draws`` times. Images that one network or one generator gave for one
+    class resemble each other, and counted one by one they would make the interval too narrow. It does not cover the
+    choice of the training set, for which training anew is needed: see :func:`pooled_leakage`.
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1], two or more.
         train: What the network was trained on, ``(T, C, H, W)`` in [0, 1].
         heldout: Images of the same origin that it never saw, ``(M, C, H, W)``.
         verifier: A network that was trained on neither ``train`` nor ``heldout``, or on both; else it is biased itself.
+        groups: Which images belong together, ``(N,)`` whole numbers: their class, or where they come from several
+            networks the network. None takes each image for itself, which is right for images that have nothing in
+            common, such as photographs.
         count: How many images of each set to compare with, the smaller set's number if None; for training sets of
             several sizes take one number, since the nearest similarity grows with it.
         level: Of the interval, in (0, 1).
@@ -74,7 +81,7 @@ def measure_leakage(
         The similarities of each image, the mean gap between them, in [-2, 2], and its bootstrap interval.
 
     Raises:
-        ValueError: For fewer than two images, an empty set, or sets of other shapes.
+        ValueError: For fewer than two images or groups, an empty set, or sets of other shapes.
 
     >>> train, heldout = torch.rand(4, 1, 12, 12), torch.rand(4, 1, 12, 12)
     >>> measure_leakage(train, train, heldout).leaks
@@ -91,7 +98,9 @@ def measure_leakage(
         _nearest(similarities(images, others, verifier), count or most, repeats, generator)
         for others in (train, heldout)
     ]
-    return _summary([nearest[0]], [nearest[1]], level, draws, generator)
+    gaps = nearest[0] - nearest[1]
+    low, high = grouped_interval(gaps, groups, level=level, draws=draws, generator=generator)
+    return Leakage(to_train=nearest[0], to_heldout=nearest[1], gap=float(gaps.mean()), low=low, high=high)
 
 
 def crossed_leakage(
@@ -99,6 +108,7 @@ def crossed_leakage(
     sets: tuple[Tensor, Tensor],
     *,
     verifier: Target | None = None,
+    groups: tuple[Sequence[int] | Tensor, Sequence[int] | Tensor] | None = None,
     level: float = 0.95,
     draws: int = 2000,
     generator: torch.Generator | None = None,
@@ -112,8 +122,10 @@ def crossed_leakage(
         images: Those of both networks, each ``(N, C, H, W)``; ``images[k]`` come from the network trained on
             ``sets[k]``.
         sets: Their training images, equally many.
-        verifier: See :func:`measure_leakage`, as are ``level``, ``draws`` and ``generator``; the bootstrap keeps to
-            each half.
+        verifier: See :func:`measure_leakage`, as are ``level``, ``draws`` and ``generator``.
+        groups: Which images of each network belong together, as in :func:`measure_leakage`: for generated images their
+            classes. A group that both networks have, say a class, is drawn for both at once. None takes each image for
+            itself.
 
     Returns:
         The similarities of the first network's images and then of the second's, the mean of both gaps, and its
@@ -129,29 +141,118 @@ def crossed_leakage(
     if len(sets[0]) != len(sets[1]):
         raise ValueError(f"the two sets must be equally large, not {len(sets[0])} and {len(sets[1])}")
     generator = generator or seeded(0)
-    halves = []
-    for k in (0, 1):
-        half = measure_leakage(
-            images[k], sets[k], sets[1 - k], verifier=verifier, level=level, draws=draws, generator=generator
-        )
-        halves.append(half)
-    return _summary([h.to_train for h in halves], [h.to_heldout for h in halves], level, draws, generator)
+    halves = [
+        measure_leakage(images[k], sets[k], sets[1 - k], verifier=verifier, draws=1, generator=generator)
+        for k in (0, 1)
+    ]
+    counts = [len(half.to_train) for half in halves]
+    if groups is None:
+        ids = torch.arange(sum(counts))
+    else:
+        ids = torch.cat([_group_ids(own, count) for own, count in zip(groups, counts, strict=True)])
+    # Each half counts half, whatever the number of its images.
+    weights = torch.cat([torch.full((count,), sum(counts) / (2 * count)) for count in counts])
+    train, heldout = (torch.cat([getattr(half, name) for half in halves]) for name in ("to_train", "to_heldout"))
+    low, high = grouped_interval((train - heldout) * weights, ids, level=level, draws=draws, generator=generator)
+    return Leakage(to_train=train, to_heldout=heldout, gap=(halves[0].gap + halves[1].gap) / 2, low=low, high=high)
 
 
-def _summary(
-    train: list[Tensor], heldout: list[Tensor], level: float, draws: int, generator: torch.Generator
-) -> Leakage:
-    """The mean over the parts' mean gaps, with its bootstrap interval; each part is resampled by itself."""
-    means, resampled = [], []
-    for one, other in zip(train, heldout, strict=True):
-        gaps = one - other
-        rows = torch.randint(len(gaps), (draws, len(gaps)), generator=generator)
-        means.append(gaps.mean())
-        resampled.append(gaps[rows].mean(1))
-    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means[0].dtype)
-    low, high = torch.stack(resampled).mean(0).quantile(tail).tolist()
-    gap = float(torch.stack(means).mean())
-    return Leakage(to_train=torch.cat(train), to_heldout=torch.cat(heldout), gap=gap, low=low, high=high)
+def pooled_leakage(parts: Sequence[Leakage], *, level: float = 0.95) -> Leakage:
+    """The gap over several networks, or pairs of networks, each trained on sets of its own.
+
+    They are what a statement about networks in general is made of: the interval is that of a t-test over their gaps,
+    and covers the choice of the training sets too.
+
+    Args:
+        parts: What :func:`measure_leakage` gave for each network, or :func:`crossed_leakage` for each pair; two or
+            more.
+        level: Of the interval, in (0, 1).
+
+    Returns:
+        All similarities, the mean of the gaps, and its interval.
+
+    Raises:
+        ValueError: For fewer than two parts, or another level.
+
+    >>> def part(gap):
+    ...     return Leakage(to_train=torch.ones(1), to_heldout=torch.ones(1) - gap, gap=gap, low=gap, high=gap)
+    >>> pooled = pooled_leakage([part(0.1), part(0.2), part(0.3)])
+    >>> round(pooled.gap, 3), round(pooled.low, 3), round(pooled.high, 3)
+    (0.2, -0.048, 0.448)
+    """
+    if len(parts) < 2 or not 0 < level < 1:
+        raise ValueError(f"parts must be two or more and level lie in (0, 1), not {len(parts)} parts and {level}")
+    gaps = torch.tensor([part.gap for part in parts], dtype=torch.float64)
+    half = _t(level, len(parts)) * float(gaps.std()) / math.sqrt(len(parts))
+    return Leakage(
+        to_train=torch.cat([part.to_train for part in parts]),
+        to_heldout=torch.cat([part.to_heldout for part in parts]),
+        gap=float(gaps.mean()), low=float(gaps.mean()) - half, high=float(gaps.mean()) + half,
+    )  # fmt: skip
+
+
+def grouped_interval(
+    values: Tensor,
+    groups: Sequence[int] | Tensor | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    generator: torch.Generator | None = None,
+) -> tuple[float, float]:
+    """Interval of the mean of values that come in groups, by a bootstrap that draws whole groups.
+
+    Values of one group may be as alike as they will: the interval is as wide as the number of groups asks. Deviations
+    of the bootstrap, too small for few groups, are widened by ``t / z sqrt(G / (G - 1))``, by 23 % for ten groups.
+
+    Args:
+        values: ``(N,)``.
+        groups: ``(N,)`` whole numbers, equal where values belong together; None takes each value for itself.
+        level: Of the interval, in (0, 1).
+        draws: Bootstrap samples, at least 1.
+        generator: Source of the samples; a fixed one if None.
+
+    Returns:
+        Its lower and upper end.
+
+    Raises:
+        ValueError: For another number of groups than values, or fewer than two different ones.
+
+    >>> values = torch.randn(5, generator=torch.Generator().manual_seed(0))
+    >>> copied = grouped_interval(values.repeat(9), torch.arange(5).repeat(9))
+    >>> all(abs(a - b) < 1e-6 for a, b in zip(copied, grouped_interval(values)))
+    True
+    """
+    generator = generator or seeded(0)
+    ids = torch.arange(len(values)) if groups is None else _group_ids(groups, len(values))
+    _, places = ids.unique(return_inverse=True)
+    count = int(places.max()) + 1
+    if count < 2:
+        raise ValueError(f"groups must be two or more different ones, not {count}: nothing else tells of the spread")
+    values = values.double()
+    sums = values.new_zeros(count).index_add_(0, places, values)
+    sizes = values.new_zeros(count).index_add_(0, places, torch.ones_like(values))
+    rows = torch.randint(count, (draws, count), generator=generator)
+    mean = values.mean()
+    deviations = sums[rows].sum(1) / sizes[rows].sum(1) - mean
+    tails = values.new_tensor([(1 - level) / 2, (1 + level) / 2])
+    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
+    wider = _t(level, count) / z * math.sqrt(count / (count - 1))
+    low, high = (mean + wider * deviations.quantile(tails)).tolist()
+    return low, high
+
+
+def _group_ids(groups: Sequence[int] | Tensor, count: int) -> Tensor:
+    ids = torch.as_tensor(groups).cpu()
+    if ids.shape != (count,) or ids.is_floating_point():
+        raise ValueError(f"groups must be one whole number for each of {count} images, not {tuple(ids.shape)}")
+    return ids
+
+
+def _t(level: float, count: int) -> float:
+    """Student's quantile, by which a mean of ``count`` values lies within its interval."""
+    from scipy.stats import t  # imported where needed: it takes a second
+
+    return float(t.ppf((1 + level) / 2, count - 1))
 
 
 def _check_sets(images: Tensor, train: Tensor, heldout: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from invkit.core.rng import seeded
-from invkit.metrics.leakage import crossed_leakage, measure_leakage, similarities
+from invkit.metrics.leakage import crossed_leakage, grouped_interval, measure_leakage, pooled_leakage, similarities
 
 
 def smooth(n, seed, size=12):
@@ -65,6 +65,56 @@ def test_similarities_over_loops(make_target):
     assert measure_leakage(images, others, others, verifier=eye).gap == 0
 
 
+def test_copies_of_an_image_make_no_interval_narrower():
+    """Four near-copies of each of ten images tell no more than ten."""
+    train, heldout, once = smooth(30, 0), smooth(30, 1), smooth(10, 2)
+    copies, groups = once.repeat(4, 1, 1, 1), torch.arange(10).repeat(4)
+    alone = measure_leakage(once, train, heldout)
+    together = measure_leakage(copies, train, heldout, groups=groups)
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
+    by_image = measure_leakage(copies, train, heldout)
+    assert by_image.high - by_image.low < 0.55 * (together.high - together.low)
+
+
+def coverage(intervals):
+    return sum(low < 0 < high for low, high in intervals) / len(intervals)
+
+
+def test_intervals_of_correlated_values_hold_what_they_promise():
+    """Ten classes with an effect of their own, four values of each; the true mean is 0."""
+    groups, generator = torch.arange(10).repeat_interleave(4), seeded(0)
+    by_value, by_group = [], []
+    for _ in range(300):
+        values = torch.randn(10, generator=generator)[groups] + 0.3 * torch.randn(40, generator=generator)
+        by_value.append(grouped_interval(values, draws=400))
+        by_group.append(grouped_interval(values, groups, draws=400))
+    assert coverage(by_value) < 0.75
+    assert 0.91 <= coverage(by_group) <= 0.985
+
+
+def test_a_class_of_both_networks_is_drawn_for_both_at_once():
+    """What one network has more of a class and the other less cancels in each class, and so in the interval."""
+    near, far = smooth(40, 0), smooth(40, 1) ** 3
+    images = smooth(40, 2)
+    groups = torch.arange(20).repeat(2)
+    crossed = crossed_leakage((images, images), (near, far), groups=(groups, groups))
+    assert crossed.gap == pytest.approx(0, abs=1e-6)
+    assert crossed.high - crossed.low < 1e-6
+    separate = crossed_leakage((images, images), (near, far))
+    assert separate.high - separate.low > 0.01
+
+
+def test_networks_are_the_unit_of_a_statement_about_networks():
+    parts = [measure_leakage(smooth(20, 10 + k), smooth(30, 2 * k), smooth(30, 2 * k + 1)) for k in range(4)]
+    pooled = pooled_leakage(parts)
+    gaps = torch.tensor([part.gap for part in parts])
+    assert pooled.gap == pytest.approx(float(gaps.mean()))
+    assert pooled.high - pooled.gap == pytest.approx(3.1824 * float(gaps.std()) / 2, rel=1e-3)  # t at 3 degrees
+    assert len(pooled.to_train) == 80
+    with pytest.raises(ValueError, match="parts must be two or more"):
+        pooled_leakage(parts[:1])
+
+
 def test_a_seed_gives_the_same_interval():
     args = smooth(10, 0), smooth(30, 1), smooth(20, 2)
     first, second, other = (measure_leakage(*args, generator=seeded(s)) for s in (0, 0, 1))
@@ -83,6 +133,10 @@ def test_what_is_refused():
         measure_leakage(smooth(3, 0, 8), smooth(3, 0, 8), smooth(3, 0, 8))
     with pytest.raises(ValueError, match=r"count must lie in 1\.\.3.*not 4"):
         measure_leakage(some, some, some, count=4)
+    with pytest.raises(ValueError, match=r"groups must be one whole number for each of 3 images, not \(2,\)"):
+        measure_leakage(some, some, some, groups=[0, 1])
+    with pytest.raises(ValueError, match="groups must be two or more different ones, not 1"):
+        measure_leakage(some, some, some, groups=[7, 7, 7])
     for bad in ({"level": 1.0}, {"draws": 0}, {"repeats": 0}):
         with pytest.raises(ValueError, match=r"level.*draws.*repeats"):
             measure_leakage(some, some, some, **bad)
