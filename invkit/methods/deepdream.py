@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from statistics import fmean
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invkit.core.config import is_number
+from invkit.core.config import is_number, plain
 from invkit.core.files import digest
 from invkit.core.results import InversionResult
 from invkit.core.spec import check_images
@@ -28,6 +29,8 @@ from invkit.objectives.objective import Batch, Objective, Term
 class DeepDreamConfig(LoopConfig):
     """How strongly to dream. Weights of the image prior are per-image norms, see :mod:`invkit.objectives.priors`.
 
+    Pixels are counted in [0, 1], with a step found on such; :meth:`paper` counts them normalised, as the papers do.
+
     >>> config = DeepDreamConfig.for_profile("paper", octaves=3)
     >>> config.steps, config.octaves, config.octave_scale
     (200, 3, 1.4)
@@ -36,11 +39,13 @@ class DeepDreamConfig(LoopConfig):
     steps: int = 40
     """Steps in each octave."""
     lr: float = 0.004
-    """Adam's step size, in units of the pixel range [0, 1]."""
+    """Adam's step size, in units of the pixel range [0, 1], or of normalised pixels where ``normalised``."""
     tv: float = 1e-3
     """Total variation (§2.1)."""
     l2: float = 0.0
-    """Euclidean norm (§2.1)."""
+    """Euclidean norm (§2.1): draws to black, or where ``normalised`` to the training set's mean colour."""
+    normalised: bool = False
+    """Whether lr, tv and l2 are in units of normalised pixels, as the papers' are, rather than of [0, 1]."""
     octaves: int = 4
     """Scales to dream at, the largest being the image's own size."""
     octave_scale: float = 1.4
@@ -49,8 +54,17 @@ class DeepDreamConfig(LoopConfig):
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
         "ci": {"steps": 5, "octaves": 2},
         "book": {},
-        "paper": {"steps": 200},
+        "paper": {"steps": 200, "lr": 0.02, "normalised": True},
     }
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> Self:
+        """More steps, and the papers' units: those of normalised pixels.
+
+        >>> DeepDreamConfig.paper(octaves=1).normalised
+        True
+        """
+        return cls.for_profile("paper", **overrides)
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
@@ -105,14 +119,15 @@ def deep_dream(
     with target.tap(layer) as read:
         objective = Objective(
             network=lambda x: read(x)[layer],
-            terms={"activation": (-1.0, _activation)} | priors.weighted(config.tv, config.l2),
+            terms={"activation": (-1.0, _activation)},
+            priors=priors.image_prior(config.tv, config.l2, target.spec.normalise if config.normalised else None),
             references=torch.zeros(len(images), device=target.device),
             depends_on=f"{target.fingerprint()} {layer} {digest(images)}" if checkpoint else "",
         )
         result = optimise_images(
             objective,
             images.to(target.device),
-            config,
+            _loop(target, config),
             generator=generator,
             stages=[Stage(size=s, steps=config.steps, start=partial(_with_detail, images, s)) for s in sizes],
             callbacks=callbacks,
@@ -121,7 +136,12 @@ def deep_dream(
     # After an interruption in a small octave, what was dreamt so far still belongs on the image as it was given.
     dreamt = result.stages[-1]
     whole = dreamt if dreamt.shape == images.shape else _with_detail(images, sizes[-1], dreamt).cpu()
-    return replace(result, images=whole, labels=None)
+    return replace(result, images=whole, labels=None, config=plain(config))
+
+
+def _loop(target: Target, config: DeepDreamConfig) -> DeepDreamConfig:
+    """What the loop takes: it moves pixels in [0, 1], and Adam's steps have the length lr in the units of those."""
+    return replace(config, lr=config.lr * fmean(target.spec.std)) if config.normalised else config
 
 
 def _activation(batch: Batch) -> Tensor:
@@ -181,10 +201,14 @@ def class_inversion(
     cross_entropy: Term = lambda b: losses.cross_entropy(b.outputs, b.references)  # noqa: E731
     objective = Objective(
         network=target,
-        terms={"cross_entropy": (1.0, cross_entropy)} | priors.weighted(config.tv, config.l2),
+        terms={"cross_entropy": (1.0, cross_entropy)},
+        priors=priors.image_prior(config.tv, config.l2, target.spec.normalise if config.normalised else None),
         references=labels.to(target.device),
     )
-    return optimise_images(objective, images, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint)
+    result = optimise_images(
+        objective, images, _loop(target, config), generator=generator, callbacks=callbacks, checkpoint=checkpoint
+    )
+    return replace(result, config=plain(config))
 
 
 def _resize(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -7,19 +7,22 @@ also on the statistics in the network's batch norms.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from statistics import fmean
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from invkit.core.config import plain
 from invkit.core.results import InversionResult
 from invkit.core.target import Target
 from invkit.engine.image_loop import Callback, LoopConfig, optimise_images, prepare, start_images
 from invkit.objectives import priors
 from invkit.objectives.batch_norm import BatchNormPenalty
-from invkit.objectives.objective import Objective
+from invkit.objectives.objective import Gradient, Objective
 
 # Found on digits of 16 pixels, by distance to the image sought. The published weights leave the features, of a norm of
 # about 30 here, hardly a say beside the prior, and images far from those sought; with these they are nearly recovered.
@@ -30,9 +33,10 @@ _DIGITS: dict[str, Any] = {"steps": 300, "lr": 0.1, "match": 1.0, "tv": 0.1, "l2
 class FeatureInversionConfig(LoopConfig):
     """Weights of ``L = match ||F(x) - f||_2 + tv R_TV + l2 R_l2 + batch_norm R_feature``.
 
-    The defaults are DeepInversion's; ``batch_norm=0`` makes it DeepDream's. What Dong et al. do not give (appendix A.1:
-    "other scaling terms the same") is Yin et al.'s (2020) for ImageNet at 224 pixels. Images are not jittered, which
-    the features given were not either; a ``jitter`` finds images that fit them on average over their shifts.
+    The weights are DeepInversion's; ``batch_norm=0`` makes it DeepDream's. What Dong et al. do not give (appendix A.1:
+    "other scaling terms the same") is Yin et al.'s (2020) for ImageNet at 224 pixels, in units of normalised pixels:
+    :meth:`paper` counts in those. Images are not jittered, which the features given were not either; a ``jitter`` finds
+    images that fit them on average over their shifts.
 
     >>> FeatureInversionConfig().batch_norm, FeatureInversionConfig.for_profile("book", batch_norm=0).match
     (0.01, 1.0)
@@ -42,20 +46,39 @@ class FeatureInversionConfig(LoopConfig):
     """Appendix A.1: setting 2 of Yin et al., all steps at full resolution."""
     lr: float = 0.2
     """Adam's step size (Yin et al.)."""
-    match: float = 1e-3
-    """Distance to the features given (appendix A.1)."""
+    match: float | None = 1e-3
+    """Distance to the features given (appendix A.1, "to similar magnitudes as other loss terms"). None measures it at
+    the first images, so that the term is the mean of the others: features of another norm want another weight."""
     tv: float = 1e-4
     """Total variation (Yin et al.)."""
     l2: float = 1e-2
     """Euclidean norm (Yin et al.)."""
     batch_norm: float = 1e-2
     """Batch-norm statistics (Yin et al.); 0 leaves them out, as DeepDream does."""
+    normalised: bool = False
+    """Whether lr, tv and l2 are in units of normalised pixels, as the papers' are, rather than of [0, 1], where R_l2
+    draws to black."""
 
-    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {"ci": _DIGITS | {"steps": 20}, "book": _DIGITS, "paper": {}}
+    PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
+        "ci": _DIGITS | {"steps": 20}, "book": _DIGITS, "paper": {"normalised": True},
+    }  # fmt: skip
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> Self:
+        """The published weights in the units that they were published in, those of normalised pixels.
+
+        >>> FeatureInversionConfig.paper(batch_norm=0.0).normalised
+        True
+        """
+        return cls.for_profile("paper", **overrides)
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        self.require_weight("match", "tv", "l2", "batch_norm")
+        self.require_weight("tv", "l2", "batch_norm")
+        if self.match is not None:
+            self.require_weight("match")
+        elif not (self.tv or self.l2 or self.batch_norm):
+            self.require("match", False, "be a weight where there is no other term to measure it by")
 
 
 def feature_inversion(
@@ -105,16 +128,30 @@ def feature_inversion(
     with target.tap(*((layer, "") if penalty else (layer,))) as read:
         objective = Objective(
             network=lambda x: read(x)[layer],
-            terms=_terms(config),
+            terms=_terms(1.0 if config.match is None else config.match),
+            priors=priors.image_prior(config.tv, config.l2, target.spec.normalise if config.normalised else None),
             references=features.to(target.device),
             penalty=penalty,
             penalty_weight=config.batch_norm,
             depends_on=f"{target.fingerprint()} {layer}" if checkpoint else "",
         )
+        if config.match is None:
+            weight = _balancing_weight(objective, images, config.micro_batch)
+            config, objective = replace(config, match=weight), replace(objective, terms=_terms(weight))
+        # Adam's steps have the length lr in the units of what it moves, and the loop moves pixels in [0, 1].
+        loop = replace(config, lr=config.lr * fmean(target.spec.std)) if config.normalised else config
         result = optimise_images(
-            objective, images, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint
+            objective, images, loop, generator=generator, callbacks=callbacks, checkpoint=checkpoint
         )
-    return replace(result, labels=None)
+    return replace(result, labels=None, config=plain(config))
+
+
+def _balancing_weight(objective: Objective, images: Tensor, micro_batch: int | None) -> float:
+    """The weight by which the first term of ``objective`` becomes the mean of the others."""
+    with objective.penalty.attached() if objective.penalty else nullcontext():
+        values, _ = Gradient(objective, micro_batch=micro_batch)(images)
+    first, others = float(values[0]), float(values[1:].mean())
+    return others / first if first else 1.0
 
 
 @torch.no_grad()
@@ -147,10 +184,10 @@ def layer_features(target: Target, images: Tensor, layer: str) -> Tensor:
     return features
 
 
-def _terms(config: FeatureInversionConfig) -> dict[str, Any]:
-    """The per-image terms of the loss; a weight of zero leaves its term out."""
-    match = (config.match, lambda batch: torch.linalg.vector_norm((batch.outputs - batch.references).flatten(1), dim=1))
-    return ({"match": match} if config.match else {}) | priors.weighted(config.tv, config.l2)
+def _terms(weight: float) -> dict[str, Any]:
+    """The distance to the features, for each image; a weight of zero leaves it out."""
+    match = (weight, lambda batch: torch.linalg.vector_norm((batch.outputs - batch.references).flatten(1), dim=1))
+    return {"match": match} if weight else {}
 
 
 def _check_features(target: Target, features: Tensor, layer: str) -> Tensor:

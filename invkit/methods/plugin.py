@@ -137,7 +137,8 @@ def plug_in_inversion(
     patch = _first_patch(target, len(labels), sizes[0], config, generator, init)
     objective = Objective(
         network=ensemble,
-        terms={"cross_entropy": (1.0, ensemble.cross_entropy)} | priors.weighted(config.tv, 0.0),
+        terms={"cross_entropy": (1.0, ensemble.cross_entropy)},
+        priors=priors.image_prior(config.tv, 0.0),
         references=labels,
         depends_on=f"{target.fingerprint()} {config_hash(config)} {views!r}" if checkpoint else "",
         state=ensemble,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from invkit.core.spec import check_rank
-from invkit.objectives.objective import Term
+from invkit.objectives.objective import Prior, Term
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -101,8 +103,37 @@ def out_of_range(images: Tensor) -> Tensor:
     return ((-images).relu() + (images - 1).relu()).flatten(1).sum(1)
 
 
+def image_prior(
+    tv: float, l2_: float, units: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, tuple[float, Prior]]:
+    """The image prior ``tv R_TV + l2 R_l2`` (§3.1.1) of images as they are; a weight of zero leaves its term out.
+
+    In which units pixels are counted matters for more than the weights: R_l2 draws to where they are zero, which is
+    black for pixels in [0, 1] and the training set's mean colour for normalised ones, as the papers have them.
+
+    Args:
+        tv: Weight of :func:`total_variation`, at least 0.
+        ``l2_``: Weight of :func:`l2`, at least 0.
+        units: Applied to the images first, such as :meth:`~invkit.core.spec.ImageSpec.normalise`; None leaves [0, 1].
+
+    Returns:
+        By name, ``tv`` and ``l2``, each with its weight: the ``priors`` of an
+        :class:`~invkit.objectives.objective.Objective`.
+
+    >>> prior = image_prior(0.0, 1.0, units=lambda images: images - 0.5)
+    >>> list(prior), float(prior["l2"][1](torch.full((1, 1, 2, 2), 0.5)))
+    (['l2'], 0.0)
+    """
+    in_units = units or (lambda images: images)
+    terms: dict[str, tuple[float, Prior]] = {
+        "tv": (tv, lambda images: total_variation(in_units(images))),
+        "l2": (l2_, lambda images: l2(in_units(images))),
+    }
+    return {name: term for name, term in terms.items() if term[0]}
+
+
 def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
-    """The image prior ``tv R_TV + l2 R_l2`` (§3.1.1) as terms of an objective; a weight of zero leaves its term out.
+    """:func:`image_prior` of the images as the network sees them, jittered, as terms of an objective.
 
     Args:
         tv: Weight of :func:`total_variation`, at least 0.
@@ -114,11 +145,11 @@ def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
     >>> list(weighted(0.1, 0.0))
     ['tv']
     """
-    terms: dict[str, tuple[float, Term]] = {
-        "tv": (tv, lambda batch: total_variation(batch.images)),
-        "l2": (l2_, lambda batch: l2(batch.images)),
-    }
-    return {name: term for name, term in terms.items() if term[0]}
+
+    def seen(prior: Prior) -> Term:
+        return lambda batch: prior(batch.images)
+
+    return {name: (weight, seen(prior)) for name, (weight, prior) in image_prior(tv, l2_).items()}
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -172,6 +172,21 @@ def test_class_inversion_by_hand_and_downhill(target):
     assert set(result.history) == {"cross_entropy", "tv", "l2", "total"}
 
 
+def test_the_papers_euclidean_norm_draws_to_the_mean_colour(target):
+    config = DeepDreamConfig.paper(steps=150, tv=0.0, l2=100.0)
+    drawn = class_inversion(target, [0, 1], config).images.mean((0, 2, 3))
+    torch.testing.assert_close(drawn, target.mean.flatten(), rtol=0, atol=0.03)
+    black = class_inversion(target, [0, 1], replace(config, normalised=False)).images
+    assert black.mean() < 0.05
+
+
+def test_a_dream_in_normalised_pixels_draws_to_the_mean_colour(target, photo):
+    config = DeepDreamConfig.paper(steps=150, octaves=1, tv=0.0, l2=100.0)
+    dreamt = deep_dream(target, photo, "conv1", config)
+    torch.testing.assert_close(dreamt.images.mean((0, 2, 3)), target.mean.flatten(), rtol=0, atol=0.03)
+    assert dreamt.config["lr"] == config.lr
+
+
 def test_class_inversion_goes_on_to_the_same_bits(target, tmp_path):
     config = dataclasses.replace(CONFIG, steps=8, jitter=1, log_every=1, checkpoint_every=3)
     path = tmp_path / "run.pt"

@@ -1,6 +1,7 @@
 """Feature inversion: its loss by hand, what it finds again, and what it refuses."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -187,7 +188,62 @@ def test_nonsense_in_the_config_is_named(field, value):
         FeatureInversionConfig(**{field: value})
 
 
+@pytest.mark.parametrize(("normalised", "colour"), [(True, "mean"), (False, "black")])
+def test_the_papers_euclidean_norm_draws_to_the_mean_colour(make_target, normalised, colour):
+    target = make_target(batch_norm=False)
+    features = torch.zeros(2, 4, 8, 8)
+    config = FeatureInversionConfig.paper(
+        steps=150, match=0.0, tv=0.0, l2=1.0, batch_norm=0.0, normalised=normalised, schedule="cosine"
+    )
+    drawn = feature_inversion(target, features, "conv1", config).images.mean((0, 2, 3))
+    wanted = target.mean.flatten() if colour == "mean" else torch.zeros(3)
+    torch.testing.assert_close(drawn, wanted, rtol=0, atol=0.03)
+
+
+def test_a_step_is_as_long_in_either_unit(make_target, images):
+    """A step size in normalised pixels moves pixels in [0, 1] by a deviation times as much."""
+    target = make_target()
+    features = layer_features(target, images, "conv1")
+    grey, moved = torch.full_like(images, 0.5), {}
+    plain = FeatureInversionConfig(
+        steps=2, lr=0.1, match=1.0, tv=0.0, l2=0.0, batch_norm=0.0, clip=False, schedule="constant"
+    )
+    for normalised in (False, True):
+        config, seen = dataclasses.replace(plain, normalised=normalised), []
+        look = functools.partial(lambda seen, step: seen.append(step.images.clone()), seen)
+        feature_inversion(target, features, "conv1", config, callbacks=[look], init=grey)
+        moved[normalised] = float((seen[0] - 0.5).abs().max())
+    assert moved[False] == pytest.approx(0.1, rel=1e-3)
+    assert moved[True] == pytest.approx(0.1 * sum(target.spec.std) / 3, rel=1e-3)
+
+
+def test_the_weight_of_the_features_is_measured_where_it_is_left_open(target, images):
+    features = 40 * layer_features(target, images, "conv2")  # of another size than the weights were published for
+    config = FeatureInversionConfig.paper(steps=3, match=None)
+    result = feature_inversion(target, features, "conv2", config)
+    first = {name: values[0] for name, values in result.history.items() if name != "total"}
+    match = first.pop("match")
+    assert match == pytest.approx(sum(first.values()) / len(first), rel=1e-3)
+    again = feature_inversion(target, features, "conv2", dataclasses.replace(config, match=result.config["match"]))
+    assert torch.equal(again.images, result.images)
+    chunks = feature_inversion(target, features, "conv2", dataclasses.replace(config, micro_batch=2))
+    assert chunks.config["match"] == pytest.approx(result.config["match"], rel=1e-4)
+    with pytest.raises(ValueError, match="match must be a weight where there is no other term"):
+        FeatureInversionConfig(match=None, tv=0.0, l2=0.0, batch_norm=0.0)
+
+
+def test_the_prior_looks_at_images_that_were_not_moved(make_target):
+    """The black that jitter brings in has no edges for the total variation to smooth."""
+    target = make_target(batch_norm=False)
+    config = FeatureInversionConfig(steps=30, lr=0.02, match=0.0, tv=1.0, l2=0.0, batch_norm=0.0, jitter=3, wrap=False)
+    bright = torch.full((1, 3, 8, 8), 0.8)
+    result = feature_inversion(target, torch.zeros(1, 4, 8, 8), "conv1", config, init=bright)
+    assert max(result.history["tv"]) < 1e-4
+
+
 def test_profiles():
+    assert FeatureInversionConfig.paper().normalised
+    assert not FeatureInversionConfig.for_profile("book").normalised
     paper = FeatureInversionConfig.for_profile("paper")
     assert (paper.steps, paper.match, paper.tv, paper.l2, paper.batch_norm) == (20_000, 1e-3, 1e-4, 1e-2, 1e-2)
     ci, book = (FeatureInversionConfig.for_profile(p, batch_norm=0.0) for p in ("ci", "book"))
