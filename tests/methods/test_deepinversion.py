@@ -1,13 +1,16 @@
 """DeepInversion: its loss by hand, what each term does, and what it refuses."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from invkit.core.config import plain
 from invkit.core.rng import seeded
 from invkit.core.target import Target
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
@@ -360,3 +363,14 @@ def test_a_network_that_passes_its_batch_norms_by_is_named(make_target):
     target.module.eval()
     with pytest.raises(ValueError, match="reached none of the batch norms: spare"):
         deep_inversion(target, LABELS, DeepInversionConfig(steps=1, low_resolutions=()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["small", "efficientnet_lite0", "efficientnet_lite0_front", "cifar10", "efficientnet_lite0_methods"],
+)
+def test_recorded_runs_of_one_setting_took_the_defaults_of_today(name):
+    record = json.loads((Path(__file__).parents[2] / f"book/recorded/one_setting_{name}.json").read_text("utf8"))
+    config = record["config"]
+    config = config.get("defaults") or config.get("DeepInversion") or config
+    assert config == json.loads(json.dumps(plain(DeepInversionConfig())))
