@@ -26,7 +26,9 @@ ORDER = [
 ]
 HEIGHT = {room: height for height, rooms in enumerate(ORDER) for room in rooms.split()}
 # Extensions that the papers themselves make.
-EXTENSIONS = {("garbage_class", "network_inversion"), ("reconstruction", "network_inversion")}
+EXTENSIONS = {
+    ("garbage_class", "network_inversion"), ("reconstruction", "network_inversion"), ("hidden", "deepinversion"),
+}  # fmt: skip
 DRAWING = {"matplotlib", "seaborn", "ipywidgets"}
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p not in (PACKAGE / "__init__.py", PACKAGE / "run.py"))
 

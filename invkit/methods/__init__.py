@@ -30,7 +30,7 @@ from invkit.methods.distillation import Distillation, DistillationConfig, distil
 from invkit.methods.feature_inversion import FeatureInversionConfig, feature_inversion, layer_features
 from invkit.methods.feedforward import FeedforwardConfig, FeedforwardInversion, LogitInverse, feedforward_inversion
 from invkit.methods.garbage_class import GarbageConfig, GarbageResult, train_with_garbage, with_garbage
-from invkit.methods.hidden import EdgePopup, HiddenConfig, load_or_train_hidden, train_hidden
+from invkit.methods.hidden import EdgePopup, HiddenConfig, load_or_train_hidden, reported_inversion, train_hidden
 from invkit.methods.network_inversion import NetworkInversion, NetworkInversionConfig, network_inversion
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
 from invkit.methods.reconstruction import Reconstruction, ReconstructionConfig, reconstruct
@@ -70,6 +70,7 @@ __all__ = [
     "network_inversion",
     "plug_in_inversion",
     "reconstruct",
+    "reported_inversion",
     "train_hidden",
     "train_with_garbage",
     "with_garbage",

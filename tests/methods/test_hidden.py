@@ -14,7 +14,7 @@ from invkit.core.target import Target
 from invkit.data.datasets import load_data
 from invkit.engine.fit import fit
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
-from invkit.methods.hidden import EdgePopup, HiddenConfig, load_or_train_hidden, train_hidden
+from invkit.methods.hidden import EdgePopup, HiddenConfig, load_or_train_hidden, reported_inversion, train_hidden
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
 from invkit.metrics.quality import accuracy
 from invkit.networks.classifiers import build
@@ -174,6 +174,30 @@ def test_without_statistics(digits):
     made = deep_inversion(target, [0, 1], DeepInversionConfig.for_profile("ci", batch_norm=0.0, **few))
     assert "batch_norm" not in made.history
     plug_in_inversion(target, [0, 1], PlugInConfig.for_profile("ci", steps=2))
+
+
+def test_the_reported_inversion_is_that_of_the_published_code(target):
+    """Its loss by that code's own formulas, its start, its units and its step."""
+    labels, seen = [0, 1, 2, 3], []
+    config = reported_inversion(4, steps=2, jitter=0)
+    result = deep_inversion(target, labels, config, callbacks=[lambda step: seen.append(step.images.clone())])
+    start = torch.randn(4, 3, 8, 8, generator=seeded(0)).clamp(0, 1)
+    x = (start - target.mean) / target.std
+    differences = (
+        x[:, :, :-1, :-1] - x[:, :, 1:, 1:], x[:, :, 1:, :-1] - x[:, :, :-1, 1:],
+        x[:, :, :-1] - x[:, :, 1:], x[..., :-1] - x[..., 1:],
+    )  # fmt: skip
+    variation = 5e-4 * sum(d.norm() for d in differences) / 4  # of the batch, over its size
+    entropy = F.cross_entropy(target.module(x), torch.tensor(labels))
+    assert result.history["cross_entropy"][0] == pytest.approx(float(entropy), rel=1e-5)
+    assert result.history["tv"][0] == pytest.approx(float(variation), rel=0.01)  # images of one variation each: nearly
+    assert set(result.history) == {"cross_entropy", "tv", "batch_norm", "total"}
+    moved = (seen[0] - start).abs()
+    assert float(moved.max()) == pytest.approx(0.05 * sum(target.spec.std) / 3, rel=0.01)
+    assert reported_inversion(50).offset((224, 224)) == 30
+    assert reported_inversion(50).wraps((16, 16))
+    with pytest.raises(ValueError, match="n_images must be at least 1, not 0"):
+        reported_inversion(0)
 
 
 def test_what_is_refused(digits):
