@@ -95,7 +95,10 @@ def from_arrays(pixels: Tensor, labels: Tensor) -> RawSplit:
 
 
 def digits() -> Source:
-    """The 1,797 handwritten digits that come with scikit-learn: 8x8 real scans of 17 grey levels."""
+    """The 1,797 handwritten digits that come with scikit-learn: 8x8 scans of 17 grey levels.
+
+    They are enlarged to the size asked for, 16 pixels in most chapters, and hold no more detail then than before.
+    """
     from sklearn.datasets import load_digits  # imported where it is needed: it takes a second
 
     bunch = load_digits()

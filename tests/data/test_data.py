@@ -65,6 +65,15 @@ def test_digits_are_whole_disjoint_and_balanced() -> None:
     )
 
 
+def test_digits_are_small_scans_enlarged() -> None:
+    """17 grey levels on 8x8 pixels, and no more than these 64 numbers in the 256 of an enlarged one."""
+    assert len(load_data("digits", size=8).train.pixels.unique()) <= 17
+    enlarged = load_data("digits", size=16).train.images.flatten(1).double()
+    values = torch.linalg.svdvals(enlarged)
+    # Beyond 64 there is the rounding to 256 levels, a third of a level for each value.
+    assert float(values[64:].square().sum() / enlarged.numel()) ** 0.5 < 0.35 / 255
+
+
 def test_digits_follow_the_seed_and_the_size() -> None:
     one, same, other = (load_data("digits", seed=s, size=8) for s in (0, 0, 1))
     assert torch.equal(one.train.pixels, same.train.pixels)
