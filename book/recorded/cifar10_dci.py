@@ -31,18 +31,14 @@ from invkit.attacks import pgd, random_perturbation
 from invkit.book.numbers import Summary, summarise
 from invkit.book.recording import Run, command_line, recorded_run
 from invkit.data.images import quantise
-from invkit.metrics import accuracy, in_batches, ssim
+from invkit.metrics import accuracy, baselines, in_batches, psnr, ssim
 from invkit.networks.inverse import ChainInverse
 from invkit.partition.chain import Chain, partition_network
 
 RESNET20, RESNET44, ROBUST = "cifar10_resnet20", "cifar10_resnet44", "cifar10_resnet4b_robust"
 TITLES = {RESNET20: "ResNet-20", ROBUST: "robust net"}
-SYNTHESIS: dict[str, Any] = {
-    "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "flip": 0.5, "jitter": 4, "wrap": False,
-    "cross_entropy": 50.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0,
-}  # fmt: skip
 BATCH = 128  # synthetic images at a time: their statistics are compared with those in the batch norms
-COPIES = 4  # of each training image, flipped and shifted by up to SHIFT pixels
+COPIES = 2  # of each training image, flipped and shifted by up to SHIFT pixels
 SHIFT = 2
 CONTRAST, COLOUR = 0.3, 0.2  # how far copies are recoloured, where they are
 TRAINING: dict[str, Any] = {
@@ -110,80 +106,88 @@ class Workshop:
         recolour = name == "recoloured"
         return varied(self.source("synthetic" if recolour else name), ik.seeded(1), recolour=recolour)
 
-    def inverses(self, chain: Chain, network: str, source: str) -> list[ChainInverse]:
+    def inverses(self, chain: Chain, network: str, source: str, seed: int = 0) -> list[ChainInverse]:
         """Of each depth, as they are at the end of its own stage: later ones change them in favour of theirs."""
-        folder = self.run.work / f"inverse_{TITLES[network].replace(' ', '_')}_{source}"
+        folder = self.run.work / f"inverse_{TITLES[network].replace(' ', '_')}_{source}_{seed}"
         stages = [folder / f"stage_{k:02d}" for k in range(1, len(chain) + 1)]
         log = folder / "seconds.json"
         if log.exists():
             self.run.earlier[folder.name] = float(json.loads(log.read_text()))
         else:
             images = self.training_images(source)
-            _, result = ik.divide_and_conquer(chain, images, self.training, generator=ik.seeded(0), checkpoint=folder)
+            _, result = ik.divide_and_conquer(
+                chain, images, self.training, generator=ik.seeded(seed), checkpoint=folder
+            )
             log.write_text(json.dumps(result.seconds))
         return [ChainInverse.load(stage).to(self.run.device) for stage in stages]
 
 
-def workshop(
-    run: Run, images: int, synthesis_steps: int, coarse_steps: int, steps: int, fine_tune_steps: int
-) -> Workshop:
-    """The workshop of a run, with its amounts."""
+def workshop(run: Run, images: int, synthesis_steps: int, steps: int, fine_tune_steps: int) -> Workshop:
+    """The workshop of a run, with its amounts; the images are made by DeepInversion's defaults in fewer steps."""
     return Workshop(
         run,
         ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}"),
         images,
-        ik.DeepInversionConfig.for_profile(
-            "book", steps=synthesis_steps, low_resolutions=((16, coarse_steps),), **SYNTHESIS
-        ),
+        ik.DeepInversionConfig(steps=synthesis_steps, low_resolutions=((0.5, 100),), bf16=True),
         ik.DCIConfig(steps=steps, fine_tune_steps=fine_tune_steps, **TRAINING),
     )
 
 
-TINY = {"images": 8, "synthesis_steps": 1, "coarse_steps": 1, "steps": 1, "fine_tune_steps": 1, "test": 10}
+TINY = {"images": 8, "synthesis_steps": 1, "steps": 1, "fine_tune_steps": 1, "test": 10}
 
 
-@recorded_run(data=True, smoke=TINY)
+@recorded_run(data=True, smoke=TINY | {"seeds": 1})
 def depth(
-    run: Run, *, images: int = 384, synthesis_steps: int = 400, coarse_steps: int = 300, steps: int = 200,
-    fine_tune_steps: int = 100, test: int = 600,
+    run: Run, *, images: int = 4000, synthesis_steps: int = 200, steps: int = 300, fine_tune_steps: int = 150,
+    test: int = 600, seeds: int = 3,
 ) -> None:  # fmt: skip
     """Test images from the features behind every block, by inverses trained on three kinds of images."""
-    shop = workshop(run, images, synthesis_steps, coarse_steps, steps, fine_tune_steps)
+    shop = workshop(run, images, synthesis_steps, steps, fine_tune_steps)
     (photos, labels), judges = shop.photos(test), shop.judges()
     chain = partition_network(judges["ResNet-20"])
     run.row("the images", {f"{name} top-1": accuracy(net, photos, labels)["top1"] for name, net in judges.items()})
-    run.row("their mean colours", scores(flat(photos), photos, labels, judges))
+    train = shop.data.train
+    for name, trivial in baselines(photos, labels, train.images, train.labels).items():
+        run.row(name, scores(quantise(trivial), photos, labels, judges))
     rows, numbers = {"test images": first(photos, labels)}, {}
-    sources = ("synthetic", "recoloured", "real", "noise")
-    for source in sources[:1] if run.quick else sources:
-        for title, inverse in zip(titles(chain), shop.inverses(chain, RESNET20, source), strict=True):
-            rebuilt = reconstruct(chain, inverse, photos)
-            run.row(f"{title}, {source}", scores(rebuilt, photos, labels, judges))
-            if source == "synthetic":
-                rows[title] = first(rebuilt, labels)
-                numbers[title] = f"{run.mean(f'{title}, {source}', 'PSNR'):.1f} dB"
+    for source, count in {"synthetic": seeds, "real": seeds, "recoloured": 1, "noise": seeds}.items():
+        if run.quick and source != "synthetic":
+            continue
+        for seed in range(count):
+            for title, inverse in zip(titles(chain), shop.inverses(chain, RESNET20, source, seed), strict=True):
+                rebuilt = reconstruct(chain, inverse, photos)
+                run.row(f"{title}, {source}", scores(rebuilt, photos, labels, judges))
+                if source == "synthetic" and seed == 0:
+                    rows[title] = first(rebuilt, labels)
+                    numbers[title] = f"{run.mean(f'{title}, {source}', 'PSNR'):.1f} dB"
     run.record(
         "cifar10_dci_depth",
         title="Divide-and-conquer inversion of a ResNet-20 for CIFAR-10: test images from the features of every block",
         config={"synthesis": shop.synthesis} | shop.config,
+        seeds=seeds,
+        claims=DEPTH_CLAIMS,
         figure=show.image_rows(
             rows, class_names(judges), columns=len(SHOWN), scale=1.5, numbers=numbers, numbers_name="PSNR"
         ),
-        note=f"{len(photos)} test images, none seen in training; PSNR is mean and standard deviation over them. "
-        f"Inverses learnt from {images:,} images that DeepInversion made from the network itself (shown), from the "
-        "same with other colours and contrasts, from as many real training images, or from as many of uniform noise, "
-        f"each image in {COPIES} flips and shifts; one seed. Each depth as it was at the end of its own stage. The "
-        "ResNet-44 has seen neither the inverses nor the features. Scores are of images rounded to 8 bits.",
+        note=f"{len(photos)} test images, none seen in training; PSNR is the mean over them, for each seed of the "
+        f"training. Inverses learnt from {images:,} images that DeepInversion made from the network itself (shown), "
+        "from as many real training images, from as many of uniform noise, or (one seed) from the synthetic ones with "
+        f"other colours and contrasts; each image in {COPIES} flips and shifts. Each depth as it was at the end of its "
+        "own stage. The ResNet-44 has seen neither the inverses nor the features. Scores are of images rounded to 8 "
+        "bits. The trivial answers run no network backwards: nearest are training images.",
     )
+
+
+DEPTH_CLAIMS = ("dci.shallow", "dci.deep", "dci.plateau", "dci.last-layers", "dci.synthetic-data", "dci.architectures")
 
 
 @recorded_run(data=True, smoke=TINY | {"deepsim_steps": 1, "pixel_steps": 1})
 def methods(
-    run: Run, *, images: int = 384, synthesis_steps: int = 400, coarse_steps: int = 300, steps: int = 200,
-    fine_tune_steps: int = 100, test: int = 60, deepsim_steps: int = 600, pixel_steps: int = 300,
+    run: Run, *, images: int = 4000, synthesis_steps: int = 200, steps: int = 300, fine_tune_steps: int = 150,
+    test: int = 60, deepsim_steps: int = 600, pixel_steps: int = 300,
 ) -> None:  # fmt: skip
     """The deepest feature map inverted by networks and by optimisation of pixels."""
-    shop = workshop(run, images, synthesis_steps, coarse_steps, steps, fine_tune_steps)
+    shop = workshop(run, images, synthesis_steps, steps, fine_tune_steps)
     judges = shop.judges()
     target = judges["ResNet-20"]
     chain = partition_network(target)
@@ -231,7 +235,7 @@ def methods(
             numbers={name: f"{run.mean(name, 'PSNR'):.1f} dB" for name in seconds}, numbers_name="PSNR",
         ),
         note=f"{len(photos)} test images from the 64 × 8 × 8 features behind the last residual block ({LAYER}); PSNR "
-        "is mean and standard deviation over them, one seed. DCI and DeePSiM learnt from the same images, named in the "
+        "is the mean over them, one seed. DCI and DeePSiM learnt from the same images, named in the "
         "row (recoloured: the synthetic ones with other colours and contrasts too); DeepInversion and DeepDream change "
         f"pixels until the features agree, {pixel_steps} steps for all images together. Weights of "
         "the losses of these three were chosen in a few tries on training images. Seconds are wall time on a shared "
@@ -246,7 +250,7 @@ def attacks(
     run: Run, *, images: int = 384, steps: int = 200, fine_tune_steps: int = 100, test: int = 60, attack_steps: int = 20
 ) -> None:
     """Inversions of attacked and of randomly changed images, for a standard and for a robust network."""
-    shop = workshop(run, images, 1, 1, steps, fine_tune_steps)
+    shop = workshop(run, images, 1, steps, fine_tune_steps)
     verifier = run.network(RESNET44)
     photos, labels = shop.photos(test)
     rows = {"test images": first(photos, labels)}
@@ -337,12 +341,10 @@ def psnr_summary(rebuilt: Tensor, images: Tensor) -> Summary:
     return summarise(-10 * (rebuilt - images).square().flatten(1).mean(1).clamp_min(1e-10).log10())
 
 
-def scores(
-    rebuilt: Tensor, images: Tensor, labels: Tensor, networks: Mapping[str, ik.Target]
-) -> dict[str, float | Summary]:
-    """PSNR over the images, SSIM, and the share of images whose class each network knows."""
+def scores(rebuilt: Tensor, images: Tensor, labels: Tensor, networks: Mapping[str, ik.Target]) -> dict[str, float]:
+    """PSNR (mean over the images), SSIM, and the share of images whose class each network knows."""
     known = {f"{name} top-1": accuracy(network, rebuilt, labels)["top1"] for name, network in networks.items()}
-    return {"PSNR": psnr_summary(rebuilt, images), "SSIM": ssim(rebuilt, images), **known}
+    return {"PSNR": psnr(rebuilt, images), "SSIM": ssim(rebuilt, images), **known}
 
 
 def feature_distance(rebuilt: Tensor, images: Tensor, network: ik.Target) -> float:

@@ -125,7 +125,7 @@ def webp(picture: bytes, *, lossless: bool = True) -> bytes:
     if image.format == "WEBP":
         return picture
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "webp", lossless=lossless, quality=60 if lossless else 88, method=4)
+    image.convert("RGB").save(buffer, "webp", lossless=lossless, quality=60 if lossless else 75, method=4)
     return buffer.getvalue()
 
 

@@ -367,7 +367,7 @@ def test_a_network_that_passes_its_batch_norms_by_is_named(make_target):
 
 @pytest.mark.parametrize(
     "name",
-    ["small", "efficientnet_lite0", "efficientnet_lite0_front", "cifar10", "efficientnet_lite0_methods"],
+    ["small", "efficientnet_lite0", "tinydarknet", "tinydarknet_front", "cifar10", "efficientnet_lite0_methods"],
 )
 def test_recorded_runs_of_one_setting_took_the_defaults_of_today(name):
     record = json.loads((Path(__file__).parents[2] / f"book/recorded/one_setting_{name}.json").read_text("utf8"))
