@@ -10,6 +10,7 @@ from invkit.analysis.sparse_autoencoder import (
     code_overlap,
     sparse_autoencoder,
 )
+from invkit.analysis.tune import Tuned, tune
 
 __all__ = [
     "Comparison",
@@ -21,6 +22,7 @@ __all__ = [
     "SeedRows",
     "SparseAutoencoder",
     "SparseAutoencoderConfig",
+    "Tuned",
     "best_row",
     "cluster_counts",
     "code_overlap",
@@ -31,4 +33,5 @@ __all__ = [
     "logits",
     "sparse_autoencoder",
     "tsne",
+    "tune",
 ]

@@ -69,7 +69,8 @@ class DCIConfig(Config):
     stages: int | None = None
     """How many blocks are inverted; None inverts all. The cycle loss looks at all of the cut in any case (eq. 3)."""
     fine_tune: bool = True
-    """Without: each inverse is trained once and stays (the ablation of §3.3)."""
+    """Without: each inverse is trained once and stays (the ablation of §3.3). :meth:`without_fine_tuning` leaves it the
+    same number of steps."""
     end_to_end: bool = False
     """All inverses at once, by image and cycle loss alone, for as many steps as the stages together (§3.1)."""
     cache: bool = True
@@ -119,11 +120,34 @@ class DCIConfig(Config):
         """
         return ("train", "fine_tune") if k > 1 and self.fine_tune and not self.end_to_end else ("train",)
 
+    def total_steps(self, depth: int) -> int:
+        """Steps of all stages up to ``depth``.
+
+        >>> DCIConfig(steps=50, fine_tune_steps=30).total_steps(4)
+        290
+        """
+        return depth * self.steps + (depth - 1) * self.fine_tune_steps * self.fine_tune
+
+    def without_fine_tuning(self, depth: int) -> Self:
+        """The ablation of §3.3 at equal steps: those of fine-tuning go to the training of each inverse alone.
+
+        Args:
+            depth: How many blocks are inverted, at least 1.
+
+        Returns:
+            A config without fine-tuning whose :meth:`total_steps` are this one's, to less than a step for each stage.
+
+        >>> alone = DCIConfig(steps=50, fine_tune_steps=30).without_fine_tuning(4)
+        >>> alone.fine_tune, alone.steps, alone.total_steps(4)
+        (False, 72, 288)
+        """
+        return replace(self, steps=max(round(self.total_steps(depth) / depth), 1), fine_tune=False)
+
     def schedule(self, phase: Phase, depth: int) -> FitConfig:
         """Steps and learning rates of a phase; end to end, one phase takes the steps of all stages up to ``depth``."""
         steps = self.steps if phase == "train" else self.fine_tune_steps
         if self.end_to_end:
-            steps = depth * self.steps + (depth - 1) * self.fine_tune_steps * self.fine_tune
+            steps = self.total_steps(depth)
         period = -(-steps // (self.restarts + 1))
         return FitConfig(
             steps=steps, schedule="restarts", period=period, log_every=self.log_every,

@@ -556,3 +556,10 @@ def test_every_method_has_a_row_and_a_line():
     listed = set(re.findall(r"^- :func:`(\w+)`", invkit.methods.__doc__ or "", re.MULTILINE))
     assert listed == {row.name for row in ROWS if row.function.__module__.startswith("invkit.methods.")}
     assert listed <= set(invkit.methods.__all__)
+
+
+@pytest.mark.parametrize("config", [c for c in vars(invkit.methods).values() if hasattr(c, "PROFILES")])
+def test_where_the_papers_setting_waits_on_a_plateau_it_divides_by_ten(config: Any) -> None:
+    paper = config.for_profile("paper")
+    if getattr(paper, "schedule", "") == "plateau":
+        assert paper.plateau_factor == 0.1, "Botach & Cohen, §4.1.2"

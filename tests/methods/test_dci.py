@@ -129,6 +129,20 @@ def trained(chain, images):
     return divide_and_conquer(chain, images[:48], LONGER, generator=seeded(0), evaluate=score)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_without_fine_tuning_as_many_steps_are_taken(chain, images, depth):
+    def steps_of(config):
+        seen = []
+        config = dataclasses.replace(config, stages=depth, restarts=0)
+        divide_and_conquer(chain, images, config, callbacks=[lambda step: seen.append(1)])
+        return len(seen)
+
+    alone = QUICK.without_fine_tuning(depth)
+    assert not alone.fine_tune
+    assert steps_of(QUICK) == QUICK.total_steps(depth) == depth * 6 + (depth - 1) * 4
+    assert abs(steps_of(alone) - steps_of(QUICK)) <= depth / 2
+
+
 def test_training_lowers_the_error_and_the_untrained_are_much_worse(chain, images, trained):
     inverse, result = trained
     assert [s.depth for s in result.stages] == [1, 2, 3]
