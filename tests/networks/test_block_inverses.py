@@ -50,6 +50,29 @@ def test_shapes_and_gradients(kind, one):
     assert sum(p.numel() for p in inverse.parameters()) < 30e6
 
 
+@pytest.mark.parametrize(
+    "one",
+    [
+        block((3, 16, 16), (8, 4, 4)),  # two strides at once
+        block((3, 15, 15), (8, 8, 8)),
+        block((4, 16, 16), (8, 8, 8), residual=True),
+        block((4, 16, 16), (8, 8, 8), residual=True, width=4),
+    ],
+)
+def test_an_untrained_inverse_shows_no_grid(one):
+    """All pixels that come out of one begin alike, and each can be learnt by itself."""
+    inverse, s = inverse_of(one), -(-one.inputs[1] // one.outputs[1])
+    with torch.no_grad():
+        out = inverse.net(torch.rand(2, *one.outputs))
+    enlarged = out[..., ::s, ::s].repeat_interleave(s, 2).repeat_interleave(s, 3)
+    torch.testing.assert_close(out, enlarged[..., : one.inputs[1], : one.inputs[2]])
+    assert out.std() > 0.01
+    last = inverse.direct if isinstance(inverse, ConvInverse) else inverse.exit[0]
+    inverse(torch.rand(2, *one.outputs)).square().mul(torch.rand(2, *one.inputs)).sum().backward()
+    places = last.weight.grad.unflatten(0, (one.inputs[0], -1))
+    assert float((places[:, 1:] - places[:, :1]).abs().max()) > 0
+
+
 def test_what_cannot_be_undone_is_named():
     with pytest.raises(
         ValueError, match=r"no inverse for the block that ends at 'it', from \(3, 16, 16\) to \(17, 64\)"
