@@ -108,7 +108,7 @@ def noise_rate(
         confidence, answers = probabilities(judge, noise).max(1)
         rows[name] = {
             "rate": float((answers == asked).double().mean()),
-            "commonest": float(answers.bincount().max() / len(answers)),
+            "commonest": int(answers.bincount().max()) / len(answers),
             "confidence": float(confidence.mean()),
         }
     return rows
