@@ -18,6 +18,12 @@ def scales_of(size: tuple[int, int]) -> int:
     return max(min(size) // 4, 1).bit_length()
 
 
+def _bilinear(small: int, large: int, like: Tensor) -> Tensor:
+    """The matrix ``(large, small)`` that enlarges a line of pixels as bilinear interpolation does."""
+    unit = torch.eye(small, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(unit, size=large, mode="linear", align_corners=False)[0].T.contiguous()
+
+
 class ImageAdam:
     """Moves ``images`` in place by Adam, on pixels and, with ``scales`` > 1, on means over blocks of 2, 4, 8 pixels.
 
@@ -31,6 +37,7 @@ class ImageAdam:
         height, width = images.shape[-2:]
         coarse = [(max(height >> k, 1), max(width >> k, 1)) for k in range(1, scales)]
         self.moves = [images.new_zeros(*images.shape[:2], *size) for size in coarse]
+        self._enlarge = [(_bilinear(h, height, images), _bilinear(w, width, images)) for h, w in coarse]
         self.adam = torch.optim.Adam([images, *self.moves], lr=lr, betas=betas)
 
     @property
@@ -46,12 +53,18 @@ class ImageAdam:
     def step(self, gradient: Tensor) -> None:
         """One step against ``gradient``, that of the loss by the pixels."""
         self.images.grad = gradient
+        finer, whole = gradient, True
         for move in self.moves:
-            move.grad = F.interpolate(gradient, size=move.shape[-2:], mode="area")
+            height, width = move.shape[-2:]
+            # Means of means, while blocks are whole: the gradient itself is read once, not for each scale.
+            whole = whole and tuple(finer.shape[-2:]) == (2 * height, 2 * width)
+            finer = F.avg_pool2d(finer, 2) if whole else F.interpolate(gradient, size=(height, width), mode="area")
+            move.grad = finer
             move.zero_()
         self.adam.step()
-        for move in self.moves:
-            self.images += F.interpolate(move, size=self.images.shape[-2:], mode="bilinear", align_corners=False)
+        for move, (rows, columns) in zip(self.moves, self._enlarge, strict=True):
+            # Bilinear interpolation as two products of matrices, several times faster on a CPU.
+            self.images += rows @ move @ columns.T
         for tensor in (self.images, *self.moves):
             tensor.grad = None  # not to be held through the next forward pass
 

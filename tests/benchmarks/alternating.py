@@ -13,6 +13,7 @@ import torch
 from invkit.core.rng import seeded
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
+from invkit.networks.batch_norm import calibrate
 from invkit.networks.classifiers import build
 from invkit.networks.loading import load_target
 
@@ -77,5 +78,10 @@ def report(benchmark, title: str, seconds: dict[str, float], unit: str = "unit")
 
 
 def separate(make: Callable[[], Target]) -> tuple[Target, Target]:
-    """Two networks of the same weights: the unit's must not carry the step's hooks."""
-    return make(), make()
+    """Two networks of the same weights: the unit's must not carry the step's hooks.
+
+    Both have the statistics of some images, as trained networks have: else the numbers in deep layers become so small
+    that a processor takes many times as long for each.
+    """
+    images = torch.rand(8, *make().spec.shape, generator=seeded(2))
+    return calibrate(make(), images), calibrate(make(), images)

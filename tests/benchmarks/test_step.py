@@ -29,7 +29,6 @@ from alternating import (
     separate,
     unit_of,
 )
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from invkit.core.rng import seeded
@@ -50,9 +49,6 @@ VARIANTS = {
 def step_of(target: Target, batch: int, **options) -> Callable[[], object]:
     """One complete step of DeepInversion: jitter, flip, network, priors, penalty, Adam, clip."""
     config = DeepInversionConfig(steps=100_000, low_resolutions=(), log_every=100_000, **options)
-    for layer in target.module.modules():  # statistics as of a trained network
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.fill_(0.1)
     objective = objective_of(target, torch.arange(batch) % target.spec.n_classes, config)
     generator = seeded(0)
     images = initial_images(batch, target.spec.shape, generator)
@@ -95,14 +91,14 @@ MEMORY = """
     sys.path.insert(0, {here!r})
     import torch
     torch.set_num_threads({threads})
-    from alternating import resnet20
+    from alternating import resnet20, separate
     from test_step import step_of
-    step_of(resnet20(), 2)()  # what the libraries take for themselves
+    step_of(separate(resnet20)[0], 2)()  # what the libraries take for themselves
     # getrusage would hand down the peak of the process that started this one
     peak = lambda: int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().expandtabs())[1])
     before = peak()
     batch, micro = int(sys.argv[1]), int(sys.argv[2])
-    step = step_of(resnet20(), batch, micro_batch=micro or None)
+    step = step_of(separate(resnet20)[0], batch, micro_batch=micro or None)
     for _ in range(3):
         step()
     print(peak() - before, peak())
@@ -135,7 +131,7 @@ def test_memory_of_micro_batches(benchmark):
 
 
 def test_where_the_time_goes(benchmark):
-    step = step_of(resnet20(), 64)
+    step = step_of(separate(resnet20)[0], 64)
     for _ in range(3):
         step()
     with profile(activities=[ProfilerActivity.CPU]) as seen:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from invkit.engine.image_adam import ImageAdam, scales_of
 from invkit.engine.image_loop import LoopConfig
@@ -70,3 +71,22 @@ def test_shares_of_the_size_become_pixels():
 def test_bad_shares(bad):
     with pytest.raises(ValueError, match=r"jitter|scales|plateau_factor"):
         LoopConfig(**bad)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (56, 56), (20, 29)])
+def test_a_step_is_adam_on_block_means_enlarged_bilinearly(size):
+    generator = torch.Generator().manual_seed(0)
+    start, gradient = torch.rand(2, 3, *size, generator=generator), torch.randn(2, 3, *size, generator=generator)
+    moved = start.clone()
+    ImageAdam(moved, 0.02, (0.5, 0.9), scales_of(size)).step(gradient.clone())
+    by_hand = start.clone()
+    sides = [(size[0] >> k, size[1] >> k) for k in range(1, scales_of(size))]
+    moves = [torch.zeros(2, 3, *side) for side in sides]
+    adam = torch.optim.Adam([by_hand, *moves], lr=0.02, betas=(0.5, 0.9))
+    by_hand.grad = gradient
+    for move in moves:
+        move.grad = F.interpolate(gradient, size=move.shape[-2:], mode="area")
+    adam.step()
+    for move in moves:
+        by_hand += F.interpolate(move, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(moved, by_hand)

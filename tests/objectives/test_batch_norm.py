@@ -414,3 +414,14 @@ def test_statistics_that_no_images_can_have(make_target, field, value, word):
     getattr(target.module.bn2, field).fill_(value)
     with pytest.raises(ValueError, match=rf"bn2.*{word}|{word}.*bn2"):
         BatchNormPenalty(target.module)
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0, 1e3])
+def test_image_statistics_keep_their_digits_however_large_the_mean(offset):
+    from invkit.objectives.batch_norm import image_statistics
+
+    x = torch.randn(3, 4, 17, 19, generator=torch.Generator().manual_seed(0)) + offset
+    mean, variance = image_statistics(x)
+    wide = x.double()
+    torch.testing.assert_close(mean.double(), wide.mean((2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(variance.double(), wide.var((2, 3), correction=0), rtol=1e-4, atol=0)
