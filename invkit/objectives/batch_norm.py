@@ -61,7 +61,7 @@ CANCELLING = 1e-2
 def image_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per image and channel of ``(N, C, ...)``, each ``(N, C)``, in at least float32.
 
-    From sums and norms, which take no memory: where a feature map for a temporary does not fit the caches it costs thirty
+    From sums and norms, which take no memory: a feature map for a temporary that does not fit the caches costs thirty
     times as much as both. Where a mean is so much larger than its deviation that their difference loses digits, the
     values are centred first. Sums over one image are short enough to keep the digits that one over a million float32
     numbers loses.
