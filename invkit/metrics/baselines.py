@@ -68,7 +68,7 @@ def baselines(
     if features is not None:
         rows["nearest in features"] = train[_nearest(in_batches(features, images), in_batches(features, train))]
     rows["random training image"] = train[torch.randint(len(train), (len(images),), generator=generator)]
-    rows["noise"] = torch.rand(images.shape, generator=generator, dtype=images.dtype)
+    rows["noise"] = torch.rand(images.shape, generator=generator).to(images.dtype)  # the same in any precision
     return rows
 
 
