@@ -241,6 +241,7 @@ def weights(run: Run, *, seeds: int = 3, training: int = 500) -> None:
     run.record(
         "one_setting_weights",
         title="How the penalty's weight matters: six networks, three forms, 60 + 80 steps",
+        seeds=seeds,
         config=ik.DeepInversionConfig(**BRIEF),
         note=f"All else as by default; {seeds} seeds and 20 images each, one seed and 8 classes at 224 pixels. The "
         "verifier is another network: a small ResNet for digits, the other ResNet for CIFAR-10, EfficientNet-Lite2 for "
@@ -262,6 +263,7 @@ def batches(run: Run, *, seeds: int = 3) -> None:
     run.record(
         "one_setting_batches",
         title="DeepInversion from one image to 256 in a batch, ResNet-20 for CIFAR-10, 60 + 80 steps",
+        seeds=seeds,
         config=ik.DeepInversionConfig(**BRIEF),
         note="All else as by default. The verifier is ResNet-44. An image given up as noise would be several times as "
         "rough as the mean of its batch.",
