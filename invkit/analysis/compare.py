@@ -1,4 +1,4 @@
-"""Methods and settings side by side: one protocol for several methods and seeds, and grids of settings."""
+"""Methods side by side: one protocol for several methods and seeds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from torch import Tensor
 
 from invkit.core.config import config_hash, plain
 from invkit.core.device import progress
-from invkit.core.files import digest, read_json, write_json
+from invkit.core.files import digest
 from invkit.core.results import DivergedError, InversionResult
 from invkit.core.rng import seeded
 
-Row = dict[str, Any]
 Method = Callable[[Any, torch.Generator], Tensor | InversionResult]
 """Inverts references (labels, features, logits) with a generator; the images may come alone or in their record."""
 
@@ -496,90 +495,3 @@ def _plain_references(references: Any) -> Any:
     if isinstance(references, Tensor):
         return [list(references.shape), digest(references)]
     return plain(list(references))
-
-
-def grid_search(
-    evaluate: Callable[..., Mapping[str, float]],
-    grid: Mapping[str, Sequence[Any]],
-    *,
-    folder: str | Path | None = None,
-) -> list[Row]:
-    """Evaluate a function at every point of a grid; the paper scored points by Inception Score (Botach & Cohen, §5.1).
-
-    Args:
-        evaluate: Called with one value of each parameter by name; returns scores by name.
-        grid: Parameters with their values.
-        folder: Where each finished point is kept, not to be evaluated again.
-
-    Returns:
-        Rows that hold the point and its scores, in the grid's order.
-
-    Raises:
-        ValueError: For an empty grid, or a file of a finished point that is damaged.
-
-    >>> grid_search(lambda a, b: {"sum": a + b}, {"a": [1, 2], "b": [3]})
-    [{'a': 1, 'b': 3, 'sum': 4}, {'a': 2, 'b': 3, 'sum': 5}]
-    """
-    if not grid or not all(len(values) for values in grid.values()):
-        raise ValueError("a grid needs at least one value for each of its parameters")
-    rows: list[Row] = []
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    for point in progress(points, len(points), "grid"):
-        path = Path(folder) / f"{config_hash(point)}.json" if folder else None
-        if path and path.exists():
-            rows.append(read_json(path, "point of a grid", advice="; remove it to evaluate the point again"))
-            continue
-        rows.append(plain(point | dict(evaluate(**point))))
-        if path:
-            write_json(path, rows[-1])
-    return rows
-
-
-def best_row(rows: Sequence[Row], score: str) -> Row:
-    """The row with the highest score.
-
-    Args:
-        rows: As :func:`grid_search` gives them.
-        score: The name of the score.
-
-    Returns:
-        One of ``rows``, the first of several.
-
-    >>> best_row([{"a": 1, "s": 0.5}, {"a": 2, "s": 0.7}], "s")
-    {'a': 2, 's': 0.7}
-    """
-    return max(rows, key=lambda row: row[score])
-
-
-def local_maxima(
-    rows: Sequence[Row], grid: Mapping[str, Sequence[Any]], score: str, *, margin: float = 0.0
-) -> list[Row]:
-    """Rows that score more than every neighbour, one step along one axis of the grid; several mean that the score is
-    not concave over the grid.
-
-    Args:
-        rows: As :func:`grid_search` gives them.
-        grid: The grid that they come from.
-        score: The name of the score.
-        margin: How much more, as a share of the neighbour's score: noise alone makes maxima of a small one.
-
-    Returns:
-        Some of ``rows``.
-
-    >>> grid = {"a": [0, 1, 2]}
-    >>> len(local_maxima([{"a": a, "s": s} for a, s in zip([0, 1, 2], [3, 1, 2])], grid, "s"))
-    2
-    """
-    axes = {name: plain(list(values)) for name, values in grid.items()}  # as the rows, whose tuples may be lists
-    positions = {tuple(values.index(plain(row[name])) for name, values in axes.items()): row for row in rows}
-    maxima = []
-    for position, row in positions.items():
-        neighbours = [
-            (*position[:axis], position[axis] + step, *position[axis + 1 :])
-            for axis in range(len(position))
-            for step in (-1, 1)
-        ]
-        beside = [positions[place][score] for place in neighbours if place in positions]
-        if all(row[score] > value + margin * abs(value) for value in beside):
-            maxima.append(row)
-    return maxima

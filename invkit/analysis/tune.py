@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,10 @@ import torch
 from torch import Tensor
 
 from invkit.analysis.compare import compare
+from invkit.analysis.grid import Grid, grid_points
 from invkit.core.config import plain
 from invkit.core.results import InversionResult
 from invkit.core.rng import seeded
-
-Grid = Mapping[str, Sequence[Any]]
-"""Settings by name with the values that they may take."""
 
 Tunable = Callable[..., Tensor | InversionResult]
 """``method(references, generator, **settings)`` gives images, as :data:`~invkit.analysis.compare.Method` does."""
@@ -90,7 +87,7 @@ def tune(
     """
     if evaluation is not None:
         _check_apart(references, evaluation)
-    points = {name: _points(name, grid) for name, (_, grid) in methods.items()}
+    points = {name: grid_points(grid, f"the grid of {name!r}") for name, (_, grid) in methods.items()}
     if not points:
         raise ValueError("methods must be one or more, not none")
     smallest = min(points, key=lambda name: len(points[name]))
@@ -128,12 +125,6 @@ def _best(
     if rows[best][score] == -math.inf:
         raise ValueError(f"{name!r} failed at every setting: {'; '.join(comparison.failures.values())}")
     return Tuned(settings=chosen[best], score=rows[best][score], tried=len(rows), rows=tuple(rows))
-
-
-def _points(name: str, grid: Grid) -> list[dict[str, Any]]:
-    if not grid or not all(len(values) for values in grid.values()):
-        raise ValueError(f"the grid of {name!r} needs at least one value for each of its settings")
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def _check_apart(references: Tensor, evaluation: Tensor) -> None:

@@ -14,14 +14,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from invkit.book.numbers import Summary, format_summary, summaries
 from invkit.book.recorded import load_recorded
 from invkit.book.root import find_root
 from invkit.book.verdicts import (
-    NOT_SEEN,
     NOT_TESTED,
     Rule,
     Test,
@@ -77,10 +75,6 @@ class Row:
         tests: One for each data set and network.
         rule: Digest of the rule that they were judged by.
         reason: Why it was not tested.
-        measured: Numbers that no rule judges, by the name of the quantity (empty for a single one).
-        unit: Of those.
-        note: What a reader must know of them.
-        recorded: The recorded run that they come from.
     """
 
     id: str
@@ -88,10 +82,6 @@ class Row:
     tests: list[Test] = field(default_factory=list)
     rule: str = ""
     reason: str = ""
-    measured: dict[str, Summary] = field(default_factory=dict)
-    unit: str = ""
-    note: str = ""
-    recorded: str = ""
 
 
 def read_row(data: Mapping[str, Any]) -> Row:
@@ -194,47 +184,6 @@ class Claims:
             raise ValueError(f"{id}: a claim that is not tested needs a reason")
         self.rows[id] = Row(id, NOT_TESTED, reason=reason)
 
-    def add(
-        self,
-        id: str,
-        *,
-        holds: bool | None,
-        measured: Any = None,
-        unit: str = "",
-        note: str = "",
-        reason: str = "",
-        recorded: str = "",
-    ) -> None:
-        """Answer claim ``id`` by numbers that no rule judges: *not tested*, or *not seen* where they speak against it.
-
-        This is the form of the first ledger; :meth:`test` takes its place.
-
-        Args:
-            id: One of this chapter's claims.
-            holds: Whether the numbers speak for the claim; None where it is out of reach, which needs a ``reason``.
-            measured: A number, one number for each seed, or a mapping from names to these.
-            unit: Unit of the numbers.
-            note: What a reader must know of them.
-            reason: Why the claim is out of reach.
-            recorded: Name of the recorded run that the numbers come from.
-
-        Raises:
-            ValueError: For an id that is unknown or another chapter's, numbers that are missing or not finite, and a
-                missing reason.
-        """
-        self._check(id)
-        if holds is not None and not isinstance(holds, bool | np.bool_):
-            raise ValueError(f"{id}: holds should be True, False or None, not {holds!r}")
-        if holds is None and not reason.strip():
-            raise ValueError(f"{id}: a claim that is out of reach needs a reason")
-        if holds is not None and measured is None:
-            raise ValueError(f"{id}: an answer needs measured numbers; without them the claim is out of reach")
-        numbers = {} if measured is None else summaries(measured, id)
-        verdict = NOT_TESTED if holds is None or holds else NOT_SEEN
-        self.rows[id] = Row(
-            id, verdict, reason=reason, measured=numbers, unit=unit, note=note, recorded=recorded,
-        )  # fmt: skip
-
     def missing(self) -> list[str]:
         """Ids of this chapter's claims that have no answer yet."""
         return [id for id in self.owned if id not in self.rows]
@@ -286,7 +235,7 @@ def check_recorded(test: Test, rule: Rule) -> Test:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """What a table says of one test, or of a claim that no rule has judged; cells are lists of paragraphs."""
+    """What a table says of one test, or of a claim that was not tested; cells are lists of paragraphs."""
 
     tested_on: list[str]
     finding: list[str]
@@ -309,7 +258,7 @@ def lines(row: Row) -> list[Line]:
     """The lines of a claim's answer, one for each test and at least one."""
     rule = load_rules()[row.id]
     if not row.tests:
-        return [Line(tested_on=[], finding=[answer(row)], effect=[], verdict=row.verdict)]
+        return [Line(tested_on=[], finding=[row.reason], effect=[], verdict=row.verdict)]
     found = []
     for test in row.tests:
         numbers = numbers_in_words(test.measured, test.unit)
@@ -382,17 +331,6 @@ def _cell(kind: str, paragraphs: Sequence[str], rows: int = 1) -> str:
 
 def _html_mark(verdict: str) -> str:
     return f'<span class="{classes(verdict)}">{mark(verdict)}</span>'
-
-
-def answer(row: Row) -> str:
-    """What was measured where no rule judges it, in words for a table cell.
-
-    >>> answer(Row("di.verifier", NOT_TESTED, measured=summaries({"a": [0.9, 1.0], "b": 0.4}, ""), unit="dB"))
-    'a 0.95 ± 0.071 dB; b 0.4 dB (2 seeds)'
-    """
-    source = f"recorded run {row.recorded}" if row.recorded else ""
-    parts = (numbers_in_words(row.measured, row.unit), row.reason, row.note, source)
-    return ". ".join(part.rstrip(".") for part in parts if part) or "–"
 
 
 def numbers_in_words(measured: Mapping[str, Summary], unit: str = "") -> str:

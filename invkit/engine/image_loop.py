@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -106,6 +107,16 @@ class LoopConfig(Config):
         (4, 3)
         """
         return round(self.jitter * min(size)) if self.jitter < 1 else int(self.jitter)
+
+
+def in_pixels(config: C, target: Target, normalised: bool) -> C:
+    """What the loop takes: it moves pixels in [0, 1], so a step in units of normalised pixels is scaled to those.
+
+    >>> from invkit.testing import tiny_target
+    >>> in_pixels(LoopConfig(lr=0.4), tiny_target(), normalised=False).lr
+    0.4
+    """
+    return replace(config, lr=config.lr * fmean(target.spec.std)) if normalised else config
 
 
 def prepare(

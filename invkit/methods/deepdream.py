@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,7 +18,7 @@ from invkit.core.files import digest
 from invkit.core.results import InversionResult
 from invkit.core.spec import check_images
 from invkit.core.target import Target
-from invkit.engine.image_loop import Callback, LoopConfig, optimise_images, prepare, start_images
+from invkit.engine.image_loop import Callback, LoopConfig, in_pixels, optimise_images, prepare, start_images
 from invkit.engine.multiscale import Size, Stage
 from invkit.objectives import losses, priors
 from invkit.objectives.objective import Batch, Objective, Term
@@ -127,7 +126,7 @@ def deep_dream(
         result = optimise_images(
             objective,
             images.to(target.device),
-            _loop(target, config),
+            in_pixels(config, target, config.normalised),
             generator=generator,
             stages=[Stage(size=s, steps=config.steps, start=partial(_with_detail, images, s)) for s in sizes],
             callbacks=callbacks,
@@ -137,11 +136,6 @@ def deep_dream(
     dreamt = result.stages[-1]
     whole = dreamt if dreamt.shape == images.shape else _with_detail(images, sizes[-1], dreamt).cpu()
     return replace(result, images=whole, labels=None, config=plain(config))
-
-
-def _loop(target: Target, config: DeepDreamConfig) -> DeepDreamConfig:
-    """What the loop takes: it moves pixels in [0, 1], and Adam's steps have the length lr in the units of those."""
-    return replace(config, lr=config.lr * fmean(target.spec.std)) if config.normalised else config
 
 
 def _activation(batch: Batch) -> Tensor:
@@ -205,9 +199,8 @@ def class_inversion(
         priors=priors.image_prior(config.tv, config.l2, target.spec.normalise if config.normalised else None),
         references=labels.to(target.device),
     )
-    result = optimise_images(
-        objective, images, _loop(target, config), generator=generator, callbacks=callbacks, checkpoint=checkpoint
-    )
+    loop = in_pixels(config, target, config.normalised)
+    result = optimise_images(objective, images, loop, generator=generator, callbacks=callbacks, checkpoint=checkpoint)
     return replace(result, config=plain(config))
 
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from invkit.core.config import is_number, plain
 from invkit.core.results import InversionResult
 from invkit.core.target import Target
-from invkit.engine.image_loop import Callback, LoopConfig, optimise_images, prepare, start_images
+from invkit.engine.image_loop import Callback, LoopConfig, in_pixels, optimise_images, prepare, start_images
 from invkit.engine.multiscale import Stage, low_resolution_stages
 from invkit.objectives import losses, priors
 from invkit.objectives.batch_norm import BatchNormPenalty, Form
@@ -173,12 +172,10 @@ def deep_inversion(
     images = start_images(target, len(labels), init, generator, noise)
     depends_on = student.fingerprint() if student is not None and checkpoint else ""
     objective = replace(objective_of(target, labels, config, student), depends_on=depends_on)
-    # Adam's steps have the length lr in the units of what it moves, and the loop moves pixels in [0, 1].
-    loop = replace(config, lr=config.lr * fmean(target.spec.std)) if config.normalised else config
     result = optimise_images(
         objective,
         images,
-        loop,
+        in_pixels(config, target, config.normalised),
         generator=generator,
         stages=_stages(target, config, student),
         callbacks=callbacks,
@@ -262,16 +259,10 @@ def _terms(config: DeepInversionConfig, student: Target | None) -> dict[str, tup
 
 def _priors(config: DeepInversionConfig, target: Target) -> dict[str, tuple[float, Prior]]:
     """The terms of the images themselves, in the config's units; a weight of zero leaves its term out."""
-
-    def units(images: Tensor) -> Tensor:
-        return (images - target.mean) / target.std if config.normalised else images
-
-    weighted: dict[str, tuple[float, Prior]] = {
-        "roughness": (config.roughness, priors.roughness),
-        "tv": (config.tv, lambda images: priors.total_variation(units(images))),
-        "l2": (config.l2, lambda images: priors.l2(units(images))),
-    }
-    return {name: term for name, term in weighted.items() if term[0]}
+    rough: dict[str, tuple[float, Prior]] = {}
+    if config.roughness:
+        rough["roughness"] = (config.roughness, priors.roughness)
+    return rough | priors.image_prior(config.tv, config.l2, target.spec.normalise if config.normalised else None)
 
 
 def _penalty(config: DeepInversionConfig, target: Target) -> BatchNormPenalty:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 from invkit.core.config import plain
 from invkit.core.results import InversionResult
 from invkit.core.target import Target
-from invkit.engine.image_loop import Callback, LoopConfig, optimise_images, prepare, start_images
+from invkit.engine.image_loop import Callback, LoopConfig, in_pixels, optimise_images, prepare, start_images
 from invkit.objectives import priors
 from invkit.objectives.batch_norm import BatchNormPenalty
 from invkit.objectives.objective import Gradient, Objective
@@ -138,8 +137,7 @@ def feature_inversion(
         if config.match is None:
             weight = _balancing_weight(objective, images, config.micro_batch)
             config, objective = replace(config, match=weight), replace(objective, terms=_terms(weight))
-        # Adam's steps have the length lr in the units of what it moves, and the loop moves pixels in [0, 1].
-        loop = replace(config, lr=config.lr * fmean(target.spec.std)) if config.normalised else config
+        loop = in_pixels(config, target, config.normalised)
         result = optimise_images(
             objective, images, loop, generator=generator, callbacks=callbacks, checkpoint=checkpoint
         )

@@ -5,7 +5,7 @@ Kept for comparison, in tests, in the benchmark and in the first chapter; nothin
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,16 @@ def hooked_penalty(target: Target, images: Tensor, *, keep: Keep) -> Tensor:
     Returns:
         The penalty, at least 0.
 
+    Raises:
+        ValueError: For another ``keep``.
+
     >>> from invkit.testing import tiny_target
     >>> target, images = tiny_target(), torch.rand(4, 3, 8, 8)
     >>> listed, added = (hooked_penalty(target, images, keep=keep) for keep in ("statistics", "nothing"))
     >>> torch.testing.assert_close(listed, added)
     """
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}, not {keep!r}")
     layers = BatchNormPenalty(target.module).layers
     inputs: list[tuple[Any, Tensor]] = []
     statistics: list[tuple[Any, Tensor, Tensor]] = []

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invkit.core.spec import check_rank
-from invkit.objectives.objective import Prior, Term
+from invkit.objectives.objective import Prior
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -130,26 +130,6 @@ def image_prior(
         "l2": (l2_, lambda images: l2(in_units(images))),
     }
     return {name: term for name, term in terms.items() if term[0]}
-
-
-def weighted(tv: float, l2_: float) -> dict[str, tuple[float, Term]]:
-    """:func:`image_prior` of the images as the network sees them, jittered, as terms of an objective.
-
-    Args:
-        tv: Weight of :func:`total_variation`, at least 0.
-        ``l2_``: Weight of :func:`l2`, at least 0.
-
-    Returns:
-        By name, ``tv`` and ``l2``, each with its weight, for :class:`~invkit.objectives.objective.Objective`.
-
-    >>> list(weighted(0.1, 0.0))
-    ['tv']
-    """
-
-    def seen(prior: Prior) -> Term:
-        return lambda batch: prior(batch.images)
-
-    return {name: (weight, seen(prior)) for name, (weight, prior) in image_prior(tv, l2_).items()}
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -12,15 +12,18 @@ import torch
 
 from invkit.book.claims import Claims, digest, find_root, load_claims, read_row
 from invkit.book.recorded import record
-from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_SEEN, NOT_TESTED, load_rules
+from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_TESTED, load_rules
 
 ROOT = Path(__file__).resolve().parents[2]
+SURE = [0.9, 0.95, 0.92]
+CIFAR = {"data": "CIFAR-10", "network": "ResNet-20", "finding": "Another network recognises <92 %> | of them."}
+DIGITS = {"data": "digits", "network": "BN-CNN", "finding": "It recognises few."}
 
 
 def answered() -> Claims:
     claims = Claims("01_deepinversion", profile="ci")
     for id in claims.owned:
-        claims.add(id, measured=[0.5, 0.7], holds=True)
+        claims.untested(id, "Not measured here.")
     return claims
 
 
@@ -51,30 +54,25 @@ def test_papers_are_in_the_bibliography_and_the_list_is_in_the_package():
 )
 def test_mean_spread_and_seeds(measured, expected):
     claims = Claims("01_deepinversion", profile="ci")
-    claims.add("di.verifier", measured=measured, holds=True)
-    found = claims.rows["di.verifier"].measured[""]
+    claims.test("di.verifier", SURE, **CIFAR, measured=measured)
+    found = claims.rows["di.verifier"].tests[0].measured[""]
     assert (found["mean"], found["sd"], found["n"]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("id", "answer", "message"),
+    ("measured", "message"),
     [
-        ("di.nonsense", {"measured": 1, "holds": True}, "unknown claim 'di.nonsense'"),
-        ("dci.deep", {"measured": 1, "holds": True}, "belongs to chapter 04"),
-        ("di.amp", {"measured": float("nan"), "holds": True}, "not finite"),
-        ("di.amp", {"measured": {"a": [1, float("inf")]}, "holds": False}, "di.amp a: .*not finite"),
-        ("di.amp", {"measured": [], "holds": True}, "no number"),
-        ("di.amp", {"measured": {}, "holds": True}, "empty"),
-        ("di.amp", {"measured": "fast", "holds": True}, "should be numbers"),
-        ("di.amp", {"holds": True}, "needs measured numbers"),
-        ("di.amp", {"holds": None}, "needs a reason"),
-        ("di.amp", {"measured": 1, "holds": 0.9}, "True, False or None"),
+        (float("nan"), "not finite"),
+        ({"a": [1, float("inf")]}, "di.verifier a: .*not finite"),
+        ([], "no number"),
+        ({}, "empty"),
+        ("fast", "should be numbers"),
     ],
 )
-def test_bad_answers_are_refused(id, answer, message):
+def test_bad_numbers_beside_an_effect_are_refused(measured, message):
     claims = Claims("01_deepinversion", profile="ci")
     with pytest.raises(ValueError, match=message):
-        claims.add(id, **answer)
+        claims.test("di.verifier", SURE, **CIFAR, measured=measured)
     assert not claims.rows
 
 
@@ -93,29 +91,19 @@ def test_save_names_what_is_owed_and_writes_nothing(tmp_path):
 
 def test_saved_answers_match_the_table(tmp_path):
     claims = answered()
-    claims.add("di.amp", holds=None, reason="Needs a GPU.")
-    claims.add(
-        "di.verifier",
-        measured={"ResNet": [0.9, 0.92], "MLP": [0.8, 0.8]},
-        holds=np.bool_(False),
-        note="n = 64",
-    )
+    claims.untested("di.amp", "Needs a GPU.")
+    numbers = {"ResNet": [0.9, 0.92], "MLP": [0.8, 0.8]}
+    claims.test("di.verifier", SURE, **CIFAR, measured=numbers, note="n = 64")
     data = json.loads(claims.save(tmp_path).read_text("utf8"))
     rows = {row["id"]: row for row in data["claims"]}
     assert list(rows) == list(claims.owned)
-    assert rows["di.amp"] | {"verdict": NOT_TESTED, "measured": {}, "reason": "Needs a GPU."} == rows["di.amp"]
-    assert rows["di.verifier"]["verdict"] == NOT_SEEN
-    assert rows["di.jitter"]["verdict"] == NOT_TESTED, "numbers that no rule judges are no verdict"
+    assert rows["di.amp"] | {"verdict": NOT_TESTED, "tests": [], "reason": "Needs a GPU."} == rows["di.amp"]
+    assert rows["di.verifier"]["verdict"] == HOLDS
     assert data["digest"] == digest(data["claims"])
     page = claims.table()._repr_html_()
     assert f'data-claims="{data["digest"]}"' in page
-    assert "ResNet 0.91 ± 0.014; MLP 0.8 ± 0 (2 seeds). n = 64" in page
-    assert 'id="claim-di-amp"' in page
-
-
-SURE = [0.9, 0.95, 0.92]
-CIFAR = {"data": "CIFAR-10", "network": "ResNet-20", "finding": "Another network recognises <92 %> | of them."}
-DIGITS = {"data": "digits", "network": "BN-CNN", "finding": "It recognises few."}
+    assert "n = 64" in page and "ResNet 0.91 ± 0.014; MLP 0.8 ± 0 (2 seeds)" in page
+    assert 'id="claim-di-amp"' in page and "Needs a GPU." in page
 
 
 def chapter() -> Claims:
@@ -263,13 +251,13 @@ def test_another_number_changes_the_digest():
 
 def test_another_answer_changes_the_digest():
     first, second = answered(), answered()
-    second.add("di.amp", measured=[0.5, 0.7], holds=False)
+    second.untested("di.amp", "Needs a GPU.")
     assert first.table().digest != second.table().digest
 
 
 def test_markup_in_words_does_not_reach_the_page():
     claims = Claims("01_deepinversion", profile="ci")
-    claims.add("di.amp", holds=None, reason="<script>|")
+    claims.untested("di.amp", "<script>|")
     assert "<script>" not in claims.table()._repr_html_()
     assert "<script>\\|" in claims.table()._repr_markdown_()
 

@@ -28,9 +28,8 @@ FAST = {"steps": 12, "lr": 0.03, "jitter": 1, "flip": 0.5, "log_every": 4, "chec
 def objective_for(target, n=4, batch_norm=0.1, **more):
     return Objective(
         network=target,
-        terms={"ce": (1.0, lambda b: losses.cross_entropy(b.outputs, b.references))}
-        | priors.weighted(0.01, 0.0)
-        | more,
+        terms={"ce": (1.0, lambda b: losses.cross_entropy(b.outputs, b.references))} | more,
+        priors=priors.image_prior(0.01, 0.0),
         references=torch.arange(n) % target.spec.n_classes,
         penalty=BatchNormPenalty(target) if batch_norm else None,
         penalty_weight=batch_norm,

@@ -37,6 +37,8 @@ def test_the_penalty_of_images_does_not_depend_on_chunks_and_is_the_naive_one():
         assert statistics_penalty(target, images, micro_batch=chunk) == pytest.approx(whole, rel=1e-5)
     for keep in ("features", "statistics", "nothing"):
         assert float(hooked_penalty(target, images, keep=keep)) == pytest.approx(whole, rel=1e-5)
+    with pytest.raises(ValueError, match="keep"):
+        hooked_penalty(target, images, keep="everything")
     assert not target.module[1]._forward_pre_hooks, "hooks are gone"
 
 

@@ -51,14 +51,14 @@ def gradients(target, part, form):
     """The complete loss of these images, for each size of micro-batches: values and gradients."""
     images, labels = sample()
     penalty = BatchNormPenalty(target, form=form, first_layer_scale=3.0, **FORMS[form])
-    terms = {"ce": (0.7, lambda b: losses.cross_entropy(b.outputs, b.references))} | priors.weighted(0.02, 0.003)
+    terms = {"ce": (0.7, lambda b: losses.cross_entropy(b.outputs, b.references))}
     objective = Objective(
         network=target,
         terms=terms,
         references=labels[part],
         penalty=penalty,
         penalty_weight=0.3,
-        priors={"roughness": (0.4, priors.roughness)},
+        priors={"roughness": (0.4, priors.roughness)} | priors.image_prior(0.02, 0.003),
     )
     with penalty.attached():
         return [Gradient(objective, micro_batch=m)(images[part]) for m in CHUNKS]

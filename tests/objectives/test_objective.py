@@ -13,8 +13,8 @@ from invkit.objectives.objective import Gradient, Objective
 def objective_for(target, labels, penalty=True):
     return Objective(
         network=target,
-        terms={"ce": (0.7, lambda b: losses.cross_entropy(b.outputs, b.references, 1.5))}
-        | priors.weighted(0.02, 0.003),
+        terms={"ce": (0.7, lambda b: losses.cross_entropy(b.outputs, b.references, 1.5))},
+        priors=priors.image_prior(0.02, 0.003),
         references=labels,
         penalty=BatchNormPenalty(target, first_layer_scale=3.0) if penalty else None,
         penalty_weight=0.3,

@@ -57,9 +57,9 @@ def test_total_variation_knows_no_offset_and_grows_with_contrast():
 
 
 def test_weights_of_zero_leave_terms_out():
-    assert list(priors.weighted(0.1, 0.0)) == list(priors.image_prior(0.1, 0.0)) == ["tv"]
-    assert list(priors.weighted(0.0, 0.1)) == ["l2"]
-    assert priors.weighted(0.0, 0.0) == {}
+    assert list(priors.image_prior(0.1, 0.0)) == ["tv"]
+    assert list(priors.image_prior(0.0, 0.1)) == ["l2"]
+    assert priors.image_prior(0.0, 0.0) == {}
 
 
 def test_cross_entropy_by_hand():
