@@ -90,16 +90,7 @@ class Workshop:
             return pool[torch.randperm(len(pool), generator=ik.seeded(0))[: self.images]]
         if name == "noise":
             return torch.rand(self.images, *self.data.train.images.shape[1:], generator=ik.seeded(0))
-        target, folder = self.run.network(RESNET20), self.run.work / "synthetic"
-        manifest = folder / "manifest.json"
-        if manifest.exists():
-            self.run.earlier["synthetic"] = float(json.loads(manifest.read_text())["seconds"])
-        ik.synthesise(
-            target, self.images, folder, batch_size=BATCH, config=self.synthesis,
-            invert=lambda labels, generator: ik.deep_inversion(target, labels, self.synthesis, generator=generator),
-        )  # fmt: skip
-        made = ik.load_data(f"folder:{folder}")
-        return torch.cat([part.images for part in (made.train, made.test, made.heldout)])
+        return self.run.synthetic(self.run.network(RESNET20), self.images, self.synthesis, batch_size=BATCH)
 
     def training_images(self, name: str) -> Tensor:
         """The images of a source, flipped and shifted; ``recoloured`` are the synthetic ones in other colours, too."""

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -109,7 +108,7 @@ def student(
     target = run.network("cifar10_resnet20")
     inversion = ik.DeepInversionConfig(**SYNTHESIS | {"steps": inversion_steps})
     distillation = ik.DistillationConfig(**{"steps": steps, "shift": 4, "flip": True} | run.trial)
-    plain = synthetic(run, target, images, inversion)
+    plain = run.synthetic(target, images, inversion)
     order = torch.randperm(len(data.train), generator=ik.seeded(0))
     sources = {
         "synthetic": plain,
@@ -156,26 +155,9 @@ def adaptive(
     each = (images - len(start)) // rounds
     for k in range(rounds):
         taught = teach(grown, seed)
-        new = synthetic(run, target, each, competing, folder=f"adaptive_{seed}_{k}", student=taught, seed=1 + k)
+        new = run.synthetic(target, each, competing, folder=f"adaptive_{seed}_{k}", student=taught, seed=1 + k)
         grown = torch.cat([grown, new])
     return grown
-
-
-def synthetic(
-    run: Run, target: ik.Target, count: int, config: ik.DeepInversionConfig, *,
-    folder: str = "synthetic", student: ik.Target | None = None, seed: int = 0,
-) -> Tensor:  # fmt: skip
-    """Images that DeepInversion makes of all classes in turn, kept in the run's folder of work, in mixed order."""
-    manifest = run.work / folder / "manifest.json"
-    if manifest.exists():
-        run.earlier[folder] = float(json.loads(manifest.read_text())["seconds"])
-    path = ik.synthesise(
-        target, count, run.work / folder, batch_size=128, config=config, seed=seed,
-        invert=lambda y, generator: ik.deep_inversion(target, y, config, generator=generator, student=student),
-    )  # fmt: skip
-    data = ik.load_data(f"folder:{path}")
-    made = torch.cat([part.images for part in (data.train, data.test, data.heldout)])
-    return made[torch.randperm(len(made), generator=ik.seeded(1))]
 
 
 def accuracy(network: ik.Target, data: ik.DataSet) -> float:

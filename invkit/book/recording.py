@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import json
 import os
 import shlex
 import sys
@@ -31,10 +32,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from invkit.book.numbers import finite, format_summary, is_summary, summarise
 from invkit.book.recorded import record
 from invkit.book.verdicts import load_rules
+from invkit.core.rng import seeded
 from invkit.core.target import FrozenNetwork, Target
+from invkit.data.datasets import load_data
+from invkit.engine.synthesis import synthesise
+from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.networks.loading import load_target
 from invkit.show.picture import Canvas
 
@@ -171,6 +179,38 @@ class Run:
             raise ValueError("uses: the network has no name of its own; give it one")
         self.networks.setdefault(name, set()).add(network.fingerprint())
         return network
+
+    def synthetic(
+        self, target: Target, count: int, config: DeepInversionConfig, *,
+        folder: str = "synthetic", batch_size: int = 128, seed: int = 0, student: Target | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Images that DeepInversion makes of all classes in turn; those of an earlier run in :attr:`work` serve again.
+
+        Args:
+            target: The network that they are drawn from.
+            count: How many.
+            config: How.
+            folder: Where they lie within :attr:`work`.
+            batch_size: Of those whose statistics are compared with the network's together.
+            seed: Of the noise.
+            student: The network that competes, where ``config.competition`` asks for one.
+
+        Returns:
+            ``(count, C, H, W)`` in [0, 1], in mixed order.
+
+        Raises:
+            ValueError: Where the folder holds another synthesis.
+        """
+        manifest = self.work / folder / "manifest.json"
+        if manifest.exists():
+            self.earlier[folder] = float(json.loads(manifest.read_text("utf8"))["seconds"])
+        path = synthesise(
+            target, count, self.work / folder, batch_size=batch_size, config=config, seed=seed,
+            invert=lambda y, generator: deep_inversion(target, y, config, generator=generator, student=student),
+        )  # fmt: skip
+        data = load_data(f"folder:{path}")
+        made = torch.cat([part.images for part in (data.train, data.test, data.heldout)])
+        return made[torch.randperm(len(made), generator=seeded(seed))]
 
     def row(self, name: str, columns: Mapping[str, Any]) -> None:
         """Add numbers to a row of the table, and print it.
