@@ -95,7 +95,7 @@ def cifar10(run: Run, *, images: int = 64, seeds: int = 3, real: int = 600) -> N
     run.row("real images", keys | {"ring": ring(genuine)})
     figure = show.image_rows(
         shown | {"real images": genuine},
-        [data.spec.classes[int(y)] for y in labels[:10]],
+        [target.spec.classes[int(y)] for y in labels[:10]],
         columns=10,
         numbers={row: f"{run.mean(row, 'robust net'):.0%}" for row in (*shown, "real images")},
         numbers_name="robust net",
@@ -309,7 +309,7 @@ def imagenet(
     run.row("photographs", judged(real, truth, network, judges))
     first = labels[: 2 if quick else 6]
     figure = show.image_rows(
-        {row: batch[: len(first)] for row, batch in images.items()} | {"photographs": real[: len(first)]},
+        {row: batch[: len(first)] for row, batch in images.items()},
         [network.spec.classes[int(y)] for y in first],
         columns=len(first),
     )
@@ -326,7 +326,8 @@ def imagenet(
         photographs=True,
         note=f"One seed. DeepInversion's images are the first of its batch of {classes}; DeepDream and the report's "
         "setting were given equal time. Top-1 and top-5 of networks "
-        "that took no part, after rounding to 8 bits. The photographs may have been training images.",
+        "that took no part, after rounding to 8 bits. The photographs, some of other classes and not shown, may have "
+        "been training images.",
     )
 
 
