@@ -12,6 +12,11 @@ import pytest
 pytestmark = pytest.mark.browser
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SLIDER = "figure.inv-frames input[type=range]"
+# Their containers would cut them off, so that the page itself does not scroll.
+TABLES = """
+    const tables = [...document.querySelectorAll("table.inv-claims")];
+    return tables.map(table => [table.offsetWidth, table.parentElement.clientWidth]);
+"""
 MEASURE = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 FILTERS = """
 return [...document.querySelectorAll('.bd-content img')]
@@ -155,6 +160,8 @@ def test_no_page_scrolls_sideways(browser, address, everything, width):
             browser.get(f"{address}/{page}")
             needed, there = browser.execute_script(MEASURE)
             assert needed <= there, f"{page} is {needed} px wide on a screen of {there} px"
+            for table, place in browser.execute_script(TABLES):
+                assert table <= place, f"{page}: a table of claims is {table} px wide in a place of {place} px"
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
