@@ -126,12 +126,12 @@ def cifar10(run: Run, *, seeds: int = 3, steps: int = 400, train: int = 4000, ea
         seeds=seeds,
         figure=picture(run, pictures, data.spec.classes),
         claims=("hid.subnetwork", "hid.noise", "hid.why-statistics", "hid.why-cross-entropy"),
-        note=f"{seeds} seeds of networks and noise, {len(labels)} images each, {each} of each class. The inverted networks "
-        f"learnt from {len(data.train):,} images, the judges (published) from all of CIFAR-10. Accuracy: on "
-        f"{len(data.test)} test images, among them the real ones that are judged. Hidden, random masks: at the share of "
-        f"weights chosen, for each seed, on {len(data.heldout)} held-out images; the one inverted keeps {INVERTED} %. "
-        "Scores are of images rounded to 8 bits; own is the inverted network, recognised the mean of the two judges. "
-        "Statistics: in the loss, in the network alone, or nowhere.",
+        note=f"{seeds} seeds of networks and noise, {len(labels)} images each, {each} of each class. The inverted "
+        f"networks learnt from {len(data.train):,} images, the judges (published) from all of CIFAR-10. Accuracy: on "
+        f"{len(data.test)} test images, among them the real ones that are judged. Hidden, random masks: at the share "
+        f"of weights chosen, for each seed, on {len(data.heldout)} held-out images; the one inverted keeps "
+        f"{INVERTED} %. Scores are of images rounded to 8 bits; own is the inverted network, recognised the mean of "
+        "the two judges. Statistics: in the loss, in the network alone, or nowhere.",
     )
 
 
