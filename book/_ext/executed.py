@@ -5,7 +5,7 @@ text that MyST-NB reads is replaced, in Sphinx's ``source-read`` event. Prose, t
 source and only outputs from the run, so editing text needs no new run.
 
 Warnings (errors under ``-W``): a run is missing, failed, of other code, another package state or another
-profile, or it shows a widget that would be blank without a kernel.
+profile, it shows a widget that would be blank without a kernel, or its numbers refute a sentence of the page.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from myst_nb.ext.glue.utils import PendingGlueReference
 from sphinx.util import logging
 
 from invkit.book.runner import key_of
+from invkit.book.statements import MIME as STATEMENTS
 
 log = logging.getLogger(__name__)
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -94,6 +95,17 @@ def without_kernel(notebook: dict, warn) -> dict:
     return notebook
 
 
+def refuted(notebook: dict, profile: str, warn) -> dict:
+    """Warn of each sentence that the run refutes, by its cell; a run of profile ``ci`` is too short to bear any out."""
+    for number, cell in enumerate(notebook["cells"]):
+        for output in cell.get("outputs", []):
+            for statement in output.get("data", {}).pop(STATEMENTS, []):
+                if not statement["holds"] and profile != "ci":
+                    where = f"cell {number} ({cell.get('id', 'no id')})"
+                    warn("refuted", f"{where}: the run refutes the sentence {statement['sentence']!r}")
+    return notebook
+
+
 def swap(app, docname: str, content: list[str]) -> None:
     """Hand MyST-NB the source with the run's outputs."""
     path = run_of(app, docname)
@@ -109,7 +121,8 @@ def swap(app, docname: str, content: list[str]) -> None:
         return warn("missing", f"not run with profile {profile!r}; run `make execute PROFILE={profile}`")
     run = json.loads(path.read_text("utf8"))
     check(run["metadata"], Path(app.srcdir), Path(app.env.doc2path(docname)), profile, warn)
-    content[0] = json.dumps(without_kernel(graft(json.loads(content[0]), run, warn), warn))
+    notebook = refuted(graft(json.loads(content[0]), run, warn), profile, warn)
+    content[0] = json.dumps(without_kernel(notebook, warn))
 
 
 def check(metadata: dict, root: Path, source: Path, profile: str, warn) -> None:

@@ -3,5 +3,6 @@
 from invkit.book.claims import Claims, load_claims
 from invkit.book.parameters import check_parameters
 from invkit.book.recorded import load_recorded, record, show_recorded
+from invkit.book.statements import check
 
-__all__ = ["Claims", "check_parameters", "load_claims", "load_recorded", "record", "show_recorded"]
+__all__ = ["Claims", "check", "check_parameters", "load_claims", "load_recorded", "record", "show_recorded"]
