@@ -2,6 +2,7 @@
 
 from invkit.show.figures import heat_map, loss_curves, plot, style
 from invkit.show.grids import image_grid, image_rows
+from invkit.show.panels import dot_panels
 from invkit.show.picture import Canvas, Described, described
 from invkit.show.planes import feature_planes
 from invkit.show.spread import bar_with_spread, curve_with_spread, histogram
@@ -15,6 +16,7 @@ __all__ = [
     "bar_with_spread",
     "curve_with_spread",
     "described",
+    "dot_panels",
     "explore",
     "feature_planes",
     "heat_map",

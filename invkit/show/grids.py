@@ -1,7 +1,7 @@
 """Sheets of images: a grid of one batch, and rows that set several batches side by side.
 
-A sheet is laid out in CSS pixels, so that one pixel of a small image covers a whole number of screen pixels and edges
-stay crisp. Images are float tensors ``(N, C, H, W)`` in [0, 1] with one or three channels.
+A sheet is laid out in CSS pixels, so that one pixel of a small image covers a whole number of a dense screen's pixels
+and edges stay crisp. Images are float tensors ``(N, C, H, W)`` in [0, 1] with one or three channels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from invkit.core.spec import as_floats
-from invkit.show.picture import CSS_DPI, Canvas
+from invkit.show.picture import CSS_DPI, SHARPNESS, Canvas
 
-PAGE = 640  # CSS pixels: about the width of a page's text
+PAGE = 696  # CSS pixels: the width of a page's text
 LARGEST = 96  # CSS pixels: no tile is drawn larger unless asked for
 GAP, MARGIN, LINE = 6, 8, 17  # CSS pixels between tiles, around the sheet, and per line of text
+NAMES, NUMBERS = 100, 56  # CSS pixels beside the rows of a sheet, for their names and for a number at their ends
 SHOWN = 100  # more images than this are subsampled: nobody can look at a thousand
 
 
@@ -125,7 +126,7 @@ def image_rows(
     columns = min(columns, max(map(len, pixels.values())))
     heads = None if labels is None else _texts(labels[:columns], columns, "labels")
     endings = {name: _number(numbers[name]) if numbers and name in numbers else "" for name in pixels}
-    left, right = 132, 72 if numbers else 0
+    left, right = NAMES, NUMBERS if numbers else 0
     width, height = _tile_size(next(iter(pixels.values())), columns, scale, PAGE - left - right)
     first = MARGIN + (LINE + GAP if title else 0)
     top, pitch = first + (LINE if heads or numbers_name else 0), max(height, 2 * LINE) + GAP
@@ -143,7 +144,7 @@ def image_rows(
     _text(axes, MARGIN + left + across + right / 2, first + LINE / 2, numbers_name, ha="center")
     for row, (name, batch) in enumerate(pixels.items()):
         y = top + row * pitch
-        _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 18), ha="right", size=10)
+        _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 15), ha="right", size=9)
         for i, image in enumerate(batch[:columns]):
             _tile(axes, image, MARGIN + left + i * (width + GAP), y, width, height, pixelated)
         _text(axes, MARGIN + left + across + right / 2, y + height / 2, endings[name], ha="center", size=10)
@@ -189,11 +190,11 @@ def _number(value: float | str) -> str:
 
 
 def _tile_size(pixels: Any, columns: int, scale: float | None, space: float = PAGE) -> tuple[float, float]:
-    """Width and height of a tile: a whole number of screen pixels per image pixel where at least one fits."""
+    """Width and height of a tile: a whole number of the sheet's pixels per image pixel where at least one fits."""
     _, height, width, _ = pixels.shape
     if scale is None:
         largest = min((space - columns * GAP) / columns, LARGEST) / max(height, width)
-        scale = max(math.floor(largest), 1) if largest >= 1 else largest
+        scale = math.floor(largest * SHARPNESS) / SHARPNESS if largest >= 1 else largest
     return width * scale, height * scale
 
 

@@ -1,0 +1,72 @@
+"""A table of many rows as a plot: a line for each row, a panel for each column."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from invkit.show.figures import styled
+from invkit.show.picture import CSS_DPI, Canvas
+
+WIDTH = 700  # CSS pixels: the width of a page's text
+NAMES = 200  # of these for the names of the rows
+NARROWEST = 100  # a panel; more columns than fit go into a second band
+
+
+def dot_panels(means: pd.DataFrame, spreads: pd.DataFrame | None = None, *, title: str | None = None) -> Canvas:
+    """Numbers of many rows as dots, where a table would have to be read line by line.
+
+    Args:
+        means: A row for each name, in its index, and a column for each score; empty cells stay empty.
+        spreads: Of the same form, drawn as bars to both sides.
+        title: Heading of the figure.
+
+    Returns:
+        A figure whose alt text tells each column's range and where its ends are.
+
+    Raises:
+        ValueError: If there is no row, no column with a finite number, or ``spreads`` has another form.
+
+    >>> frame = pd.DataFrame({"psnr": [20.0, 22.0]}, index=["ours", "theirs"])
+    >>> dot_panels(frame).alt
+    'Dots for 2 rows: psnr from 20 (ours) to 22 (theirs).'
+    """
+    if spreads is not None and (list(spreads.index), list(spreads.columns)) != (list(means.index), list(means.columns)):
+        raise ValueError("dot_panels: spreads should have the rows and columns of means")
+    numbers = means.astype(float)
+    shown = [column for column in numbers.columns if np.isfinite(numbers[column]).any()]
+    if not len(numbers) or not shown:
+        raise ValueError("dot_panels was given no row with a finite number")
+    across = min(len(shown), max(1, (WIDTH - NAMES) // NARROWEST))
+    bands = -(-len(shown) // across)
+    height = bands * (18 * len(numbers) + 56) + 16
+    names = [textwrap.shorten(str(name), 40, placeholder=" …") for name in numbers.index]
+    with styled():
+        layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.06)
+        figure = Canvas(figsize=(WIDTH / CSS_DPI, height / CSS_DPI), layout=layout)
+        grid = figure.subplots(bands, across, sharey=True, squeeze=False)
+        places = np.arange(len(numbers))
+        for axes, column in zip(grid.flat, shown, strict=False):
+            bars = None if spreads is None else spreads[column].astype(float).to_numpy()
+            axes.errorbar(numbers[column], places, xerr=bars, fmt="o", markersize=4, linewidth=1.2)
+            axes.set_title("\n".join(textwrap.wrap(str(column), 16)), size=9)
+            axes.tick_params(labelsize=8)
+            axes.locator_params(axis="x", nbins=3)
+            axes.margins(x=0.12)
+            axes.grid(axis="y", linewidth=0.3)
+        for axes in grid.flat[len(shown) :]:
+            axes.set_axis_off()
+        grid[0, 0].set_yticks(places, names)
+        grid[0, 0].set_ylim(len(numbers) - 0.5, -0.5)
+        if title:
+            figure.suptitle(title, size=11, weight="bold", x=0.01, ha="left")
+    figure.alt = f"Dots for {len(numbers)} rows: {'; '.join(_ends(numbers[column]) for column in shown)}."
+    return figure
+
+
+def _ends(column: pd.Series) -> str:
+    low, high = column.idxmin(), column.idxmax()
+    return f"{column.name} from {column[low]:.3g} ({low}) to {column[high]:.3g} ({high})"

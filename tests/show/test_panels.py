@@ -1,0 +1,60 @@
+"""Long tables as dots."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from invkit.show import dot_panels, image_rows
+
+
+def frame(rows: int = 12, columns: int = 2) -> pd.DataFrame:
+    values = np.arange(rows * columns, dtype=float).reshape(rows, columns)
+    return pd.DataFrame(values, [f"row {i}" for i in range(rows)], [f"score {i}" for i in range(columns)])
+
+
+def test_each_row_has_a_dot_in_each_panel_and_a_name_at_the_left():
+    figure = dot_panels(frame(), frame() / 10, title="Many")
+    panels = [axes for axes in figure.axes if axes.has_data()]
+    assert len(panels) == 2
+    assert [label.get_text() for label in panels[0].get_yticklabels()][:2] == ["row 0", "row 1"]
+    assert list(panels[1].lines[0].get_xdata()) == list(frame()["score 1"])
+    assert panels[0].get_ylim()[0] > panels[0].get_ylim()[1]  # the first row on top, as in the table
+    assert figure.alt.startswith("Dots for 12 rows: score 0 from 0 (row 0) to 22 (row 11); score 1")
+
+
+def test_cells_without_a_number_have_no_dot_and_empty_columns_no_panel():
+    holes = frame()
+    holes.iloc[3, 0] = np.nan
+    holes["words"] = np.nan
+    figure = dot_panels(holes)
+    assert len([axes for axes in figure.axes if axes.has_data()]) == 2
+    assert "words" not in figure.alt
+
+
+def test_more_columns_than_fit_go_into_another_band():
+    wide = dot_panels(frame(columns=9))
+    assert len([axes for axes in wide.axes if axes.has_data()]) == 9
+    assert wide.get_figwidth() == dot_panels(frame()).get_figwidth()
+    assert wide.get_figheight() > 1.5 * dot_panels(frame()).get_figheight()
+
+
+@pytest.mark.parametrize(
+    ("means", "spreads", "message"),
+    [
+        (frame(0), None, "no row with a finite number"),
+        (frame() * np.nan, None, "no row with a finite number"),
+        (frame(), frame(3), "spreads should have the rows and columns of means"),
+    ],
+)
+def test_bad_tables_are_refused(means, spreads, message):
+    with pytest.raises(ValueError, match=message):
+        dot_panels(means, spreads)
+
+
+@pytest.mark.parametrize(("size", "width"), [(16, 48), (32, 48)])
+def test_ten_small_images_beside_their_names_are_48_pixels_wide(size, width):
+    sheet = image_rows({"a": torch.zeros(10, 1, size, size)}, columns=10, numbers={"a": 1.0}, numbers_name="score")
+    left, right, *_ = sheet.axes[0].images[0].get_extent()
+    assert right - left == width
+    assert sheet.get_figwidth() * 96 <= 710
