@@ -1,16 +1,19 @@
 """Sphinx extension: the scoreboard, one table of all claims with what the chapters found.
 
-``{scoreboard}`` without an argument gives the summary line, with a paper's key its table, and with ``changes`` what
-changed against the first ledger. Answers are read from ``<claims_dir>/<profile>/<chapter>.json``, which chapters write
-as they run. Warnings (errors under ``-W``): a published chapter has no such file, it is damaged, its answers are not
-those the page shows, claims of the chapter have no answer in it, or a rule has changed since; and what
-:func:`invkit.book.recorded.check_records` says of the recorded runs.
+``{scoreboard}`` without an argument gives the summary line, with ``matrix`` all claims against the data sets as marks
+that can be filtered, with a paper's key its table, and with ``changes`` what changed against the first ledger. Answers
+are read from ``<claims_dir>/<profile>/<chapter>.json``, which chapters write as they run. Warnings (errors under
+``-W``): a published chapter has no such file, it is damaged, its answers are not those the page shows, claims of the
+chapter have no answer in it, or a rule has changed since; and what :func:`invkit.book.recorded.check_records` says of
+the recorded runs.
 """
 
 from __future__ import annotations
 
+import html
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,14 @@ from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_SEEN, NOT_TES
 
 log = logging.getLogger(__name__)
 PENDING = "in preparation"
+DATA = {
+    "digits": ("digits",),
+    "MNIST": ("mnist", "fashion", "svhn"),
+    "CIFAR": ("cifar",),
+    "ImageNet": ("imagenet", "photo"),
+}
+"""Columns of the matrix, with how the names of their data sets begin; what fits none needs no data."""
+NO_DATA = "any data"
 AGREE = {("holds", HOLDS), ("does not hold", CONTRADICTED), ("out of reach", NOT_TESTED)}
 """Verdicts of the first ledger with those of today that say the same."""
 
@@ -105,6 +116,8 @@ class Scoreboard(SphinxDirective):
             return [summary(claims, published)]
         if self.arguments[0] == "changes":
             return [changes(claims, gather(self.env, claims))]
+        if self.arguments[0] == "matrix":
+            return [matrix(claims, gather(self.env, claims), self.address)]
         mine = [claim for claim in claims.values() if claim.paper == self.arguments[0]]
         if not mine:
             raise self.error(f"no claim of paper {self.arguments[0]!r}")
@@ -112,6 +125,10 @@ class Scoreboard(SphinxDirective):
 
     def warn(self, message: str) -> None:
         log.warning(message, location=self.get_location())
+
+    def address(self, page: str) -> str:
+        """Where a page lies, seen from this one."""
+        return self.env.app.builder.get_relative_uri(self.env.docname, page)
 
 
 def verdict(claim: Claim, published: dict[str, Chapter]) -> str:
@@ -141,6 +158,71 @@ def words(kind: str, n: int) -> str:
     return one if n == 1 else many
 
 
+def matrix(claims: dict[str, Claim], published: dict[str, Chapter], address) -> nodes.raw:
+    """All claims against the data sets: a mark for each test, a filter of verdicts that needs no script."""
+    columns = [*DATA, NO_DATA]
+    counts = Counter(verdict(claim, published) for claim in claims.values())
+    kinds = [kind for kind in (*VERDICTS, PENDING) if counts[kind]]
+    boxes = "".join(
+        f'<label class="{classes(kind)}"><input type="checkbox" class="{slug(kind)}" checked> '
+        f"{mark_of(kind)} {kind} ({counts[kind]})</label>"
+        for kind in kinds
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Claim", "Overall", *columns))
+    body, paper = "", ""
+    for claim in sorted(claims.values(), key=lambda claim: claim.chapter):
+        chapter = published.get(claim.chapter)
+        if claim.chapter != paper:
+            paper = claim.chapter
+            body += (
+                f'<tr class="inv-band"><th colspan="{2 + len(columns)}" scope="colgroup">Chapter {int(paper)}</th></tr>'
+            )
+        body += matrix_row(claim, chapter, columns, address)
+    table = (
+        f"<table><caption>Marks lead to the chapter, names to the numbers below.</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+    legend = "<legend>Show claims that are</legend>"
+    return nodes.raw("", f'<div class="inv-matrix"><fieldset>{legend}{boxes}</fieldset>{table}</div>', format="html")
+
+
+def matrix_row(claim: Claim, chapter: Chapter | None, columns: Sequence[str], address) -> str:
+    """A claim's row: its name, its verdict, and by data set a mark for each test."""
+    row = chapter.rows.get(claim.id) if chapter else None
+    overall = row.verdict if row else PENDING
+    marks: dict[str, list[str]] = {column: [] for column in columns}
+    for test in row.tests if row and chapter else []:
+        words = html.escape(f"{test.tested_on}: {test.verdict}. {test.finding}")
+        marks[column_of(test.data)].append(
+            f'<a class="{classes(test.verdict)}" href="{address(chapter.docname)}#{book_claims.anchor(claim.id)}" '
+            f'title="{words}"><span aria-hidden="true">{mark_of(test.verdict)}</span>'
+            f'<span class="inv-spoken">{html.escape(test.data)}: {test.verdict}</span></a>'
+        )
+    name = f'<a href="#{board(claim)}"><code>{claim.id}</code></a> {html.escape(claim.claim)}'
+    cells = "".join(f"<td>{' '.join(marks[column])}</td>" for column in columns)
+    total = f'<td class="{classes(overall)}">{mark_of(overall)} {overall}</td>'
+    return f'<tr class="inv-row {slug(overall)}"><th scope="row">{name}</th>{total}{cells}</tr>'
+
+
+def column_of(data: str) -> str:
+    """The column of the matrix that a data set belongs to.
+
+    >>> column_of("digits, shown upside down"), column_of("CIFAR-10, 600 test images"), column_of("any")
+    ('digits', 'CIFAR', 'any data')
+    """
+    return next((column for column, starts in DATA.items() if data.strip().lower().startswith(starts)), NO_DATA)
+
+
+def mark_of(kind: str) -> str:
+    """The sign of a verdict, or of none yet."""
+    return mark(kind).split()[0] if kind != PENDING else "…"
+
+
+def slug(kind: str) -> str:
+    """The class of a verdict's box and rows in the matrix."""
+    return "of-" + kind.replace(" ", "-")
+
+
 def table(claims: list[Claim], published: dict[str, Chapter]) -> nodes.table:
     """The claims of one paper as a table, a line for each test."""
     body = [row for claim in claims for row in rows(claim, published.get(claim.chapter))]
@@ -164,7 +246,7 @@ def rows(claim: Claim, chapter: Chapter | None) -> list[nodes.row]:
     if row is None:
         waiting = paragraphs([[verdict_mark(PENDING, f"Chapter {claim.chapter} {PENDING}")]])
         cells = {key: [] for key in book_claims.HEADS} | {"claim": first, "overall": waiting}
-        return [nodes.row("", *[entry(kind, content) for kind, content in cells.items()])]
+        return [nodes.row("", *[entry(kind, content) for kind, content in cells.items()], ids=[board(claim)])]
     found = book_claims.lines(row)
     made_rows = []
     for i, line in enumerate(found):
@@ -177,17 +259,18 @@ def rows(claim: Claim, chapter: Chapter | None) -> list[nodes.row]:
             "verdict-there": paragraphs([[verdict_mark(line.verdict)]]),
         }
         shared = ("claim", "overall")  # of all lines of the claim
-        made_rows.append(
-            nodes.row(
-                "",
-                *[
-                    entry(kind, content, len(found) if kind in shared else 1)
-                    for kind, content in cells.items()
-                    if i == 0 or kind not in shared
-                ],
-            )
-        )
+        entries = [
+            entry(kind, content, len(found) if kind in shared else 1)
+            for kind, content in cells.items()
+            if i == 0 or kind not in shared
+        ]
+        made_rows.append(nodes.row("", *entries, ids=[board(claim)] if i == 0 else []))
     return made_rows
+
+
+def board(claim: Claim) -> str:
+    """The HTML id of a claim's row on the scoreboard."""
+    return "board-" + book_claims.anchor(claim.id)
 
 
 def changes(claims: dict[str, Claim], published: dict[str, Chapter]) -> nodes.Node:

@@ -36,6 +36,9 @@ INDEX = """# Book
 ```{scoreboard} changes
 ```
 
+```{scoreboard} matrix
+```
+
 ```{toctree}
 notebooks/01_deepinversion
 ```
@@ -156,6 +159,35 @@ def test_each_data_set_has_its_line_with_interval_and_threshold(book, build):
     assert second == [
         "CIFAR-10, ResNet-20, 3 seeds", "Most of them are.", "−0.25 [−0.374, −0.126] against 0.5", "✗ contradicted",
     ]  # fmt: skip
+
+
+def test_the_matrix_has_a_mark_for_each_test_that_leads_to_its_chapter_and_back(book, build):
+    publish(book, answers(NONE), answers(NONE))
+    page, _ = build()
+    matrix = page[page.index('<div class="inv-matrix">') :]
+    row = next(r for r in re.findall(r"<tr.*?</tr>", matrix, re.S) if "<code>di.verifier</code>" in r)
+    assert 'class="inv-row of-contradicted"' in row
+    digits, mnist, cifar, imagenet, without = re.findall(r"<td>(.*?)</td>", row, re.S)
+    assert "inv-verdict inv-holds" in digits
+    assert "digits: holds" in digits
+    assert "Few of the scans are." in digits
+    assert "inv-contradicted" in cifar
+    assert (mnist, imagenet, without) == ("", "", "")
+    assert 'href="notebooks/01_deepinversion.html#claim-di-verifier"' in cifar
+    assert 'href="#board-claim-di-verifier"' in row
+    assert 'id="board-claim-di-verifier"' in page
+    assert matrix.count('class="inv-row') == len(load_claims())
+
+
+def test_the_matrix_is_filtered_by_style_alone(book, build):
+    publish(book, answers(NONE), answers(NONE))
+    page, _ = build()
+    boxes = re.findall(r'<input type="checkbox" class="(of-[\w-]+)" checked>', page)
+    sheet = (ROOT / "book/_static/figures.css").read_text("utf8")
+    assert boxes
+    for box in boxes:
+        assert f".inv-matrix:has(input.{box}:not(:checked)) tr.{box}" in sheet
+    assert "<script" not in page[page.index('<div class="inv-matrix">') :].partition("</table>")[0]
 
 
 def test_what_changed_against_the_first_ledger_is_listed_with_its_reason(book, build):

@@ -1,0 +1,214 @@
+"""Sphinx extension: what a notebook's outputs need to stand on a page.
+
+After `executed` has brought the outputs in: sliders and recorded runs are numbered and captioned, ids of claims lead to
+the scoreboard, and tables of more than ten rows become dots, with the rows in a fold. Large pictures become files that
+are loaded when they are scrolled to. What a long table holds lies beside the pages as CSV and JSON, and so do the
+recorded runs and the executed notebook, with its outputs.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+from bs4 import BeautifulSoup, Tag
+from sphinx.util import logging
+
+from invkit.book.claims import anchor
+from invkit.show.panels import dot_panels
+from invkit.show.picture import img_tag, render_png, webp
+
+log = logging.getLogger(__name__)
+LONG = 10  # rows that are read as a table; more of them are drawn
+DRAWN = 48  # rows that fit a figure
+HEAVY = 20_000  # characters of a picture within the page; larger ones become files
+DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
+NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
+PICTURE = re.compile(r'\bsrc="data:image/(\w+);base64,([^"]+)"')
+Files = dict[str, bytes]
+
+
+def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
+    """The notebook with its outputs dressed, and the data files that they link to, by path below ``_static``.
+
+    Args:
+        notebook: With the run's outputs.
+        name: Of the chapter, as in ``"01_deepinversion"``.
+        up: From the page to the root of the site.
+    """
+    files: Files = {}
+    for number, cell in enumerate(notebook["cells"]):
+        id = cell.get("id", f"cell-{number}")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:
+                html = link_claims("".join(data["text/html"]), up)
+                number_figure(cell, html, f"fig-{name[:2]}-{id}")
+                html = fold_tables(html, f"data/{name}-{id}", up, files)
+                data["text/html"] = move_pictures(html, up, files)
+    return notebook, files
+
+
+def link_claims(html: str, up: str) -> str:
+    """Ids in a table of claims lead to the scoreboard, as its ids lead here."""
+    if "data-claims" not in html:
+        return html
+    link = '<a href="{up}/book/scoreboard.html#{anchor}"><code>{id}</code></a>'
+    pattern = re.compile(r'(<td class="inv-claim"[^>]*><p>)<code>([\w.-]+)</code>')
+    return pattern.sub(lambda m: m[1] + link.format(up=up, anchor="board-" + anchor(m[2]), id=m[2]), html)
+
+
+def number_figure(cell: dict, html: str, name: str) -> None:
+    """Give a slider or a recorded run without a caption its number, by the title that it carries itself."""
+    book = cell["metadata"].setdefault("mystnb", {})
+    shown = [output for output in cell["outputs"] if "data" in output]
+    if "figure" in book or len(shown) > 1 or ('class="inv-frames"' not in html and 'class="inv-recorded"' not in html):
+        return
+    figure = BeautifulSoup(html, "html.parser")
+    if slider := figure.select_one(".inv-frames label"):
+        caption = f"A slider: {slider.get_text().strip()}."
+    else:
+        head = figure.select_one(".inv-recorded figcaption p")
+        words = head.get_text().strip().removeprefix("Recorded run").strip() if head else ""
+        caption = f"Recorded run. {words}."
+    book["figure"] = {"name": name, "caption": re.sub(r"([_*`$\[\]])", r"\\\1", caption)}
+
+
+def fold_tables(html: str, stem: str, up: str, files: Files) -> str:
+    """Draw each table of more than ten rows, with its rows in a fold and as files; others stay as they are."""
+    if "<table" not in html or "data-claims" in html:
+        return html
+    soup = BeautifulSoup(html, "html.parser")
+    tables = [table for table in soup.find_all("table") if len(table.select("tbody tr")) > LONG]
+    for i, table in enumerate(tables):
+        rows = read_table(table)
+        place = stem if len(tables) == 1 else f"{stem}-{i}"
+        files[f"{place}.csv"], files[f"{place}.json"] = as_csv(rows).encode(), as_json(rows).encode()
+        links = [f'<a href="{up}/_static/{place}.{kind}" download>{kind.upper()}</a>' for kind in ("csv", "json")]
+        fold = soup.new_tag("details", attrs={"class": "inv-data"})
+        summary = soup.new_tag("summary")
+        summary.string = f"The numbers: {len(rows) - 1} rows"
+        table.wrap(fold)
+        fold.insert(0, summary)
+        fold.append(BeautifulSoup(f"<p>Download: {', '.join(links)}</p>", "html.parser"))
+        if (picture := draw(rows)) and not (table.find_parent(class_="inv-recorded") and soup.find("img")):
+            fold.insert_before(BeautifulSoup(f'<div class="inv-figure">{picture}</div>', "html.parser"))
+    return str(soup) if tables else html
+
+
+def move_pictures(html: str, up: str, files: Files) -> str:
+    """Put large pictures into files of their own, which a browser fetches when they come near its window."""
+
+    def move(found: re.Match[str]) -> str:
+        if len(found[2]) < HEAVY:
+            return found[0]
+        content = base64.b64decode(found[2])
+        name = f"pictures/{hashlib.sha256(content).hexdigest()[:16]}.{found[1]}"
+        files[name] = content
+        return f'loading="lazy" src="{up}/_static/{name}"'
+
+    return PICTURE.sub(move, html)
+
+
+def read_table(table: Tag) -> list[list[str]]:
+    """The words of a table's cells, head first; all rows are as long as the head."""
+    lines = [[cell.get_text().strip() for cell in row.find_all(("th", "td"))] for row in table.find_all("tr")]
+    return [(line + [""] * len(lines[0]))[: len(lines[0])] for line in lines if any(line)]
+
+
+def draw(rows: list[list[str]]) -> str:
+    """The dots of a table as an ``<img>``; nothing where there are too many rows, or no number."""
+    if len(rows) - 1 > DRAWN:
+        return ""
+    frame = pd.DataFrame([line[1:] for line in rows[1:]], [line[0] for line in rows[1:]], rows[0][1:])
+    means, spreads = frame.map(lambda word: number(word)[0]), frame.map(lambda word: number(word)[1])
+    try:
+        figure = dot_panels(means, spreads)
+    except ValueError:
+        return ""
+    return img_tag(webp(render_png(figure)), figure.alt)
+
+
+def number(word: str) -> tuple[float, float]:
+    """A cell's number and its spread; not a number where there is none.
+
+    >>> number("0.93 ± 0.02"), number("none")
+    ((0.93, 0.02), (nan, nan))
+    """
+    found = NUMBER.match(word.strip())
+    if not found:
+        return float("nan"), float("nan")
+    value, spread = (part and float(part.replace(",", "").replace("−", "-")) for part in found.groups())
+    return value, float("nan") if spread is None else spread
+
+
+def as_csv(rows: list[list[str]]) -> str:
+    """Comma-separated values of a table."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def as_json(rows: list[list[str]]) -> str:
+    """A list of mappings from a table's heads to the words of its cells."""
+    heads = [head or "row" for head in rows[0]]
+    return json.dumps([dict(zip(heads, line, strict=True)) for line in rows[1:]], ensure_ascii=False, indent=1) + "\n"
+
+
+def swap(app, docname: str, content: list[str]) -> None:
+    """Dress a notebook's page; its data files are written where the pages go."""
+    if not app.env.doc2path(docname).endswith(".ipynb"):
+        return
+    notebook, files = dress(json.loads(content[0]), Path(docname).name, "/".join([".."] * docname.count("/")) or ".")
+    content[0] = json.dumps(notebook)
+    if app.builder.format == "html":
+        for file, data in files.items():
+            write(Path(app.outdir, "_static", file), data)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def publish(app, error: Exception | None) -> None:
+    """Lay the executed notebooks and the recorded runs beside the pages."""
+    if error or app.builder.format != "html":
+        return
+    for run in Path(app.srcdir, app.config.executed_dir, app.config.executed_profile).glob("[0-9]*.ipynb"):
+        write(Path(app.outdir, "_static/runs", run.name), run.read_bytes())
+    for record in Path(app.srcdir, app.config.recorded_dir).glob("*.json"):
+        write(Path(app.outdir, "_static/recorded", record.name), record.read_bytes())
+
+
+def offer_run(app, pagename, templatename, context, doctree) -> None:
+    """A chapter's menu of downloads begins with the executed notebook."""
+    run = Path(app.srcdir, app.config.executed_dir, app.config.executed_profile, f"{Path(pagename).name}.ipynb")
+    if not pagename.startswith("notebooks/") or not run.is_file():
+        return
+    button = {
+        "type": "link",
+        "url": context["pathto"](f"_static/runs/{run.name}", 1),
+        "text": ".ipynb with its outputs",
+        "tooltip": "Download the executed notebook",
+        "icon": "fas fa-chart-column",
+        "label": "download-run-button",
+    }
+    for group in context.get("header_buttons", []):
+        if group.get("label") == "download-buttons":
+            group["buttons"].insert(0, button)
+
+
+def setup(app) -> dict:
+    """Register with Sphinx, after `executed`."""
+    app.connect("source-read", swap, priority=600)
+    app.connect("html-page-context", offer_run, priority=950)
+    app.connect("build-finished", publish)
+    return {"version": "1", "env_version": 1, "parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,0 +1,94 @@
+"""The tiles of a recorded run's picture, cut out again: pages show them larger, or one at a time.
+
+A sheet is laid out by `invkit.show.grids`, so its tiles are where that puts them; sheets from before rows of images
+were as wide as the page have other margins, and are told by where their tiles are framed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from invkit.show.grids import GAP, LINE, MARGIN, NAMES, NUMBERS
+from invkit.show.picture import SHARPNESS
+
+SIDES = ((NAMES, NUMBERS), (132, 72))  # beside the rows, today and before
+ROWS = re.compile(r"^(?:.*?: )?\d+ rows of up to (\d+) images: (.*)\.$", re.S)
+Tiles = list[list[Image.Image]]
+
+
+def parse_rows(alt: str) -> tuple[int, list[str]]:
+    """Columns of a sheet of rows, and the rows with the numbers at their ends, as its alt text tells them.
+
+    >>> parse_rows("2 rows of up to 6 images: test images; 1 conv1: PSNR 28.2 dB.")
+    (6, ['test images', '1 conv1: PSNR 28.2 dB'])
+    """
+    found = ROWS.match(alt)
+    if not found:
+        raise ValueError(f"the alt text {alt[:60]!r} is not that of a sheet of rows")
+    return int(found[1]), found[2].split("; ")
+
+
+def cut_rows(picture: bytes, rows: int, columns: int, *, heads: bool = True) -> Tiles:
+    """The tiles of a sheet of rows without a title, row by row; ``heads``: whether something stands above the columns.
+
+    Raises:
+        ValueError: If the sheet is laid out otherwise.
+    """
+    sheet = Image.open(io.BytesIO(picture)).convert("RGB")
+    light = np.asarray(sheet).min(2)
+    top = MARGIN + (LINE if heads else 0)
+    for names, numbers in SIDES:
+        for right in (numbers, 0):
+            tile = (sheet.width / SHARPNESS - MARGIN - names - right) / columns - GAP
+            pitch = max(tile, 2 * LINE) + GAP
+            places = [
+                [(MARGIN + names + i * (tile + GAP), top + k * pitch) for i in range(columns)] for k in range(rows)
+            ]
+            if tile > GAP and all(framed(light, x, y, tile) for row in places for x, y in row):
+                return [[crop(sheet, x, y, tile) for x, y in row] for row in places]
+    raise ValueError(f"a sheet of {sheet.size} pixels is not one of {rows} rows of {columns} square images")
+
+
+def framed(light: np.ndarray, x: float, y: float, size: float) -> bool:
+    """Whether the square's hairline is where it should be: no white at its edge, nothing but white a little outside."""
+    left, top, right, bottom = (round(SHARPNESS * value) for value in (x, y, x + size, y + size))
+    if bottom > light.shape[0] or right + 4 > light.shape[1]:
+        return False
+    inside, outside = light[top + 4 : bottom - 4, right - 1 : right + 1], light[top + 4 : bottom - 4, right + 3]
+    below = light[bottom + 3, left + 4 : right - 4] if bottom + 3 < len(light) else light[-1, :1]
+    return bool(inside.min(1).mean() < 235 and outside.min() > 235 and below.min() > 235)
+
+
+def cut_grid(picture: bytes, columns: int, count: int, *, lines: int = 1) -> list[Image.Image]:
+    """The tiles of a sheet of one batch without a title; ``lines``: of text below each.
+
+    Raises:
+        ValueError: If the sheet is laid out otherwise.
+    """
+    sheet = Image.open(io.BytesIO(picture)).convert("RGB")
+    width, height = (length / SHARPNESS for length in sheet.size)
+    tile = (width - 2 * MARGIN + GAP) / columns - GAP
+    pitch = tile + GAP + LINE * lines
+    rows = -(-count // columns)
+    if abs(MARGIN + rows * pitch + MARGIN - GAP - height) > 1:
+        raise ValueError(f"a sheet of {sheet.size} pixels is not one of {count} square images in {columns} columns")
+    places = [divmod(i, columns) for i in range(count)]
+    return [crop(sheet, MARGIN + x * (tile + GAP), MARGIN + y * pitch, tile) for y, x in places]
+
+
+def crop(sheet: Image.Image, x: float, y: float, size: float) -> Image.Image:
+    """A square of the sheet, in CSS pixels, without the hairline around it."""
+    box = [round(SHARPNESS * value) for value in (x, y, x + size, y + size)]
+    return sheet.crop((box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1))
+
+
+def save_webp(image: Image.Image, path: Path, quality: int = 85) -> Path:
+    """Write a tile as WebP."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, "webp", quality=quality, method=4)
+    return path

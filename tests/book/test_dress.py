@@ -1,0 +1,111 @@
+"""What notebooks' outputs get on their way into a page: numbers, links, dots, folds and files."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from invkit import show
+from invkit.book.claims import Claims
+from invkit.book.recorded import load_recorded, record
+
+EXTENSIONS = Path(__file__).resolve().parents[2] / "book/_ext"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, EXTENSIONS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+dressing = load("dress")
+
+
+def page(html: str, *more: dict, **metadata) -> tuple[dict, str, dict]:
+    """A cell with this output, its HTML and the files, after dressing."""
+    output = {"output_type": "execute_result", "data": {"text/html": html}, "metadata": {}}
+    cell = {"cell_type": "code", "id": "cell-9", "source": "x", "metadata": metadata, "outputs": [output, *more]}
+    notebook, files = dressing.dress({"cells": [cell]}, "01_deepinversion")
+    (cell,) = notebook["cells"]
+    return cell, cell["outputs"][0]["data"]["text/html"], files
+
+
+def rows(n: int) -> str:
+    """The HTML of a table of so many rows over three seeds."""
+    return show.table({f"row {i}": [{"psnr": i + k} for k in range(3)] for i in range(n)}, digits=1).to_html()
+
+
+def slider() -> str:
+    sheet = show.image_grid(torch.zeros(1, 1, 8, 8))
+    return show.Frames.render(lambda _: sheet, [0, 1], title="depth $d$")._repr_html_()
+
+
+def test_sliders_and_recorded_runs_are_numbered_and_captioned_by_their_titles(tmp_path):
+    cell, *_ = page(slider())
+    assert cell["metadata"]["mystnb"]["figure"] == {"name": "fig-01-cell-9", "caption": r"A slider: depth \$d\$."}
+    facts = {"config": {}, "command": "make", "seeds": [0], "seconds": 1, "device": "cpu", "folder": tmp_path}
+    record("run", title="What was done", measured={"ours": {"psnr": 20}}, **facts)
+    cell, *_ = page(load_recorded("run", tmp_path)._repr_html_())
+    assert cell["metadata"]["mystnb"]["figure"]["caption"] == "Recorded run. What was done."
+
+
+def test_a_caption_of_its_own_is_kept_and_two_outputs_are_no_figure():
+    cell, *_ = page(slider(), mystnb={"figure": {"name": "fig-own", "caption": "Its own."}})
+    assert cell["metadata"]["mystnb"]["figure"]["caption"] == "Its own."
+    cell, *_ = page(slider(), {"output_type": "display_data", "data": {"text/plain": "x"}, "metadata": {}})
+    assert "figure" not in cell["metadata"]["mystnb"]
+
+
+def test_ids_of_claims_lead_to_the_scoreboard():
+    claims = Claims("01_deepinversion", profile="ci")
+    claims.untested("di.amp", "It needs a GPU.")
+    _, html, _ = page(claims.table()._repr_html_())
+    assert '<a href="../book/scoreboard.html#board-claim-di-amp"><code>di.amp</code></a>' in html
+    assert f'data-claims="{claims.table().digest}"' in html
+
+
+def test_a_table_of_more_than_ten_rows_is_drawn_with_its_rows_in_a_fold_and_as_files():
+    _, html, files = page(rows(11))
+    assert html.index('alt="Dots for 11 rows: psnr from 1 (row 0) to 11 (row 10)."') < html.index("<details")
+    assert "<summary>The numbers: 11 rows</summary>" in html
+    assert html.count("<td") == 11 * 2
+    assert 'download="" href="../_static/data/01_deepinversion-cell-9.csv"' in html
+    assert files["data/01_deepinversion-cell-9.csv"].decode().splitlines()[:2] == ["images,psnr", "row 0,1.0 ± 1.0"]
+    assert json.loads(files["data/01_deepinversion-cell-9.json"])[10] == {"images": "row 10", "psnr": "11.0 ± 1.0"}
+
+
+def test_ten_rows_stay_a_table_and_many_are_not_drawn():
+    ten = rows(10)
+    _, html, files = page(ten)
+    assert (html, files) == (ten, {})
+    _, html, _ = page(rows(49))
+    assert "<img" not in html
+    assert "The numbers: 49 rows" in html
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("1,234", (1234, None)), ("−0.5 ± 0.1", (-0.5, 0.1)), ("93 %", (93, None)), ("–", (None, None))],
+)
+def test_numbers_of_cells_are_read_with_their_spread(word, expected):
+    read = [None if number != number else number for number in dressing.number(word)]
+    assert tuple(read) == expected
+
+
+def test_large_pictures_become_files_and_small_ones_stay():
+    large, small = base64.b64encode(bytes(30_000)).decode(), base64.b64encode(b"small").decode()
+    html = f'<img src="data:image/webp;base64,{large}" alt="x"><img src="data:image/png;base64,{small}" alt="y">'
+    _, html, files = page(html)
+    (name,) = files
+    assert files[name] == bytes(30_000)
+    assert re.search(rf'<img loading="lazy" src="../_static/{name}" alt="x">', html)
+    assert small in html
