@@ -67,7 +67,10 @@ def test_the_book_stack_is_pinned_and_nothing_else(name):
 # Where the name of an import is not that of the distribution that brings it.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "jupyter_client": "ipykernel"}
 CORE = names(PROJECT["project"]["dependencies"])
-ROOMS = {"show": CORE | names(EXTRAS["show"]), "book": CORE | names(EXTRAS["show"]) | names(EXTRAS["book"])}
+ROOMS = {
+    "show": CORE | names(EXTRAS["show"]),
+    "book": CORE | names(EXTRAS["show"]) | names(EXTRAS["cluster"]) | names(EXTRAS["book"]),
+}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "invkit").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,7 +1,8 @@
 """Run the book's notebooks by papermill: checked parameters, in parallel, published whole or not at all.
 
 ``python -m invkit.run --profile ci`` runs every notebook; ``-p NAME VALUE`` sets a parameter of all that are
-named, ``--set NOTEBOOK.NAME=VALUE`` of one. A run appears in ``build/executed/<profile>/`` only when its last
+named, ``--set NOTEBOOK.NAME=VALUE`` of one; ``--sweep NAME=VALUES`` and ``--cluster`` run a grid, see
+:mod:`invkit.book.sweep`. A run appears in ``build/executed/<profile>/`` only when its last
 cell has finished, a failed one is kept in ``build/failed/``. What has not changed is not run again."""
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from invkit.book.parameters import BadParameters, Parameter, read_parameters, re
 
 PROFILES = ("ci", "book", "paper")
 INPUTS = ("invkit/**/*", "book/recorded/**/*")
-RUNNER = ("run.py", "book/runner.py", "book/worker.py")  # a change here changes no result
+RUNNER = (
+    "run.py",
+    "book/runner.py",
+    "book/worker.py",
+    "book/sweep.py",
+    "book/cluster.py",
+    "book/gathered.py",
+)  # fmt: skip; a change here changes no result
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +200,39 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=int, default=3600, help="seconds that one cell may take")
     parser.add_argument("--out", type=Path, help="folder for the runs (default: build/executed/<profile>)")
     parser.add_argument("--force", action="store_true", help="run also what has not changed")
+    grid = parser.add_argument_group(
+        "a grid of runs on a cluster", "-p may then give several values, as in -p lr 0.1,0.2"
+    )
+    grid.add_argument("--sweep", action="append", default=[], metavar="NAME=VALUES", help="an axis, as in seed=0:5")
+    grid.add_argument("--cluster", choices=("local", "slurm"), help="where jobs run (default: local)")
+    grid.add_argument("--extend", action="store_true", help="add values to the sweep in this folder")
+    grid.add_argument("--time", type=float, default=60, metavar="MINUTES", help="of each job (default: 60)")
+    grid.add_argument("--memory", type=float, metavar="GIB", help="of each job")
+    grid.add_argument("--cpus", type=int, default=1, help="of each job (default: 1)")
+    grid.add_argument("--gpus", type=int, default=0, help="of each job (default: 0)")
+    grid.add_argument("--partition", help="SLURM's")
+    grid.add_argument("--slurm", action="append", default=[], metavar="NAME=VALUE", help="another option of sbatch")
     return parser
+
+
+def main_sweep(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """A grid of runs on a cluster; exit status as of :func:`main`."""
+    from invkit.book.cluster import NoCluster
+    from invkit.book.sweep import notebook, script, sweep
+
+    options.cluster = options.cluster or "local"
+    try:
+        root = find_root()
+        if options.set:
+            raise BadParameters("--set has no place in a sweep; give values by -p or --sweep")
+        works = [script(name) for name in options.notebooks if ".py" in name]
+        names = [name for name in options.notebooks if ".py" not in name]
+        for file in find_notebooks(root, names) if names or not works else []:
+            works.append(notebook(file, parameters_of(file), key_of(root, file, {})))
+        return sweep(works, root, options, command)
+    except (BadParameters, NoCluster, ValueError, OSError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -200,6 +240,8 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     options.profile = dict(options.p).get("profile", options.profile)
     options.p = [pair for pair in options.p if pair[0] != "profile"]
+    if options.sweep or options.cluster:
+        return main_sweep(options, sys.argv[1:] if argv is None else argv)
     try:
         root = find_root()
         jobs = plan(root, options)
