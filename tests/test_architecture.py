@@ -22,6 +22,7 @@ ORDER = [
     "methods analysis",
     "testing",
     "show",
+    "report",
     "book",
 ]
 HEIGHT = {room: height for height, rooms in enumerate(ORDER) for room in rooms.split()}

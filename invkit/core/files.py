@@ -284,7 +284,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """A state dict from safetensors or from a torch file that holds tensors only.
 
     A file that ends in ``.safetensors`` is read as such, every other as a torch file; one that holds the weights under
-    ``state_dict`` is unwrapped. A pickle with code in it is refused, never executed.
+    ``state_dict``, ``model_state_dict`` or ``model`` is unwrapped. A pickle with code in it is refused, never executed.
 
     Raises:
         FileNotFoundError: Where there is no such file; other ``OSError`` where it cannot be read or is a folder.
@@ -306,7 +306,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     complaint = "was not loaded: it is not a file of plain tensors"
     advice = ". A pickle can run code; save the weights with safetensors or as a plain state_dict"
     state = _read(path, "weights file", read, complaint, advice)
-    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict of names and tensors")
     return state

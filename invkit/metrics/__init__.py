@@ -16,10 +16,12 @@ from invkit.metrics.leakage import (
     Leakage,
     crossed_leakage,
     grouped_interval,
+    mean_interval,
     measure_leakage,
     pooled_leakage,
     similarities,
 )
+from invkit.metrics.membership import Membership, measure_membership, membership_scores
 from invkit.metrics.ood import (
     ConfidenceGap,
     Mahalanobis,
@@ -51,6 +53,7 @@ __all__ = [
     "Judge",
     "Leakage",
     "Mahalanobis",
+    "Membership",
     "MissingWeightsError",
     "PairJudge",
     "accuracy",
@@ -74,7 +77,10 @@ __all__ = [
     "low_frequency_share",
     "lpips_distance",
     "max_softmax",
+    "mean_interval",
     "measure_leakage",
+    "measure_membership",
+    "membership_scores",
     "noise_rate",
     "not_garbage",
     "path_lengths",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
@@ -182,13 +183,35 @@ def pooled_leakage(parts: Sequence[Leakage], *, level: float = 0.95) -> Leakage:
     """
     if len(parts) < 2 or not 0 < level < 1:
         raise ValueError(f"parts must be two or more and level lie in (0, 1), not {len(parts)} parts and {level}")
-    gaps = torch.tensor([part.gap for part in parts], dtype=torch.float64)
-    half = _t(level, len(parts)) * float(gaps.std()) / math.sqrt(len(parts))
+    gaps = [part.gap for part in parts]
+    low, high = mean_interval(gaps, level)
     return Leakage(
         to_train=torch.cat([part.to_train for part in parts]),
         to_heldout=torch.cat([part.to_heldout for part in parts]),
-        gap=float(gaps.mean()), low=float(gaps.mean()) - half, high=float(gaps.mean()) + half,
+        gap=fmean(gaps), low=low, high=high,
     )  # fmt: skip
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """The interval of a mean by a t-test, as over networks or seeds.
+
+    Args:
+        values: Two or more.
+        level: Of the interval, in (0, 1).
+
+    Returns:
+        Its lower and upper end.
+
+    Raises:
+        ValueError: For fewer than two values, or another level.
+
+    >>> [round(end, 3) for end in mean_interval([0.1, 0.2, 0.3])]
+    [-0.048, 0.448]
+    """
+    if len(values) < 2 or not 0 < level < 1:
+        raise ValueError(f"values must be two or more and level lie in (0, 1), not {len(values)} and {level}")
+    half = _t(level, len(values)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
 
 
 def grouped_interval(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,8 +32,8 @@ def load_target(
     """Build a network by name and wrap it as a :class:`Target`.
 
     Args:
-        name: ``torchvision/NAME``, ``timm/NAME``, ``invkit/NAME`` or ``package.module:function`` for a function that
-            builds your own.
+        name: ``torchvision/NAME``, ``timm/NAME``, ``invkit/NAME``, or ``package.module:function`` or
+            ``path/to/file.py:function`` for a function that builds your own.
         weights: A file (safetensors, or a torch file of plain tensors), ``"pretrained"`` for what torchvision or timm
             publish, or None for random weights.
         spec: An :class:`ImageSpec` or a JSON file; by default the JSON beside the weights, else what the library says
@@ -49,6 +52,30 @@ def load_target(
     >>> load_target("invkit/resnet20", weights=None, spec=spec).name
     'invkit/resnet20'
     """
+    module, image_spec = load_module(name, weights=weights, spec=spec)
+    return Target(module.to(pick_device(str(device))), image_spec, name)
+
+
+def load_module(
+    name: str, *, weights: str | Path | None = "pretrained", spec: ImageSpec | str | Path | None = None
+) -> tuple[nn.Module, ImageSpec]:
+    """The network of :func:`load_target` before it is frozen and checked, and what its images look like.
+
+    Args:
+        name: As for :func:`load_target`, as are ``weights`` and ``spec``.
+        weights: See there.
+        spec: See there.
+
+    Returns:
+        The module with its weights, on the CPU, and the specification of its images.
+
+    Raises:
+        ValueError: As :func:`load_target`, which has the other errors too.
+
+    >>> spec = ImageSpec(channels=1, size=(16, 16), mean=(0.5,), std=(0.5,), classes=("cat", "dog"))
+    >>> load_module("invkit/resnet20", weights=None, spec=spec)[1].n_classes
+    2
+    """
     if not isinstance(name, str):
         raise ValueError(f"name must be text such as 'timm/resnet18', not a {type(name).__name__}")
     family, _, short = name.partition("/")
@@ -62,16 +89,17 @@ def load_target(
         module = build(short, image_spec)
     elif ":" in name:
         image_spec = _required(image_spec, name)
-        module = _own(name)
+        module = build_own(name)
     else:
         raise ValueError(
-            f"unknown target {name!r}; use torchvision/NAME, timm/NAME, invkit/NAME or package.module:function"
+            f"unknown target {name!r}; use torchvision/NAME, timm/NAME, invkit/NAME, package.module:function or "
+            "path/to/file.py:function"
         )
     if weights not in (None, "pretrained"):
         load_weights(module, weights)
     elif weights == "pretrained" and family not in ("torchvision", "timm"):
         raise ValueError(f"{name} has no published weights; give weights=FILE, or weights=None for random ones")
-    return Target(module.to(pick_device(str(device))), image_spec, name)
+    return module, image_spec
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -79,7 +107,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
     Args:
         module: Gets the weights, in place.
-        path: A file of safetensors, or a torch file of plain tensors.
+        path: A file of safetensors, or a torch file of plain tensors; names that all begin with ``module.``, as
+            ``DataParallel`` saves them, lose it.
 
     Raises:
         ValueError: Listing the first names or shapes that do not fit.
@@ -95,6 +124,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     """
     state = read_weights(path)
     own = module.state_dict()
+    if state and all(name.startswith("module.") for name in state) and not any(n.startswith("module.") for n in own):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # saved from DataParallel
     # Frameworks before batch counting saved no num_batches_tracked; it plays no part in eval mode.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     extra = [k for k in state if k not in own]
@@ -135,15 +166,47 @@ def _required(spec: ImageSpec | None, name: str) -> ImageSpec:
     return spec
 
 
-def _own(name: str) -> nn.Module:
-    module, _, function = name.partition(":")
+def build_own(name: str) -> nn.Module:
+    """Call the function that builds a network, ``package.module:function`` or ``path/to/file.py:function``.
+
+    Args:
+        name: Where the function is. A file is taken by its path; a module must be on Python's path.
+
+    Returns:
+        What the function gives.
+
+    Raises:
+        ValueError: Where there is no such function, it needs arguments or fails, or gives no module.
+
+    >>> type(build_own("torch.nn:Identity")).__name__
+    'Identity'
+    """
+    where, _, function = name.rpartition(":")
     try:
-        built = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"cannot build {name!r}: {error}; the folder of {module} must be on PYTHONPATH") from error
+        module = _file_module(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        built = getattr(module, function)()
+    except Exception as error:  # the user's own code may raise anything
+        advice = "" if where.endswith(".py") else f"; the folder of {where} must be on PYTHONPATH, or give {where}.py"
+        raise ValueError(f"cannot build {name!r} ({type(error).__name__}): {error}{advice}") from error
     if not isinstance(built, nn.Module):
         raise ValueError(f"{name} built a {type(built).__name__}, not a torch.nn.Module")
     return built
+
+
+def _file_module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    source = importlib.util.spec_from_file_location(path.stem, path)
+    assert source is not None  # by its suffix it is a Python file
+    assert source.loader is not None
+    module = importlib.util.module_from_spec(source)
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # for what the file imports from beside it
+    try:
+        source.loader.exec_module(module)
+    finally:
+        sys.path.remove(folder)
+    return module
 
 
 def _published(name: str, build: Callable[[], nn.Module]) -> nn.Module:

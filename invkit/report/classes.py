@@ -1,0 +1,134 @@
+"""What it takes for each class, and where a network puts what is none of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invkit.core.rng import seeded
+from invkit.core.target import Target
+from invkit.data.outliers import photo_patches
+from invkit.report.case import Case, answers
+from invkit.report.section import Section, listed
+from invkit.show.spread import bar_with_spread
+from invkit.transforms.resize import resize_images
+
+SURE = 0.9
+"""Probability from which an answer counts as sure."""
+
+
+def classes(case: Case, seconds: float) -> Section:
+    """Confidence in garbage, and how little turns grey into each class."""
+    section = Section(name="classes", title="What it takes for each class, and for garbage")
+    names = case.spec.classes
+    rows, worst = {}, ("", 0.0)
+    for kind, images in garbage(case).items():
+        probabilities = answers(case.target, images)
+        confidence, best = probabilities.max(1)
+        common = int(best.bincount(minlength=len(names)).argmax())
+        sure = float((confidence > SURE).double().mean())
+        rows[kind] = {
+            "images": len(images),
+            "class most often": names[common],
+            "its share": f"{100 * float((best == common).double().mean()):.0f} %",
+            "mean confidence": f"{float(confidence.mean()):.2f}",
+            f"surer than {100 * SURE:.0f} %": f"{100 * sure:.0f} %",
+        }
+        section.numbers[f"sure of {kind}"] = sure
+        if kind not in ("training images", "held-out images") and sure >= worst[1]:
+            worst = (kind, sure)
+    section.table("What it answers to images of no class", rows)
+    section.say(
+        "A classifier must name one of its classes, whatever it sees. A network that is sure of noise will be sure "
+        "of a broken camera too; a class for garbage, or a threshold on its confidence, is meant for these."
+    )
+    steps = 3 if case.least else 60
+    distance = distance_from_grey(case.target, torch.tensor(case.classes), steps)
+    reached = distance.isfinite()
+    per_pixel = distance / torch.tensor(case.spec.shape, dtype=torch.float32).prod().sqrt()
+    section.numbers["classes reached from grey"] = float(reached.double().mean())
+    if reached.any():
+        bars = {names[c]: float(d) for c, d in zip(case.classes, per_pixel, strict=True) if d.isfinite()}
+        canvas = bar_with_spread(bars, ylabel="change per pixel, of a range of 1")
+        section.picture(canvas, f"How far the pixels of a grey image must move until the class has {100 * SURE:.0f} %.")
+    out = [names[c] for c, there in zip(case.classes, reached.tolist(), strict=True) if not there]
+    if out:
+        section.say(f"Within {steps} steps grey did not turn into {listed(out)}.")
+    section.summary = (
+        f"It puts {100 * worst[1]:.0f} % of {worst[0]}, which are of no class, into one with more than "
+        f"{100 * SURE:.0f} % confidence"
+    )
+    if reached.any():
+        change = 255 * float(per_pixel[reached].median())
+        section.summary += (
+            f"; grey turns into {int(reached.sum())} of {len(case.classes)} classes by a change of {change:.0f} of 255 "
+            f"levels per pixel in the median, into {names[case.classes[int(distance.argmin())]]} by the least"
+        )
+    section.summary += "."
+    return section
+
+
+def garbage(case: Case, count: int = 100) -> dict[str, Tensor]:
+    """Images of no class, and the reader's own for comparison: ``(N, C, H, W)`` in [0, 1] by kind."""
+    generator, spec = seeded(case.seed), case.spec
+    count = count if max(spec.size) <= 64 else count // 4
+    small = [max(1, side // 8) for side in spec.size]
+    kinds = {
+        "uniform noise": torch.rand(count, *spec.shape, generator=generator),
+        "clouds": resize_images(torch.rand(count, spec.channels, *small, generator=generator), spec.size),
+        "flat colours": torch.rand(count, spec.channels, 1, 1, generator=generator).expand(-1, -1, *spec.size),
+        "patches of photographs": photo_patches(count, spec, generator),
+    }
+    for name, pictures in (("training images", case.pair.train), ("held-out images", case.pair.heldout)):
+        if pictures is not None:
+            images = pictures.some(count, case.seed).images
+            kinds[name] = images
+            kinds[f"scrambled {name}"] = scrambled(images, generator)
+    return kinds
+
+
+def scrambled(images: Tensor, generator: torch.Generator, parts: int = 4) -> Tensor:
+    """Images ``(N, C, H, W)`` cut into parts that are put together in another order.
+
+    >>> images = torch.rand(2, 1, 8, 8)
+    >>> mixed = scrambled(images, torch.Generator())
+    >>> torch.equal(mixed.flatten(1).sort().values, images.flatten(1).sort().values)
+    True
+    """
+    height, width = (side // parts * parts for side in images.shape[-2:])
+    if not (height and width):
+        return images
+    images = images[..., :height, :width]
+    tiles = images.unfold(2, height // parts, height // parts).unfold(3, width // parts, width // parts)
+    tiles = tiles.flatten(2, 3)[:, :, torch.randperm(parts * parts, generator=generator)].unflatten(2, (parts, parts))
+    return tiles.permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
+
+
+def distance_from_grey(target: Target, labels: Tensor, steps: int, size: float = 0.005) -> Tensor:
+    """How far, in the Euclidean norm, grey moves until a class is sure: ``(N,)``, infinite where it never is.
+
+    Each step goes along the gradient of the class's cross-entropy, by ``size`` for each pixel on average, and stays
+    within [0, 1].
+
+    >>> from invkit.testing import quadrants_target
+    >>> bool(distance_from_grey(quadrants_target(), torch.tensor([0]), 200).isfinite())
+    True
+    """
+    grey = torch.full((len(labels), *target.spec.shape), 0.5, device=target.device, dtype=target.dtype)
+    images, length = grey.clone(), size * grey[0].numel() ** 0.5
+    distance = torch.full((len(labels),), torch.inf)
+    for _ in range(steps):
+        images.requires_grad_(True)
+        logits = target(images)
+        loss = torch.nn.functional.cross_entropy(logits, labels.to(target.device), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+        with torch.no_grad():
+            sure = logits.softmax(1).gather(1, labels[:, None].to(target.device))[:, 0] > SURE
+            moved = (images - grey).flatten(1).norm(dim=1).cpu()
+            distance = torch.where(sure.cpu() & distance.isinf(), moved, distance)
+            norm = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+            images = (images - length * gradient / norm).clamp(0, 1)
+    return distance
+
+
+__all__ = ["classes"]

@@ -1,0 +1,127 @@
+"""A section of a report: sentences, tables and pictures, kept in a folder as soon as it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from invkit.core.files import atomic_path, read_json, read_safetensors, save_tensors, write_json
+from invkit.show.picture import Canvas, render_png, webp
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""A table: by row, columns by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A picture of a section as WebP, with what it shows in words."""
+
+    picture: bytes
+    alt: str
+    caption: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Section:
+    """What one question to a network gave.
+
+    >>> section = Section(name="identity", title="Who it is")
+    >>> section.say("It has 3 layers.")
+    >>> section.paragraphs
+    ['It has 3 layers.']
+    """
+
+    name: str
+    """A word, as in the file that it is kept in."""
+    title: str
+    summary: str = ""
+    """One sentence with its number and how sure it is, for the top of the report."""
+    paragraphs: list[str] = field(default_factory=list)
+    tables: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """By heading."""
+    figures: list[Figure] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
+    """What was measured, by name, for other sections and for programs."""
+    images: dict[str, Tensor] = field(default_factory=dict)
+    """What was made, uint8 ``(N, C, H, W)``, for other sections."""
+    skipped: str = ""
+    """Why it could not be answered; empty where it was."""
+    seconds: float = 0.0
+
+    def say(self, *sentences: str) -> None:
+        """Add a paragraph."""
+        self.paragraphs.append(" ".join(sentences))
+
+    def table(self, heading: str, rows: Rows) -> None:
+        """Add a table under a heading."""
+        self.tables[heading] = {name: dict(row) for name, row in rows.items()}
+
+    def picture(self, canvas: Canvas, caption: str) -> None:
+        """Add a figure drawn by :mod:`invkit.show`."""
+        self.figures.append(Figure(picture=webp(render_png(canvas)), alt=canvas.alt, caption=caption))
+
+    def save(self, folder: Path) -> None:
+        """Write it to ``folder``; the text last, so that what can be read is whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, figure in enumerate(self.figures):
+            with atomic_path(folder / f"{self.name}_{i}.webp") as temporary:
+                temporary.write_bytes(figure.picture)
+        if self.images:
+            save_tensors(folder / f"{self.name}.safetensors", self.images)
+        kept = {key: getattr(self, key) for key in self.__slots__ if key not in ("figures", "images")}
+        figures = [{"alt": figure.alt, "caption": figure.caption} for figure in self.figures]
+        write_json(folder / f"{self.name}.json", kept | {"figures": figures, "images": sorted(self.images)})
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Section | None:
+        """What :meth:`save` wrote; None where it is not there or not whole."""
+        try:
+            kept = read_json(folder / f"{name}.json", "section")
+            figures = [
+                Figure(picture=(folder / f"{name}_{i}.webp").read_bytes(), **texts)
+                for i, texts in enumerate(kept.pop("figures"))
+            ]
+            images = read_safetensors(folder / f"{name}.safetensors") if kept.pop("images") else {}
+            return cls(**kept, figures=figures, images=images)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def pace(run: Callable[[int], Any], seconds: float, *, least: int, most: int, trial: int = 3) -> int:
+    """How many steps of something fit into some seconds, from the time of a few.
+
+    Args:
+        run: Runs so many steps.
+        seconds: The time that there is, this trial included.
+        least: Fewer are never given: below them the result would mean nothing.
+        most: More are never given.
+        trial: Steps of the trial.
+
+    Returns:
+        Steps within ``least`` and ``most``.
+
+    >>> pace(lambda steps: None, 10.0, least=5, most=400)
+    400
+    """
+    start = time.perf_counter()
+    run(trial)
+    spent = max(time.perf_counter() - start, 1e-6)
+    return max(least, min(most, int((seconds - spent) * trial / spent)))
+
+
+def listed(items: Sequence[str], most: int = 6) -> str:
+    """Some names in a sentence.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    shown = list(items[:most]) + ([f"{len(items) - most} more"] if len(items) > most else [])
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+
+
+__all__ = ["Figure", "Rows", "Section", "listed", "pace"]
