@@ -1,4 +1,4 @@
-"""Sphinx extension: the opening figure, the table about this build, the API pages, and a quiet page head."""
+"""Sphinx extension: the opening figure, the table about this build, the API pages; pages load only what they use."""
 
 from __future__ import annotations
 
@@ -109,16 +109,40 @@ def skip_inherited(app, what, name, obj, skip, options) -> bool | None:
 
 
 def quiet_head(app, pagename, templatename, context, doctree) -> None:
-    """Drop the live-code scripts: no page uses them, and loaded twice they raise an error in the console."""
+    """Drop scripts that a page does not use: those of live code, and MathJax where nothing is to be set.
+
+    The former, loaded twice, raise an error in the console.
+    """
+    math = doctree is not None and any(doctree.findall(lambda node: isinstance(node, nodes.math | nodes.math_block)))
     for kind in ("script_files", "css_files"):
         if kind in context:
-            context[kind] = [file for file in context[kind] if not is_live_code(file)]
+            kept = [file for file in context[kind] if not is_live_code(file)]
+            context[kind] = [file for file in kept if math or "tex-svg" not in str(getattr(file, "filename", file))]
 
 
 def is_live_code(file) -> bool:
     """Whether a script, a style sheet or an inline script belongs to the live-code extension."""
     words = f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}"
     return "thebe" in words.lower()
+
+
+ICON = re.compile(r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
+
+
+def fewer_icons(app, error: Exception | None) -> None:
+    """Keep of the theme's two thousand icons those that a page or a script of the theme names."""
+    script = Path(app.outdir, "_static/scripts/fontawesome.js")
+    if error or not script.is_file():
+        return
+    users = [*Path(app.outdir).rglob("*.html"), *Path(app.outdir, "_static").rglob("*.js")]
+    words = "".join(path.read_text("utf8") for path in users if path != script and "vendor" not in path.parts)
+    used = set(re.findall(r"fa-([\w-]+)", words))
+
+    def keep(icon: re.Match[str]) -> str:
+        names = {icon[1], *re.findall(r'"([\w-]+)"', icon[2])}
+        return icon[0] if names & used else ""
+
+    script.write_text(re.sub(r",}", "}", ICON.sub(keep, script.read_text("utf8"))), "utf8")
 
 
 def setup(app) -> dict:
@@ -129,4 +153,5 @@ def setup(app) -> dict:
     app.connect("autodoc-process-docstring", plain_bars)
     app.connect("autodoc-skip-member", skip_inherited)
     app.connect("html-page-context", quiet_head, priority=900)
+    app.connect("build-finished", fewer_icons)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,200 @@
+"""Sphinx extension: numbers and pictures of recorded runs on the pages that are no notebooks.
+
+``{recorded}`run :: row :: column :: format` `` is a number, the mean over seeds. ``{gallery}`` shows each class of a
+run as a picture of its own, with a second run's behind it; ``{ways}`` several ways to the same classes; ``{depths}`` a
+slider through the blocks of a network. Tiles are cut out of the pictures that the runs have stored.
+
+A run that is missing, or whose picture is laid out otherwise, leaves a sentence that says so in its place, and a
+warning (an error under ``-W``).
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import re
+from pathlib import Path
+
+import numpy as np
+import sheets
+import torch
+from docutils import nodes
+from docutils.parsers.rst import directives
+from PIL import Image
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from invkit.book.numbers import summarise
+from invkit.book.recorded import Recorded, load_recorded
+from invkit.show.grids import image_rows
+from invkit.show.picture import render_png, webp
+from invkit.show.widgets import Frames
+
+log = logging.getLogger(__name__)
+Lost = (FileNotFoundError, ValueError, KeyError, OSError)
+
+
+def folder_of(env) -> Path:
+    """Where the recorded runs lie."""
+    return Path(env.srcdir, env.config.recorded_dir)
+
+
+def read(env, name: str) -> Recorded:
+    """A recorded run; a page that shows one is read again when it changes."""
+    env.note_dependency(str(folder_of(env) / f"{name}.json"))
+    return load_recorded(name, folder_of(env))
+
+
+def lost(name: str, error: Exception) -> str:
+    """What stands in the place of a run that cannot be shown."""
+    if isinstance(error, FileNotFoundError):
+        return f"The recorded run {name} is missing here."
+    return f"The recorded run {name} cannot be shown here: {error}"
+
+
+class Number(SphinxRole):
+    """``{recorded}`run :: row :: column :: format` ``: a number of a recorded run, the mean over its seeds."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        name, row, column, form = (part.strip() for part in self.text.split("::"))
+        try:
+            value = summarise(read(self.env, name).measured[row][column])["mean"]
+        except Lost as error:
+            words = lost(name, error)
+            log.warning(words, location=self.get_location())
+            return [nodes.emphasis(text=f"({words})")], []
+        return [nodes.inline(text=format(value, form).replace("%", " %"), classes=["inv-number"])], []
+
+
+class Shown(SphinxDirective):
+    """A directive that makes HTML of recorded runs, or says which of them is missing."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def html(self, *names: str) -> str:
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        names = self.arguments[0].split()
+        try:
+            return [nodes.raw("", self.html(*names), format="html")]
+        except Lost as error:
+            words = lost(", ".join(names), error)
+            log.warning(words, location=self.get_location())
+            return [nodes.paragraph(text=words, classes=["inv-missing"])]
+
+    def save(self, image: Image.Image, file: str) -> str:
+        """Write a tile beside the pages; its address from this page."""
+        sheets.save_webp(image, Path(self.env.app.outdir, "_static/tiles", file))
+        return "../" * self.env.docname.count("/") + f"_static/tiles/{file}"
+
+
+class Gallery(Shown):
+    """``{gallery} run other``: all classes of a run, another network's image of the class behind each."""
+
+    def html(self, *names: str) -> str:
+        classes = class_names(folder_of(self.env) / "one_setting.py")
+        runs = {name: read(self.env, name) for name in names}
+        tiles = {name: sheets.cut_grid(run.picture or b"", 4, 32) for name, run in runs.items()}
+        titles = [network_of(run) for run in runs.values()]
+        items = []
+        for i, label in enumerate(classes[:32]):
+            images = [
+                tile(self.save(batch[i], f"{name}-{i}.webp"), f"{label}, drawn from {title}", 208)
+                for (name, batch), title in zip(tiles.items(), titles, strict=True)
+            ]
+            items.append(f'<li><div class="inv-pair">{"".join(images)}</div><span>{html.escape(label)}</span></li>')
+        choices = "".join(
+            f'<label><input type="radio" name="drawn" class="of-{i}"{" checked" * (i == 0)}> {title}</label>'
+            for i, title in enumerate(map(html.escape, titles))
+        )
+        legend = "<legend>Drawn from</legend>"
+        hint = "<p>Pointing at a picture, or moving to it by the Tab key, shows the other network's.</p>"
+        shown = f"<fieldset>{legend}{choices}</fieldset>{hint}<ul>{''.join(items)}</ul>"
+        return f'<div class="inv-gallery">{shown}</div>'
+
+
+class Ways(Shown):
+    """``{ways} run``: several ways to the same classes or images, a row for each; option ``heads``: of the columns."""
+
+    option_spec = {"heads": directives.unchanged_required}  # noqa: RUF012 (docutils reads it so)
+
+    def html(self, *names: str) -> str:
+        (name,) = names
+        run = read(self.env, name)
+        columns, ways = sheets.parse_rows(run.alt)
+        tiles = sheets.cut_rows(run.picture or b"", len(ways), columns)
+        given = self.options.get("heads", "")
+        heads = given.split(", ") if given else class_names(folder_of(self.env) / "one_setting.py")
+        head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:columns])
+        body = ""
+        for k, way in enumerate(ways):
+            images = [
+                tile(self.save(image, f"{name}-{k}-{i}.webp"), f"{heads[i]}: {way}", 96)
+                for i, image in enumerate(tiles[k])
+            ]
+            cells = "".join(f"<td>{image}</td>" for image in images)
+            body += f'<tr><th scope="row">{html.escape(way)}</th>{cells}</tr>'
+        return f'<table class="inv-ways"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+class Depths(Shown):
+    """``{depths} run``: a slider from the photographs through the blocks of a network to its logits."""
+
+    def html(self, *names: str) -> str:
+        (name,) = names
+        run = read(self.env, name)
+        columns, rows = sheets.parse_rows(run.alt)
+        tiles = [
+            [pixels(image, 32) for image in row] for row in sheets.cut_rows(run.picture or b"", len(rows), columns)
+        ]
+        means, blocks = run.means(), [row.partition(":")[0] for row in rows]
+        frames, labels, alts = [], [], []
+        for k, block in enumerate(blocks):
+            words = "the photographs themselves"
+            if k:
+                scores = means[f"{block}, synthetic"]
+                seen = next(value for column, value in scores.items() if column.startswith("ResNet-44"))
+                words = f"block {k} of {len(blocks) - 1}: {scores['PSNR']:.1f} dB, recognised {seen:.0%}"
+            shown = {"photographs": torch.stack(tiles[0]), "from features" if k else "the same": torch.stack(tiles[k])}
+            frames.append(webp(render_png(image_rows(shown, columns=columns, scale=2.5))))
+            labels.append(words)
+            alts.append(f"Six photographs, and below them what comes back: {words}.")
+        return Frames(frames, labels, alts, "depth", start=min(7, len(frames) - 1))._repr_html_()
+
+
+def pixels(image: Image.Image, size: int) -> torch.Tensor:
+    """The pixels of a small image that was drawn enlarged, ``(3, size, size)``; its frame has been cut off."""
+    whole = np.pad(np.asarray(image), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    centres = ((np.arange(size) + 0.5) * len(whole) / size).astype(int)
+    return torch.from_numpy(whole[np.ix_(centres, centres)].copy()).permute(2, 0, 1) / 255
+
+
+def tile(source: str, alt: str, size: int) -> str:
+    """An image that is loaded when it comes near the window and can be enlarged."""
+    return (
+        f'<img class="inv-tile" loading="lazy" src="{source}" alt="{html.escape(alt)}" width="{size}" height="{size}">'
+    )
+
+
+def network_of(run: Recorded) -> str:
+    """The network that a run's title names: "What NAME has learnt: …"."""
+    found = re.match(r"What (.+) has learnt", run.title)
+    return found[1] if found else run.name
+
+
+def class_names(script: Path) -> list[str]:
+    """The classes that the recorded runs at 224 pixels ask for, from the script that makes them."""
+    for node in ast.parse(script.read_text("utf8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "CLASSES":
+            return list(ast.literal_eval(node.value))
+    raise ValueError(f"{script.name} has no list CLASSES any more")
+
+
+def setup(app) -> dict:
+    """Register with Sphinx; the folder of recorded runs is that of the scoreboard."""
+    app.add_role("recorded", Number())
+    for name, directive in {"gallery": Gallery, "ways": Ways, "depths": Depths}.items():
+        app.add_directive(name, directive)
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}

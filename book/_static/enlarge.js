@@ -1,0 +1,47 @@
+// Any figure of a page in a window of its own: a click, or Enter on the picture; arrow keys lead to its neighbours.
+document.addEventListener("DOMContentLoaded", function () {
+  var where = ".inv-figure img, .inv-recorded img, .inv-frames img, img.inv-tile, figure.hero img";
+  var pictures = Array.from(document.querySelectorAll(where));
+  if (!pictures.length || !window.HTMLDialogElement) return;
+  var dialog = document.createElement("dialog");
+  dialog.className = "inv-large";
+  dialog.setAttribute("aria-label", "Enlarged picture");
+  dialog.innerHTML =
+    '<form method="dialog"><button type="button" data-step="-1">‹ previous</button>' +
+    '<button type="button" data-step="1">next ›</button><button>close</button></form>' +
+    "<figure><img alt=''><figcaption></figcaption></figure>";
+  document.body.append(dialog);
+  var image = dialog.querySelector("img"), caption = dialog.querySelector("figcaption"), at = 0;
+
+  function show(index) {
+    at = (index + pictures.length) % pictures.length;
+    var picture = pictures[at];
+    picture.loading = "eager";
+    image.src = picture.src;
+    image.alt = caption.textContent = picture.alt;
+    image.style.imageRendering = getComputedStyle(picture).imageRendering;
+    image.style.width = Math.max(picture.naturalWidth, 2 * picture.width) + "px";
+  }
+  pictures.forEach(function (picture, index) {
+    picture.tabIndex = 0;
+    picture.setAttribute("role", "button");
+    picture.title = "Enlarge";
+    picture.addEventListener("click", function () { show(index); dialog.showModal(); });
+    picture.addEventListener("keydown", function (event) {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      show(index);
+      dialog.showModal();
+    });
+  });
+  dialog.addEventListener("keydown", function (event) {
+    if (event.key === "ArrowRight") show(at + 1);
+    if (event.key === "ArrowLeft") show(at - 1);
+  });
+  dialog.addEventListener("click", function (event) {
+    var step = event.target.dataset.step;
+    if (step) show(at + Number(step));
+    if (event.target === dialog) dialog.close();
+  });
+  dialog.addEventListener("close", function () { pictures[at].focus({ preventScroll: true }); });
+});
