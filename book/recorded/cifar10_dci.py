@@ -119,7 +119,7 @@ def workshop(run: Run, images: int, synthesis_steps: int, steps: int, fine_tune_
         run,
         ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}"),
         images,
-        ik.DeepInversionConfig(steps=synthesis_steps, low_resolutions=((0.5, 100),), bf16=True),
+        ik.DeepInversionConfig(steps=synthesis_steps, low_resolutions=((0.5, 60),)),
         ik.DCIConfig(steps=steps, fine_tune_steps=fine_tune_steps, **TRAINING),
     )
 
@@ -129,7 +129,7 @@ TINY = {"images": 8, "synthesis_steps": 1, "steps": 1, "fine_tune_steps": 1, "te
 
 @recorded_run(data=True, smoke=TINY | {"seeds": 1})
 def depth(
-    run: Run, *, images: int = 4000, synthesis_steps: int = 200, steps: int = 300, fine_tune_steps: int = 150,
+    run: Run, *, images: int = 4000, synthesis_steps: int = 100, steps: int = 300, fine_tune_steps: int = 150,
     test: int = 600, seeds: int = 3,
 ) -> None:  # fmt: skip
     """Test images from the features behind every block, by inverses trained on three kinds of images."""
@@ -174,7 +174,7 @@ DEPTH_CLAIMS = ("dci.shallow", "dci.deep", "dci.plateau", "dci.last-layers", "dc
 
 @recorded_run(data=True, smoke=TINY | {"deepsim_steps": 1, "pixel_steps": 1})
 def methods(
-    run: Run, *, images: int = 4000, synthesis_steps: int = 200, steps: int = 300, fine_tune_steps: int = 150,
+    run: Run, *, images: int = 4000, synthesis_steps: int = 100, steps: int = 300, fine_tune_steps: int = 150,
     test: int = 60, deepsim_steps: int = 600, pixel_steps: int = 300,
 ) -> None:  # fmt: skip
     """The deepest feature map inverted by networks and by optimisation of pixels."""
