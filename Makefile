@@ -24,7 +24,7 @@ STRIP    = --keep-id --extra-keys "metadata.book metadata.papermill metadata.wid
 export PYTHONUTF8 := 1
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup book test bench execute html lint clean
+.PHONY: help setup book test bench execute html lint report clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ lint: $(STAMP)
 
 bench: $(STAMP) ## measure time and memory of a step
 	$(PY) -m pytest tests/benchmarks --benchmark-only
+
+report: $(STAMP) ## one HTML file on your network: NETWORK=my_file:make_net [WEIGHTS= DATA= HELDOUT= JUDGE= MINUTES= OUT=]
+	@$(PY) -m invkit.report "$(NETWORK)" --weights "$(WEIGHTS)" --data "$(DATA)" --heldout "$(HELDOUT)" --judge "$(JUDGE)" \
+	  --judge-weights "$(JUDGE_WEIGHTS)" --spec "$(SPEC)" --minutes $(or $(MINUTES),10) --out "$(or $(OUT),report.html)"
 
 clean: ## remove built pages and runs (environment and caches stay)
 	rm -rf _build build/executed build/failed build/ci build/claims

@@ -159,6 +159,7 @@ def start_worker(job: Job, root: Path, timeout: int, threads: int) -> tuple[Job,
     env = os.environ | {"PYTHONPATH": path, "MPLBACKEND": inline, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     env.setdefault("OMP_NUM_THREADS", str(threads))
     env["INVKIT_QUIET"] = "1"  # a bar has no place in a page
+    env.setdefault("INVKIT_START", str(Path.cwd()))  # a reader's relative paths are meant from here
     worker = str(Path(__file__).with_name("worker.py"))
     start = time.time()
     # -P keeps the package's own folder off the import path, where its file names could hide other modules.

@@ -13,8 +13,7 @@ import torch
 import invkit
 from invkit.core.files import atomic_path
 from invkit.report.case import Case
-from invkit.report.section import Section
-from invkit.show.picture import img_tag
+from invkit.report.section import Section, table_html
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6470; --line: #d5dae0; --card: #f5f7f9; --link: #0b57d0; }
@@ -76,7 +75,7 @@ def write_page(
         "</ul></section>",
         *(f"<p>{html.escape(note)}</p>" for note in notes),
         f"<p>{html.escape(given(case))}</p>",
-        *(section_html(section) for section in sections.values()),
+        *(_headed(section) for section in sections.values()),
         "<h2>Cost and limits</h2>",
         table_html(cost),
         f"<p>{LIMITS}</p><h2>Responsible use</h2><p>{CARE}</p>",
@@ -112,30 +111,6 @@ def given(case: Case) -> str:
     return f"This report had {', '.join(had)}.{more}"
 
 
-def section_html(section: Section) -> str:
-    """A section as HTML; one that was left out says why."""
-    parts = [f'<section><h2 id="{html.escape(section.name)}">{html.escape(section.title)}</h2>']
-    if section.skipped:
-        parts.append(f"<p>Left out: {html.escape(section.skipped)}.</p>")
-    if section.summary:
-        parts.append(f"<p><strong>{html.escape(section.summary)}</strong></p>")
-    parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.paragraphs]
-    for figure in section.figures:
-        image = img_tag(figure.picture, figure.alt)
-        parts.append(f"<figure>{image}<figcaption>{html.escape(figure.caption)}</figcaption></figure>")
-    parts += [f"<h3>{html.escape(heading)}</h3>{table_html(rows)}" for heading, rows in section.tables.items()]
-    return "".join([*parts, "</section>"])
-
-
-def table_html(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table as HTML, with the names of rows in the first column."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in columns)
-    top = f"<thead><tr><td></td>{head}</tr></thead>" if any(columns) else ""
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th>'
-        + "".join(f"<td>{html.escape(str(row.get(column, '')))}</td>" for column in columns)
-        + "</tr>"
-        for name, row in rows.items()
-    )
-    return f'<div class="wide"><table>{top}<tbody>{body}</tbody></table></div>'
+def _headed(section: Section) -> str:
+    heading = f'<h2 id="{html.escape(section.name)}">{html.escape(section.title)}</h2>'
+    return f"<section>{heading}{section.to_html()}</section>"

@@ -130,15 +130,15 @@ class Report:
         """Write the report as one HTML file that needs nothing else.
 
         Args:
-            path: The file.
+            path: The file; a relative one is meant from the folder that the reader started from.
 
         Returns:
-            The same.
+            Its path.
 
         Raises:
             OSError: Where it cannot be written.
         """
-        return write_page(path, self.case, self.sections, self.summary, self.notes, self.cost)
+        return write_page(start_folder() / path, self.case, self.sections, self.summary, self.notes, self.cost)
 
 
 def open_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from invkit.core.files import atomic_path, read_json, read_safetensors, save_tensors, write_json
-from invkit.show.picture import Canvas, render_png, webp
+from invkit.show.picture import Canvas, img_tag, render_png, webp
 
 Rows = Mapping[str, Mapping[str, Any]]
 """A table: by row, columns by name."""
@@ -77,6 +78,21 @@ class Section:
         figures = [{"alt": figure.alt, "caption": figure.caption} for figure in self.figures]
         write_json(folder / f"{self.name}.json", kept | {"figures": figures, "images": sorted(self.images)})
 
+    def to_html(self) -> str:
+        """Its body as HTML, without the title; one that was left out says why."""
+        parts = [f"<p>Left out: {html.escape(self.skipped)}.</p>"] if self.skipped else []
+        parts += [f"<p><strong>{html.escape(self.summary)}</strong></p>"] if self.summary else []
+        parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in self.paragraphs]
+        for figure in self.figures:
+            image = img_tag(figure.picture, figure.alt)
+            parts.append(f"<figure>{image}<figcaption>{html.escape(figure.caption)}</figcaption></figure>")
+        parts += [f"<h3>{html.escape(heading)}</h3>{table_html(rows)}" for heading, rows in self.tables.items()]
+        return "".join(parts)
+
+    def _repr_html_(self) -> str:
+        # A heading of a figure's kind would enter the page's table of contents.
+        return self.to_html().replace("<h3>", "<p><em>").replace("</h3>", "</em></p>")
+
     @classmethod
     def load(cls, folder: Path, name: str) -> Section | None:
         """What :meth:`save` wrote; None where it is not there or not whole."""
@@ -90,6 +106,24 @@ class Section:
             return cls(**kept, figures=figures, images=images)
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def table_html(rows: Rows) -> str:
+    """A table as HTML, with the names of rows in the first column.
+
+    >>> "<td>3</td>" in table_html({"layers": {"": 3}})
+    True
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in columns)
+    top = f"<thead><tr><td></td>{head}</tr></thead>" if any(columns) else ""
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        + "".join(f"<td>{html.escape(str(row.get(column, '')))}</td>" for column in columns)
+        + "</tr>"
+        for name, row in rows.items()
+    )
+    return f'<div class="wide"><table class="dataframe">{top}<tbody>{body}</tbody></table></div>'
 
 
 def pace(run: Callable[[int], Any], seconds: float, *, least: int, most: int, trial: int = 3) -> int:
@@ -124,4 +158,4 @@ def listed(items: Sequence[str], most: int = 6) -> str:
     return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
 
 
-__all__ = ["Figure", "Rows", "Section", "listed", "pace"]
+__all__ = ["Figure", "Rows", "Section", "listed", "pace", "table_html"]
