@@ -141,8 +141,8 @@ def student(
         claims=("di.distillation",),
         note=f"Students start from random weights, one for each seed, and take {distillation.steps:,} steps with the "
         "teacher's soft answers, on flipped and shifted images."
-        + f" Adaptive: half of the images are the plain ones, the others were made in {rounds} rounds where teacher and "
-        "the student of the round before disagree." * bool(rounds),
+        + f" Adaptive: half of the images are the plain ones, the others were made in {rounds} rounds where teacher "
+        "and the student of the round before disagree." * bool(rounds),
     )
 
 
