@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,6 @@ from typing import Any
 
 from invkit.core.files import read_json
 
-CLUSTERS = ("local", "slurm")
 ARRAY = 1000
 """Jobs of one array; SLURM's own default limit is 1,001."""
 
@@ -132,8 +132,6 @@ class CellJob:
 
     def end(self, process: Any) -> None:
         """Leave nothing running: the command's session is ended with it."""
-        import signal
-
         for wait, sign in ((5, signal.SIGTERM), (5, signal.SIGKILL)):
             if process.poll() is None:
                 try:
@@ -171,7 +169,7 @@ class CellJob:
 
 @dataclass(frozen=True)
 class State:
-    """What the scheduler says of a job: ``waiting``, ``running`` or ``gone``, with the word behind it."""
+    """What the scheduler says of a job: ``waiting``, ``stuck``, ``running`` or ``gone``, with the word behind it."""
 
     word: str
     detail: str = ""
@@ -194,6 +192,11 @@ class LocalCluster:
     def states(self, jobs: Sequence[str]) -> dict[str, State]:
         """What became of the jobs."""
         return {job: State("running" if self._is_running(job) else "gone") for job in jobs}
+
+    def cancel(self, job: str) -> None:
+        """End a job."""
+        with contextlib.suppress(OSError):
+            os.kill(int(job), signal.SIGTERM)
 
     def _is_running(self, job: str) -> bool:
         with contextlib.suppress(OSError):
@@ -266,8 +269,18 @@ class SlurmCluster:
         rows = dict(line.split("|", 1) for line in done.stdout.splitlines() if "|" in line)
         return {job: _state(*(rows.get(job, "|").split("|", 1))) for job in jobs}
 
+    def cancel(self, job: str) -> None:
+        """Take a job out of the queue."""
+        _ask("scancel", job)
+
+
+NEVER = ("BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit")
+"""Why a job waits that asks for more than there is: it would wait for ever."""
+
 
 def _state(word: str, why: str) -> State:
+    if word == "PENDING" and why in NEVER:
+        return State("stuck", why)
     if word in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"):
         return State("waiting", why)
     if word in ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING"):
@@ -335,7 +348,7 @@ def connect(cluster: str, folder: Path, resources: Resources, at_once: int) -> L
     """The cluster of that name.
 
     Args:
-        cluster: One of :data:`CLUSTERS`.
+        cluster: ``local`` or ``slurm``.
         folder: For the logs and orders of jobs; all machines must see it.
         resources: What each job may use.
         at_once: How many may run at the same time.
@@ -347,5 +360,6 @@ def connect(cluster: str, folder: Path, resources: Resources, at_once: int) -> L
         import submitit  # noqa: F401
     except ImportError:
         raise NoCluster("a sweep needs submitit: pip install 'invkit[cluster]'") from None
-    kind = {"local": LocalCluster, "slurm": SlurmCluster}[cluster]
-    return kind(folder, resources, at_once)
+    if cluster == "slurm":
+        return SlurmCluster(folder, resources, at_once)
+    return LocalCluster(folder, resources, at_once)

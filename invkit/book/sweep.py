@@ -348,19 +348,13 @@ class Sweep:
             cell = self.jobs.get(job)
             if cell is None or (cell.folder / "end.json").is_file():
                 continue
-            if state.word == "gone" and time.monotonic() - self.missed.setdefault(job, time.monotonic()) > GRACE:
-                kind, reason = why_gone(job, state, self.folder / "jobs" / f"{job}_0_log.err")
-                end = {
-                    "state": "failed",
-                    "kind": kind,
-                    "reason": reason,
-                    "seconds": 0.0,
-                    "starts": 1,
-                    "code": cell.work.code,
-                }
-                write_json(cell.folder / "end.json", end)
+            if state.word == "stuck":
+                self.cluster.cancel(job)
+                self._end(cell, "resources", f"it asks for more than the partition has: SLURM says {state.detail}")
             elif state.word != "gone":
                 self.missed.pop(job, None)
+            elif time.monotonic() - self.missed.setdefault(job, time.monotonic()) > GRACE:
+                self._end(cell, *why_gone(job, state, self.folder / "jobs" / f"{job}_0_log.err"))
             if state.word == "waiting" and state.detail not in (
                 "",
                 "None",
@@ -371,6 +365,11 @@ class Sweep:
             ):
                 self.told.add(state.detail)
                 print(f"  {'waiting':10}  {cell.outcome().name}: SLURM says {state.detail}", flush=True)
+
+    def _end(self, cell: Cell, kind: str, reason: str) -> None:
+        """Note the end of a job that could not do so itself."""
+        end = {"state": "failed", "kind": kind, "reason": reason, "seconds": 0.0, "starts": 1, "code": cell.work.code}
+        write_json(cell.folder / "end.json", end)
 
 
 def resources_of(options: argparse.Namespace) -> Resources:

@@ -1,13 +1,15 @@
-"""Large sets of inverted images: batch by batch to disk, and on from there after any interruption."""
+"""Large sets of inverted images: batch by batch to disk, by one process or many, and on from there after anything."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from invkit.core.config import config_hash, plain
@@ -17,6 +19,7 @@ from invkit.core.results import InversionResult
 from invkit.core.rng import seeded
 from invkit.core.target import Target
 from invkit.data.images import to_pil
+from invkit.engine.sharing import LEASE, Shares, worker
 
 Invert = Callable[[Tensor, torch.Generator], InversionResult]
 """Labels ``(n,)`` and a generator to images of these labels."""
@@ -32,6 +35,8 @@ def synthesise(
     classes: Sequence[int] | None = None,
     seed: int = 0,
     config: Any = None,
+    lease: float = LEASE,
+    longest: float | None = None,
 ) -> Path:
     """Invert ``n_images`` images, classes in turn, into ``folder``; return the path of their image folder.
 
@@ -39,6 +44,11 @@ def synthesise(
     all its images are), and ``manifest.json``; ``load_data(f"folder:{path}")`` reads the images. A call with the same
     arguments after a crash keeps every finished batch, makes the missing ones, and those of which a file was deleted,
     and removes what was left half-written; the images are those of an uninterrupted run, bit for bit.
+
+    Several processes share the batches out when each makes the same call: the ranks of ``torchrun``, the tasks of a
+    SLURM array, or any others that see the folder. No two make the same batch, the images are those that one process
+    makes, and each returns when all of them are there. A worker that is lost costs its one batch, which another makes.
+    Each batch is one worker's own: for one batch over several ranks see :func:`~invkit.engine.sharing.joined_ranks`.
 
     Args:
         target: The network whose classes are inverted.
@@ -50,13 +60,16 @@ def synthesise(
         classes: Indices of the classes, all if None.
         seed: From which the batches' generators follow.
         config: Whatever the images depend on beside the above; compared when a run goes on.
+        lease: Seconds without a sign of life after which a worker on another machine is taken for lost.
+        longest: Seconds that a batch may take; a worker that takes longer hangs, and its process is ended. None waits
+            for ever.
 
     Returns:
         The path of ``folder/images``, with one folder per class.
 
     Raises:
         ValueError: Where the folder holds another synthesis or a damaged record, naming it.
-        RuntimeError: Where a batch became non-finite.
+        RuntimeError: Where a batch became non-finite, or the process has joined a group of ranks.
         OSError: Where the disk is full or not writable. Finished batches stay in each case.
 
     >>> import tempfile
@@ -74,6 +87,12 @@ def synthesise(
         raise ValueError(f"n_images and batch_size must be >= 1, not {n_images} and {batch_size}")
     if target.spec.channels not in (1, 3):
         raise ValueError(f"image files hold 1 or 3 channels; {target.name} takes {target.spec.channels}")
+    if dist.is_available() and dist.is_initialized():
+        raise RuntimeError(
+            "synthesise shares its batches out by itself: call it before init_process_group, or each batch would mix "
+            "with those of other ranks"
+        )
+    shares = Shares(folder / "claims", lease=lease, longest=longest)
     labels = chosen.repeat(-(-n_images // len(chosen)))[:n_images].split(batch_size)
     about = {
         "target": target.name, "fingerprint": target.fingerprint(), "n_images": n_images, "batch_size": batch_size,
@@ -81,11 +100,36 @@ def synthesise(
     }  # fmt: skip
     _claim(folder, about)
     batches = [_Batch(folder, target, number, part) for number, part in enumerate(labels)]
-    missing = [batch for batch in batches if not batch.is_finished()]
-    done = len(batches) - len(missing)
-    for batch in progress(missing, len(batches), "synthesising", initial=done):
-        batch.make(invert, seed)
+    _make_missing(batches, shares, invert, seed)
+    shares.clear()
     return _finish(folder, about, batches)
+
+
+def _make_missing(batches: Sequence[_Batch], shares: Shares, invert: Invert, seed: int) -> None:
+    """Make what is missing and nobody else makes, until all batches are there."""
+    missing = [batch for batch in batches if not batch.is_finished()]
+    for batch in missing:
+        batch.path.unlink(missing_ok=True)  # the record of a batch of which an image is gone
+    index, count = worker()
+    # Each worker begins with its own share, and then helps the others with theirs.
+    missing.sort(key=lambda batch: ((batch.number - index) % count, batch.number))
+    done = len(batches) - len(missing)
+    bar = progress(range(len(batches)), len(batches), "synthesising", initial=done)
+    while missing:
+        others = []
+        for batch in missing:
+            lease = None if batch.path.exists() else shares.take(batch.number)
+            if lease is not None:
+                with lease:
+                    if not batch.path.exists():  # another worker may have finished it in this moment
+                        batch.make(invert, seed)
+            if not batch.path.exists():
+                others.append(batch)
+        bar.update(len(missing) - len(others))
+        missing = others
+        if missing:
+            time.sleep(shares.pause)
+    bar.close()
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:
@@ -141,6 +185,8 @@ class _Batch:
             raise RuntimeError(
                 f"batch {self.number} was not kept: {reason}; the batches finished before it are in {self.folder}"
             )
+        if self.path.exists():  # this worker was taken for lost, and another made the same images
+            return
         for file, image in zip(self.files, result.images, strict=True):
             with atomic_path(self.folder / "images" / file) as temporary:
                 to_pil(image).save(temporary)

@@ -1,0 +1,140 @@
+"""Networks made smaller without their data: weights pruned, and weights and activations rounded to a few bits."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from invkit.core.target import Target
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def _layers_of(target: Target, module: nn.Module) -> list[nn.Module]:
+    layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
+    if not layers:
+        raise ValueError(f"{target.name} has no convolution and no linear layer to compress")
+    return layers
+
+
+def prune_weights(target: Target, share: float) -> Target:
+    """A copy of ``target`` without its smallest weights, by ``torch.nn.utils.prune``.
+
+    The weights of all convolutions and linear layers are ranked together by their magnitude. Batch norms keep the
+    statistics of the whole network, which are no longer those of the pruned one:
+    :func:`~invkit.networks.batch_norm.calibrate` gathers them anew, from images of any origin.
+
+    Args:
+        target: Stays as it is.
+        share: Of the weights that become zero, in (0, 1).
+
+    Returns:
+        The pruned copy.
+
+    Raises:
+        ValueError: For a share outside of (0, 1), or a network without such layers.
+
+    >>> from invkit.testing import tiny_target
+    >>> pruned = prune_weights(tiny_target(), 0.5)
+    >>> weights = torch.cat([layer.weight.flatten() for layer in _layers_of(pruned, pruned.module)])
+    >>> round(float((weights == 0).float().mean()), 2)
+    0.5
+    """
+    target.check_frozen()
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie in (0, 1), not {share}")
+    module = copy.deepcopy(target.module)
+    weights = [(layer, "weight") for layer in _layers_of(target, module)]
+    prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=share)
+    for layer, name in weights:
+        prune.remove(layer, name)
+        layer.weight.requires_grad_(False)
+    return Target(module, target.spec, f"{target.name}, {share:.0%} pruned")
+
+
+def _rounded(weight: Tensor, bits: int) -> Tensor:
+    """The weight rounded channel by channel, symmetrically."""
+    from torch.ao.quantization import PerChannelMinMaxObserver
+
+    top = 2 ** (bits - 1) - 1
+    symmetric = torch.per_channel_symmetric
+    observer = PerChannelMinMaxObserver(dtype=torch.qint8, qscheme=symmetric, quant_min=-top, quant_max=top)
+    observer(weight.cpu())
+    scale, zero = observer.calculate_qparams()
+    return torch.fake_quantize_per_channel_affine(weight.cpu(), scale, zero.int(), 0, -top, top).to(weight.device)
+
+
+class _RoundedInput:
+    """A hook that first watches a layer's input, and then rounds it to the range that it has seen."""
+
+    def __init__(self, bits: int) -> None:
+        from torch.ao.quantization import HistogramObserver
+
+        self.top = 2**bits - 1
+        self.observer = HistogramObserver(dtype=torch.quint8, quant_min=0, quant_max=self.top)
+        self.scale: Tensor | None = None
+        self.zero: Tensor | None = None
+
+    def fix(self, device: torch.device) -> None:
+        """Go from watching to rounding."""
+        scale, zero = self.observer.calculate_qparams()
+        self.scale, self.zero = scale.to(device), zero.to(device, torch.int32)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        first, *rest = inputs
+        if self.scale is None:
+            self.observer(first.detach().float().cpu())
+            return inputs
+        return (torch.fake_quantize_per_tensor_affine(first, self.scale, self.zero, 0, self.top), *rest)
+
+
+def quantise(target: Target, images: Tensor, *, bits: int = 8, weight_bits: int = 8, batch_size: int = 16) -> Target:
+    """A copy of ``target`` that computes with few bits, its ranges taken from ``images``.
+
+    Of every convolution and linear layer the weights are rounded channel by channel, symmetrically, and the inputs to a
+    range that torch's ``HistogramObserver`` chooses by the least squared error on what the layer is given of
+    ``images``. This is the arithmetic of static quantisation, simulated in float32: the same numbers as integer kernels
+    up to the rounding of sums, on any device. A batch norm after a layer scales its channels, which rounding by channel
+    commutes with, so nothing has to be folded.
+
+    Args:
+        target: Stays as it is.
+        images: ``(N, C, H, W)`` in [0, 1]: what ranges are taken from, of any origin.
+        bits: Of the layers' inputs, 2 to 8.
+        weight_bits: Of the weights, 2 to 8.
+        batch_size: Of the passes over ``images``.
+
+    Returns:
+        The quantised copy, which can be judged but not trained.
+
+    Raises:
+        ValueError: For bits outside of 2 to 8, images that do not fit, or a network without such layers.
+
+    >>> from invkit.testing import tiny_target
+    >>> target, images = tiny_target(), torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> errors = [float((quantise(target, images, bits=b)(images) - target(images)).norm()) for b in (8, 4)]
+    >>> errors[0] < errors[1]
+    True
+    """
+    target.check_frozen()
+    for name, value in (("bits", bits), ("weight_bits", weight_bits)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 8:
+            raise ValueError(f"{name} must be a whole number from 2 to 8, not {value!r}")
+    images = target.check(images)
+    module = copy.deepcopy(target.module)
+    hooks = []
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's words about where its observers will live one day
+        for layer in _layers_of(target, module):
+            layer.weight.copy_(_rounded(layer.weight, weight_bits))
+            hooks.append(_RoundedInput(bits))
+            layer.register_forward_pre_hook(hooks[-1])
+        for part in images.split(batch_size):
+            module(target.spec.normalise(part.to(target.device)))
+        for hook in hooks:
+            hook.fix(target.device)
+    return Target(module, target.spec, f"{target.name}, {weight_bits}/{bits} bits")
