@@ -7,6 +7,7 @@ without it was ended by the scheduler, which then says why.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -254,8 +255,10 @@ class SlurmCluster:
         executor.update_parameters(**options)
         jobs = []
         try:
-            for first in range(0, len(cells), ARRAY):
-                jobs += _submit(executor, cells[first : first + ARRAY], one_array=True)
+            # What sbatch says is said once, in a sentence of our own.
+            with contextlib.redirect_stderr(io.StringIO()):
+                for first in range(0, len(cells), ARRAY):
+                    jobs += _submit(executor, cells[first : first + ARRAY], one_array=True)
         except (FailedJobError, FailedSubmissionError, OSError, subprocess.CalledProcessError) as error:
             lines = [line for line in str(error).splitlines() if "sbatch: error" in line] or str(error).splitlines()
             raise NoCluster(f"SLURM refused the jobs: {lines[-1].removeprefix('sbatch: error: ')}") from None
