@@ -15,6 +15,7 @@ from invkit.metrics.latent import (
 from invkit.metrics.leakage import (
     Leakage,
     crossed_leakage,
+    exchange_test,
     grouped_interval,
     mean_interval,
     measure_leakage,
@@ -67,6 +68,7 @@ __all__ = [
     "diversity",
     "energy",
     "error_along",
+    "exchange_test",
     "fid",
     "fpr_at_tpr",
     "frechet_distance",

@@ -158,6 +158,56 @@ def crossed_leakage(
     return Leakage(to_train=train, to_heldout=heldout, gap=(halves[0].gap + halves[1].gap) / 2, low=low, high=high)
 
 
+def exchange_test(
+    images: Tensor,
+    train: Tensor,
+    heldout: Tensor,
+    *,
+    verifier: Target | None = None,
+    draws: int = 999,
+    generator: torch.Generator | None = None,
+) -> float:
+    """How often training and held-out images, exchanged at random, give as large a gap as they do as they are.
+
+    A permutation test of whether the two sets are alike to a network: where it saw neither, or both, exchanging them
+    changes nothing, whatever its images look like and however few there are. It covers the choice of the two sets,
+    which the interval of :func:`measure_leakage` does not.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1].
+        train: What the network was trained on, ``(T, C, H, W)``.
+        heldout: Images of the same origin that it never saw, as many ``(T, C, H, W)``.
+        verifier: See :func:`measure_leakage`.
+        draws: Exchanges.
+        generator: Source of the exchanges; a fixed one if None.
+
+    Returns:
+        The p-value, in (0, 1]: small where the images are nearer to the training set than chance explains.
+
+    Raises:
+        ValueError: As :func:`measure_leakage`, and for sets of different sizes.
+
+    >>> train, heldout = torch.rand(2, 12, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    >>> exchange_test(train, train, heldout), exchange_test(torch.rand(8, 1, 12, 12), train, heldout) > 0.01
+    (0.001, True)
+    """
+    images, train, heldout = _check_sets(images, train, heldout)
+    if len(train) != len(heldout) or draws < 1:
+        raise ValueError(
+            f"the two sets must be equally large and draws be >= 1, not {len(train)}, {len(heldout)} and {draws}"
+        )
+    generator = generator or seeded(0)
+    similar = similarities(images, torch.cat([train, heldout]), verifier)
+
+    def gap(order: Tensor) -> Tensor:
+        one, other = similar[:, order].chunk(2, 1)
+        return (one.amax(1) - other.amax(1)).mean()
+
+    observed = gap(torch.arange(2 * len(train)))
+    exchanged = [gap(torch.randperm(2 * len(train), generator=generator)) for _ in range(draws)]
+    return (1 + sum(bool(value >= observed) for value in exchanged)) / (1 + draws)
+
+
 def pooled_leakage(parts: Sequence[Leakage], *, level: float = 0.95) -> Leakage:
     """The gap over several networks, or pairs of networks, each trained on sets of its own.
 

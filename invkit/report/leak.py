@@ -10,7 +10,7 @@ from torch import Tensor
 from invkit.core.rng import seeded
 from invkit.core.target import Target
 from invkit.data.datasets import Split
-from invkit.metrics.leakage import Leakage, mean_interval, measure_leakage, similarities
+from invkit.metrics.leakage import Leakage, exchange_test, mean_interval, measure_leakage, similarities
 from invkit.metrics.membership import Membership, measure_membership, membership_scores
 from invkit.report.case import SMALL, Case, batch_for
 from invkit.report.images import Pictures
@@ -100,29 +100,29 @@ def _references(case: Case, seconds: float, section: Section) -> dict[str, Tenso
         pixels=torch.cat([labelled.pixels, unseen.pixels]),
         labels=torch.cat([labelled.labels, unseen.labels]),  # type: ignore[list-item]
     )
-    whole, planted = case.small(both), _canaries(case, 0)
+    whole = case.small(both)
     sums, counts = torch.zeros(len(both), dtype=torch.float64), torch.zeros(len(both), dtype=torch.float64)
-    areas, caught, rows = [], [], {}
+    areas, caught, sure, rows = [], [], [], {}
     count = 2 if case.least else REFERENCES
     for k in range(count):
         # Each image is in half of the networks: of every two, one sees what the other does not.
         order = torch.randperm(len(both), generator=seeded(case.seed + k // 2))
         halves = order.chunk(2)
         inside, outside = halves[k % 2], halves[1 - k % 2]
-        own = whole[inside]
+        own, planted, fresh = whole[inside], _canaries(case, 2 * k), _canaries(case, 2 * k + 1)
         mixed = Split(pixels=torch.cat([own.pixels, planted.pixels]), labels=torch.cat([own.labels, planted.labels]))
         network = case.train(mixed, seconds / count, case.seed + k)
         scores = membership_scores(network, whole.images, whole.labels)
         sums[outside] += scores[outside]
         counts[outside] += 1
         members = measure_membership(scores[inside], scores[outside])
-        fresh = _canaries(case, 1 + k)
         canaries = measure_membership(
             membership_scores(network, planted.images, planted.labels),
             membership_scores(network, fresh.images, fresh.labels),
         )
         areas.append(members.auroc)
         caught.append(canaries.auroc)
+        sure.append(canaries.leaks)
         rows[f"network {k + 1}"] = {
             "its half of the images": _row(members)["AUROC"],
             "planted canaries": _row(canaries)["AUROC"],
@@ -130,6 +130,7 @@ def _references(case: Case, seconds: float, section: Section) -> dict[str, Tenso
     for name, values in (("networks trained anew", areas), ("canaries", caught)):
         low, high = mean_interval(values)
         section.numbers |= {f"{name} AUROC": sum(values) / len(values), f"{name} low": low, f"{name} high": high}
+    section.numbers["networks whose canaries are found"] = sum(sure) / len(sure)
     shape = "this network's shape" if case.same_shape else "a small convolutional network"
     section.table(f"Members against others, {count} networks of {shape}, each trained on half of your images", rows)
     return {"mean": sums / counts.clamp_min(1), "seen": counts}
@@ -172,22 +173,22 @@ def _drawn(case: Case, train: Pictures, heldout: Pictures, section: Section) -> 
     if min(near.shape[-2:]) < 11:
         section.say("Images below 11 pixels are too small to be compared by their structure.")
         return False
-    labels = case.labels
-    rows, parts = {}, {}
+    groups = case.labels if len(case.labels.unique()) > 1 else None
+    rows, parts, chances = {}, {}, {}
     for name, images in drawn.items():
-        groups = labels if len(labels.unique()) > 1 else None
-        part = measure_leakage(images, near, far, groups=groups, level=1 - (1 - LEVEL) / len(drawn))
-        parts[name] = part
+        part = measure_leakage(images, near, far, groups=groups)
+        parts[name], chances[name] = part, exchange_test(images, near, far, generator=seeded(case.seed))
         rows[name] = {
             "nearest training image": f"{float(part.to_train.mean()):.3f}",
             "nearest held-out image": f"{float(part.to_heldout.mean()):.3f}",
             "gap": f"{part.gap:+.3f} [{part.low:+.3f}, {part.high:+.3f}]",
+            "by chance": f"p = {chances[name]:.2g}",
         }
-        section.numbers[f"gap, {name}"] = part.gap
+        section.numbers |= {f"gap, {name}": part.gap, f"gap p, {name}": chances[name]}
     section.table("Similarity (SSIM) of drawn images to the nearest of equally many images of each kind", rows)
     best = max(parts, key=lambda name: parts[name].gap)
     _show_nearest(section, best, drawn[best], near, far, parts[best])
-    return any(part.leaks for part in parts.values())
+    return min(chances.values()) * len(chances) <= 1 - LEVEL
 
 
 def _reduced(images: Tensor) -> Tensor:
@@ -217,7 +218,7 @@ def _control(section: Section) -> str:
         )
         return ", without a control"
     canaries, low = section.numbers["canaries AUROC"], section.numbers["canaries low"]
-    works = low > 0.5
+    works = low > 0.5 and section.numbers["networks whose canaries are found"] > 0.5
     section.say(
         f"As a control, {CANARIES} images of noise with labels by chance were planted among the training images of the "
         f"networks trained anew; they were told from others like them with an AUROC of {canaries:.2f}, interval over "

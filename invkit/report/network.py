@@ -143,11 +143,13 @@ def _write_template(name: str, weights: str | None, start: Path, data: str) -> P
     channels, classes = _guessed(module) if module is not None else (3, None)
     shape, names = glance(data) if data else ((), ())
     side: list[Any] = list(shape[-2:]) or ["HEIGHT", "WIDTH"]
+    generic = [f"class {i}" for i in range(classes or 10)]
     template = {
         "input": [channels, *side],
         "mean": ["MEAN"] * channels,
         "std": ["STD"] * channels,
-        "classes": list(names) or [f"class {i}" for i in range(classes or 10)],
+        # A folder may lack images of some classes; then its names are not all.
+        "classes": list(names) if len(names) == (classes or len(names)) and names else generic,
     }
     if not path.exists():
         write_json(path, template)

@@ -1,0 +1,163 @@
+"""A whole report at its smallest: every section, its page, what is skipped and why, and going on where it was."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from invkit.report import SECTIONS, Case, Pair, Pictures, Report, open_report
+from invkit.report import report as module
+from invkit.report.__main__ import main
+from invkit.report.section import Section
+from invkit.testing import tiny_target
+
+IMAGES = "folder:images"
+
+
+@pytest.fixture
+def whole(at_home):
+    """The report with both kinds of images and every step counted as too many."""
+    return open_report("my_file:make_net", "my.pt", IMAGES, least=True, folder=at_home / "kept").run()
+
+
+def test_every_section_answers_where_there_are_images(whole):
+    assert list(whole.sections) == list(SECTIONS)
+    for section in whole.sections.values():
+        assert not section.skipped, section.name
+        assert section.summary.endswith(".")
+        assert re.search(r"\d", section.summary), "a sentence of the summary has a number"
+    assert set(whole.sections["drawn"].images) == {"DeepInversion", "Plug-In Inversion", "Network Inversion"}
+
+
+def test_the_page_needs_nothing_else(whole, tmp_path):
+    text = whole.write(tmp_path / "report.html").read_text("utf8")
+    assert not re.search(r"<script|https?://|<link|@import", text)
+    assert len(re.findall(r'<img src="data:image/', text)) == len(re.findall("<img", text)) >= 3
+    assert all(re.search(r'alt="[^"]{10,}', image) for image in re.findall("<img[^>]*>", text))
+    for sentence in whole.summary:
+        assert sentence.split(" (")[0].split("'")[0][:40] in text
+    assert "Responsible use" in text
+    assert "together" in text  # the table of seconds
+
+
+def test_it_goes_on_where_it_was_broken_off(whole, at_home, monkeypatch):
+    called = []
+    for name, (_, title, part) in SECTIONS.items():
+
+        def question(case, seconds, name=name, title=title):
+            called.append(name)
+            return Section(name=name, title=title)
+
+        monkeypatch.setitem(SECTIONS, name, (question, title, part))
+    (whole.folder / "leak.json").write_text("{ half a file")
+    again = open_report("my_file:make_net", "my.pt", IMAGES, least=True, folder=at_home / "kept").run()
+    assert called == ["leak"]
+    assert again.sections["depth"].numbers == whole.sections["depth"].numbers
+    assert torch.equal(again.sections["drawn"].images["DeepInversion"], whole.sections["drawn"].images["DeepInversion"])
+    assert [f.picture for f in again.sections["drawn"].figures] == [f.picture for f in whole.sections["drawn"].figures]
+
+
+def test_other_images_or_settings_are_another_report(at_home):
+    def folder(**changes):
+        options = {"data": IMAGES, "least": True, "folder": at_home / "kept"} | changes
+        return open_report("my_file:make_net", "my.pt", **options).folder
+
+    folders = [folder(), folder(seed=1), folder(data=""), folder(minutes=3.0), folder(classes=[1, 2])]
+    assert len(set(folders)) == len(folders)
+    assert folder() == folders[0]
+
+
+def test_weights_alone_are_enough_for_four_sections(at_home):
+    report = open_report("my_file:make_net", "my.pt", least=True).run()
+    skipped = {name: section.skipped for name, section in report.sections.items() if section.skipped}
+    assert set(skipped) == {"leak", "remedies"}
+    assert "10 or more training images" in skipped["leak"]
+
+
+def test_without_batch_norm_the_report_says_what_it_leaves_out():
+    target = tiny_target(size=(16, 16), batch_norm=False)
+    report = Report(case=Case(target=target, pair=Pair(), classes=(0, 1, 2, 3), least=True))
+    section = report.ask("drawn")
+    assert "DeepInversion" not in section.images
+    assert any("DeepInversion is left out" in paragraph for paragraph in section.paragraphs)
+    assert "no batch norms" in " ".join(report.ask("identity").paragraphs)
+
+
+def test_three_images_leave_out_what_needs_more(at_home):
+    three = Pictures(pixels=torch.zeros(3, 1, 16, 16, dtype=torch.uint8), labels=torch.arange(3))
+    report = open_report("my_file:make_net", "my.pt", least=True)
+    report.case.pair = Pair(train=three, heldout=three)
+    report.run()
+    assert "there are 3 and 3" in report.sections["leak"].skipped
+    assert not report.sections["depth"].skipped
+    assert "photographs" in report.sections["depth"].summary
+
+
+def test_images_without_labels_can_still_be_told_from_others(at_home):
+    report = open_report("my_file:make_net", "my.pt", IMAGES, least=True)
+    pair = report.case.pair
+    report.case.pair = Pair(train=Pictures(pixels=pair.train.pixels), heldout=Pictures(pixels=pair.heldout.pixels))
+    section = report.ask("leak")
+    assert "without a control" in section.summary
+    assert "calibrated AUROC" not in section.numbers
+    assert report.ask("remedies").skipped
+
+
+def test_thousands_of_classes_are_drawn_from(at_home):
+    (at_home / "many.json").write_text(
+        json.dumps({"input": [1, 16, 16], "mean": [0.3], "std": [0.3], "classes": list(range(5000))})
+    )
+    report = open_report("my_file:make_many", spec="many.json", least=True)
+    assert len(report.case.classes) == 10
+    section = report.ask("drawn")
+    assert set(section.images) == {"Plug-In Inversion"}
+    assert any("100 classes" in paragraph for paragraph in section.paragraphs)
+
+
+def test_a_section_that_fails_says_why_and_the_others_go_on(at_home, monkeypatch):
+    def broken(case, seconds):
+        raise RuntimeError("the network refuses\nmore lines")
+
+    monkeypatch.setitem(SECTIONS, "depth", (broken, "How deep features go back", 0.2))
+    report = open_report("my_file:make_net", "my.pt", least=True).run(["identity", "depth", "classes"])
+    assert report.sections["depth"].skipped == "the network refuses"
+    assert report.sections["classes"].summary
+
+
+def test_a_judge_must_be_another_network_for_the_same_classes(at_home):
+    with pytest.raises(ValueError, match="is the network in question"):
+        open_report("my_file:make_net", "my.pt", judge="my_file:make_net", judge_weights="my.pt")
+    with pytest.raises(ValueError, match="knows 1,000 classes"):
+        open_report("my_file:make_net", "my.pt", judge="torchvision/mobilenet_v3_small", judge_weights="none")
+
+
+def test_a_judge_reads_what_was_drawn(at_home):
+    report = open_report("my_file:make_net", "my.pt", least=True)
+    report.case.judge = tiny_target(channels=1, size=(16, 16), classes=10, seed=3)
+    assert "judge" in next(iter(report.ask("drawn").tables.values()))["noise"]
+    assert "judge agrees" in report.ask("identity").summary
+
+
+def test_the_command_writes_the_page_or_one_sentence(at_home, tmp_path, capsys, monkeypatch):
+    out, kept = tmp_path / "r.html", tmp_path / "kept"
+    monkeypatch.setattr(module, "SECTIONS", {"identity": SECTIONS["identity"]})
+    options = ["--least", "--out", str(out), "--folder", str(kept)]
+    assert main(["my_file:make_net", "--weights", "my.pt", *options]) == 0
+    assert out.is_file()
+    assert main(["my_file:make_net", "--weights", "nowhere.pt", "--spec", "my.json", *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "nowhere.pt" in error
+
+
+def test_classes_that_the_network_lacks_are_refused(at_home):
+    with pytest.raises(ValueError, match="10"):
+        open_report("my_file:make_net", "my.pt", classes=[3, 10])
+
+
+def test_time_must_be_positive(at_home):
+    with pytest.raises(ValueError, match="minutes"):
+        open_report("my_file:make_net", "my.pt", minutes=0)
