@@ -33,6 +33,8 @@ RUNNER = (
     "book/gathered.py",
 )  # fmt: skip; a change here changes no result
 
+QUEUED = 1000  # jobs that a sweep lets run at once where a scheduler divides the machines
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -197,7 +199,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--profile", choices=PROFILES, default="book", help="how much work (default: book)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--set", action="append", default=[], metavar="NOTEBOOK.NAME=VALUE")
-    parser.add_argument("-j", "--jobs", type=int, default=cores(), help="how many at once")
+    parser.add_argument("-j", "--jobs", type=int, help="how many at once (default: one a core)")
     parser.add_argument("--timeout", type=int, default=3600, help="seconds that one cell may take")
     parser.add_argument("--out", type=Path, help="folder for the runs (default: build/executed/<profile>)")
     parser.add_argument("--force", action="store_true", help="run also what has not changed")
@@ -222,6 +224,8 @@ def main_sweep(options: argparse.Namespace, command: Sequence[str]) -> int:
     from invkit.book.sweep import notebook, script, sweep
 
     options.cluster = options.cluster or "local"
+    if options.jobs is None:
+        options.jobs = cores() if options.cluster == "local" else QUEUED
     try:
         root = find_root()
         if options.set:
@@ -253,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     for job in jobs:
         if job not in todo:
             print(f"  {'up to date':10}  {job.notebook.stem}")
-    failures = run(todo, root, options.jobs, options.timeout)
+    failures = run(todo, root, cores() if options.jobs is None else options.jobs, options.timeout)
     if failures:
         print(f"{failures} of {len(todo)} notebooks failed", file=sys.stderr)
     return int(failures > 0)

@@ -381,6 +381,8 @@ def resources_of(options: argparse.Namespace) -> Resources:
     minutes, memory, cpus, gpus = options.time, options.memory, options.cpus, options.gpus
     if minutes <= 0 or (memory is not None and memory <= 0) or cpus < 1 or gpus < 0:
         raise BadParameters("--time, --memory and --cpus must be positive, and --gpus at least 0")
+    if options.jobs < 1:
+        raise BadParameters(f"--jobs must be at least 1, not {options.jobs}")
     others = {}
     for item in options.slurm:
         name, _, value = item.partition("=")

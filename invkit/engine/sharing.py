@@ -92,17 +92,18 @@ class Shares:
         turn = int(_NAME.fullmatch(turns[-1].name)["turn"]) + 1 if turns else 0  # type: ignore[index]
         path = self.folder / f"{unit:05d}.{turn:03d}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            return None
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # another worker was faster
+                file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                with os.fdopen(file, "w") as stream:
+                    stream.write(_signature())
+                return Lease(self, unit, path)
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot write into {self.folder}: {error.strerror}; free space or choose another folder"
             ) from error
-        with os.fdopen(file, "w") as stream:
-            stream.write(_signature())
-        return Lease(self, unit, path)
+        return None
 
     def clear(self) -> None:
         """Remove what is left when all units are done."""
