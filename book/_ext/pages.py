@@ -69,7 +69,7 @@ class AboutThisBuild(SphinxDirective):
 
 def modules_of(package: Path, room: str) -> list[str]:
     """Import names of a room's modules: the files of its folder, or the one file of that name."""
-    files = sorted((package / room).glob("*.py")) or [package / f"{room}.py"]
+    files = sorted((package / room).rglob("*.py")) or [package / f"{room}.py"]
     if room == "book":
         files.append(package / "run.py")  # the command's own entry
     public = [f for f in files if not f.stem.startswith("_")]

@@ -1,9 +1,19 @@
 """What the book's own pages need: the runner of notebooks, its parameters, claims, recorded runs."""
 
 from invkit.book.claims import Claims, load_claims
-from invkit.book.gathered import measure
 from invkit.book.parameters import check_parameters
 from invkit.book.recorded import load_recorded, record, show_recorded
 from invkit.book.statements import check
+from invkit.book.sweep import checkpoint, measure
 
-__all__ = ["Claims", "check", "check_parameters", "load_claims", "load_recorded", "measure", "record", "show_recorded"]
+__all__ = [
+    "Claims",
+    "check",
+    "check_parameters",
+    "checkpoint",
+    "load_claims",
+    "load_recorded",
+    "measure",
+    "record",
+    "show_recorded",
+]

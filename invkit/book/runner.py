@@ -28,9 +28,10 @@ RUNNER = (
     "run.py",
     "book/runner.py",
     "book/worker.py",
-    "book/sweep.py",
-    "book/cluster.py",
-    "book/gathered.py",
+    "book/sweep/__init__.py",
+    "book/sweep/grid.py",
+    "book/sweep/jobs.py",
+    "book/sweep/table.py",
 )  # fmt: skip; a change here changes no result
 
 QUEUED = 1000  # jobs that a sweep lets run at once where a scheduler divides the machines
@@ -220,8 +221,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def main_sweep(options: argparse.Namespace, command: Sequence[str]) -> int:
     """A grid of runs on a cluster; exit status as of :func:`main`."""
-    from invkit.book.cluster import NoCluster
-    from invkit.book.sweep import notebook, script, sweep
+    from invkit.book.sweep import grid
+    from invkit.book.sweep.jobs import NoCluster
 
     options.cluster = options.cluster or "local"
     if options.jobs is None:
@@ -230,11 +231,11 @@ def main_sweep(options: argparse.Namespace, command: Sequence[str]) -> int:
         root = find_root()
         if options.set:
             raise BadParameters("--set has no place in a sweep; give values by -p or --sweep")
-        works = [script(name) for name in options.notebooks if ".py" in name]
+        works = [grid.script(name) for name in options.notebooks if ".py" in name]
         names = [name for name in options.notebooks if ".py" not in name]
         for file in find_notebooks(root, names) if names or not works else []:
-            works.append(notebook(file, parameters_of(file), key_of(root, file, {})))
-        return sweep(works, root, options, command)
+            works.append(grid.notebook(file, parameters_of(file), key_of(root, file, {})))
+        return grid.sweep(works, root, options, command)
     except (BadParameters, NoCluster, ValueError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2

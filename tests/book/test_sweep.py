@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from invkit.book import gathered, runner, sweep
-from invkit.book.cluster import LocalCluster, Resources, State, why_gone
+from invkit.book import runner
 from invkit.book.parameters import BadParameters, Parameter
+from invkit.book.sweep import grid
+from invkit.book.sweep import table as tables
+from invkit.book.sweep.jobs import CellJob, LocalCluster, Resources, State, why_gone
 
 # A run as light as can be: no kernel, no torch.
 RUN = """
@@ -43,9 +45,9 @@ def book(tmp_path, monkeypatch) -> Path:
     (tmp_path / "_config.yml").touch()
     write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "GRACE", 1.0)
-    monkeypatch.setattr(sweep, "ASK", 0.5)
-    monkeypatch.setattr(sweep, "script", lambda name: work(tmp_path))
+    monkeypatch.setattr(grid, "GRACE", 1.0)
+    monkeypatch.setattr(grid, "ASK", 0.5)
+    monkeypatch.setattr(grid, "script", lambda name: work(tmp_path))
     return tmp_path
 
 
@@ -53,8 +55,8 @@ def write(folder: Path, body: str = "pass") -> None:
     (folder / "run.py").write_text(textwrap.dedent(RUN.format(body=body)))
 
 
-def work(folder: Path) -> sweep.Work:
-    return sweep.Work(
+def work(folder: Path) -> grid.Work:
+    return grid.Work(
         name="run",
         file=folder / "run.py",
         known=KNOWN,
@@ -84,7 +86,7 @@ def table(folder: Path, name: str = "table.csv") -> list[dict[str, str]]:
 )  # fmt: skip
 def test_values_of_an_axis(name, text, values):
     types = {"seed": (int,), "lr": (float,), "data": (str,), "labels": (list,), "target": (str, type(None))}
-    assert sweep.read_values(text, Parameter(name, None, types[name], "")) == values
+    assert grid.read_values(text, Parameter(name, None, types[name], "")) == values
 
 
 @pytest.mark.parametrize(
@@ -221,8 +223,8 @@ def test_a_job_of_a_killed_sweep_is_waited_for_and_not_doubled(book, capsys):
     write(book, body)
     code = (
         f"import sys; from pathlib import Path; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_sweep as t\nfrom invkit.book import sweep, runner\n"
-        "sweep.script = lambda name: t.work(Path('.').resolve())\nsys.exit(t.call('--sweep', 'seed=0:1'))"
+        "import test_sweep as t\nfrom invkit.book.sweep import grid\n"
+        "grid.script = lambda name: t.work(Path('.').resolve())\nsys.exit(t.call('--sweep', 'seed=0:1'))"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=book) as first:
         end = time.monotonic() + 240
@@ -236,8 +238,6 @@ def test_a_job_of_a_killed_sweep_is_waited_for_and_not_doubled(book, capsys):
 
 
 def test_an_order_that_was_given_anew_is_not_run_twice(book):
-    from invkit.book.cluster import CellJob
-
     cell = book / "cell"
     cell.mkdir()
     (cell / "order.json").write_text(json.dumps({"token": "new"}))
@@ -280,12 +280,12 @@ def test_a_process_that_is_no_job_is_gone(tmp_path):
 
 def test_measure_hands_a_number_over(tmp_path, monkeypatch):
     monkeypatch.setenv("INVKIT_NUMBERS", str(tmp_path / "numbers.jsonl"))
-    assert gathered.measure("accuracy", 0.5) == 0.5
-    gathered.measure("loss", 2)
-    assert gathered.numbers_of(tmp_path) == {"accuracy": 0.5, "loss": 2.0}
+    assert tables.measure("accuracy", 0.5) == 0.5
+    tables.measure("loss", 2)
+    assert tables.numbers_of(tmp_path) == {"accuracy": 0.5, "loss": 2.0}
     for value in ([1.0, 2.0], float("nan"), "x"):
         with pytest.raises(ValueError, match="accuracy"):
-            gathered.measure("accuracy", value)
+            tables.measure("accuracy", value)
 
 
 def test_claims_and_records_of_a_cell_are_numbers(tmp_path, monkeypatch):
@@ -299,7 +299,7 @@ def test_claims_and_records_of_a_cell_are_numbers(tmp_path, monkeypatch):
     assert claims.save().parent == tmp_path / "claims"
     (tmp_path / "record").mkdir()
     (tmp_path / "record/r.json").write_text(json.dumps({"measured": {"ours": {"psnr": [20, 22]}}}))
-    found = gathered.numbers_of(tmp_path)
+    found = tables.numbers_of(tmp_path)
     assert found["ours: psnr"] == 21.0
     assert found["di.verifier, rate (digits, net)"] == 0.25
     assert found["di.verifier (digits, net)"] == pytest.approx(0.8)
@@ -312,16 +312,16 @@ def test_script_of_recorded_runs_is_read(tmp_path):
         "@recorded_run()\ndef one(run, *, seed: int = 3): ...\n@recorded_run()\ndef two(run): ...\n"
     )
     with pytest.raises(BadParameters, match="has the runs one, two; name one, as in"):
-        sweep.script(str(path))
+        grid.script(str(path))
     with pytest.raises(BadParameters, match="no script"):
-        sweep.script("nowhere.py")
-    found = sweep.script(f"{path}:one")
+        grid.script("nowhere.py")
+    found = grid.script(f"{path}:one")
     assert (found.name, found.part, found.known["seed"].default) == ("two:one", "one", 3)
 
 
 def test_the_page_is_safe_and_says_where_nothing_was_measured(tmp_path):
-    outcomes = [gathered.Outcome("a", {"seed": 0, "data": "<b>"}, "failed", "exception: <script>")]
-    page = gathered.write_tables(tmp_path, outcomes, {"title": "a < b", "command": "x"}).read_text()
+    outcomes = [tables.Outcome("a", {"seed": 0, "data": "<b>"}, "failed", "exception: <script>")]
+    page = tables.write_tables(tmp_path, outcomes, {"title": "a < b", "command": "x"}).read_text()
     assert "<script>" not in page
     assert "a &lt; b" in page
     assert "No run measured a number" in page

@@ -132,7 +132,7 @@ for step in range(begun, 2000):
     subprocess.run(["scancel", jobs[1]], check=True, timeout=60)
     second = start(folder, "--sweep", "seed=0:3")
     again = paths[0].parents[1] / "start.json"
-    wait_for(lambda: json.loads(again.read_text())["starts"] == 2, "the requeued cell begins again")
+    wait_for(lambda: again.is_file() and json.loads(again.read_text())["starts"] == 2, "the requeued cell begins again")
     wait_for(lambda: "01_a seed=0" in second.stdout.readline(), "the second controller looks at the cells")
     (room / "go").touch()
     said = finish(second)

@@ -26,10 +26,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from invkit.book.cluster import LocalCluster, Resources, SlurmCluster, State, connect, why_gone
-from invkit.book.gathered import Outcome, numbers_of, write_tables
 from invkit.book.parameters import BadParameters, Parameter, refuse
 from invkit.book.recording import RecordedRun
+from invkit.book.sweep.jobs import LocalCluster, Resources, SlurmCluster, State, connect, why_gone
+from invkit.book.sweep.table import Outcome, numbers_of, write_tables
 from invkit.core.files import read_json, write_json
 
 POLL = 0.25
@@ -300,8 +300,12 @@ class Sweep:
         """Folders of cells whose job, of an earlier call, has not ended, with its number."""
         files = [c.folder / "job.txt" for c in self.cells if not (c.folder / "end.json").exists()]
         jobs = {file.parent: file.read_text("utf8") for file in files if file.is_file()}
-        states = self.cluster.states(list(jobs.values())) if jobs else {}
-        return {folder: job for folder, job in jobs.items() if states.get(job, State("gone")).word != "gone"}
+        alive: set[str] = set()
+        for look in range(2 if jobs else 0):  # a job that is queued again in this moment may be missing in one
+            time.sleep(ASK * look)
+            states = self.cluster.states(list(jobs.values()))
+            alive |= {job for job in jobs.values() if states.get(job, State("running")).word != "gone"}
+        return {folder: job for folder, job in jobs.items() if job in alive}
 
     def _prepare(self, cell: Cell, force: bool) -> None:
         """An empty note of its end; what its last start has kept stays, unless it is made anew."""

@@ -46,6 +46,27 @@ def measure(name: str, value: Any) -> float:
     return numbers[0]
 
 
+def checkpoint(name: str) -> Path | None:
+    """A file for the ``checkpoint`` of a method, which a cell of a sweep finds again when it is queued again.
+
+    Args:
+        name: Tells it from others of the same notebook.
+
+    Returns:
+        Its path; outside of a sweep None, with which a method keeps no checkpoint.
+
+    Raises:
+        ValueError: For a name that is no name of a file.
+
+    >>> checkpoint("digits") is None
+    True
+    """
+    if not name or name != Path(name).name:
+        raise ValueError(f"name must be that of a file, without a folder, not {name!r}")
+    folder = os.environ.get("INVKIT_CHECKPOINTS")
+    return Path(folder) / f"{name}.pt" if folder else None
+
+
 def numbers_of(folder: Path) -> dict[str, float]:
     """All numbers that a run left in ``folder``: of :func:`measure`, of its claims, of its recorded runs.
 
