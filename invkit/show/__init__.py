@@ -5,6 +5,7 @@ from invkit.show.grids import image_grid, image_rows
 from invkit.show.panels import dot_panels
 from invkit.show.picture import Canvas, Described, described
 from invkit.show.planes import feature_planes
+from invkit.show.quiz import quiz
 from invkit.show.spread import bar_with_spread, curve_with_spread, histogram
 from invkit.show.tables import table
 from invkit.show.widgets import Frames, explore
@@ -25,6 +26,7 @@ __all__ = [
     "image_rows",
     "loss_curves",
     "plot",
+    "quiz",
     "style",
     "table",
 ]
