@@ -166,8 +166,82 @@ def test_no_page_scrolls_sideways(browser, address, everything, width):
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_search_finds_a_term(browser, address):
+def test_search_leads_to_the_section_that_holds_the_words(browser, address, site):
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get(f"{address}/search.html?q=verifier")
-    WebDriverWait(browser, 15).until(lambda b: b.find_elements("css selector", "#search-results li a"))
+    found = WebDriverWait(browser, 30).until(
+        lambda b: b.find_elements("css selector", "#search-results li a[data-section]:not([data-section='…'])")
+    )
+    for link in found[:5]:
+        page, _, section = link.get_attribute("href").removeprefix(f"{address}/").partition("#")
+        assert f'id="{section}"' in (site / page.partition("?")[0]).read_text("utf8")
+
+
+def test_a_figure_opens_in_a_window_and_the_keyboard_leads_on_and_out(browser, address):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(f"{address}/book/gallery.html")
+    first, second = browser.find_elements("css selector", "img.inv-tile")[:2]
+    dialog = browser.find_element("css selector", "dialog.inv-large")
+    first.send_keys(Keys.ENTER)
+    assert dialog.get_attribute("open")
+    shown = dialog.find_element("tag name", "img")
+    assert shown.get_attribute("src") == first.get_attribute("src")
+    assert dialog.find_element("tag name", "figcaption").text == first.get_attribute("alt")
+    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert shown.get_attribute("src") == second.get_attribute("src")
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not dialog.get_attribute("open")
+    assert browser.switch_to.active_element == second
+
+
+def test_the_matrix_of_claims_is_filtered_by_the_keyboard(browser, address):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(f"{address}/book/scoreboard.html")
+    rows = browser.find_elements("css selector", ".inv-matrix tr.inv-row")
+    box = browser.find_element("css selector", ".inv-matrix input")
+    kind = box.get_attribute("class")
+    box.send_keys(Keys.SPACE)
+    for row in rows:
+        assert row.is_displayed() == (kind not in row.get_attribute("class").split())
+    box.send_keys(Keys.SPACE)
+    assert all(row.is_displayed() for row in rows)
+
+
+def test_a_choice_in_the_quiz_is_answered_without_a_script(browser, address, chapters):
+    (chapter,) = [name for name in chapters if "/08_" in name]
+    browser.get(f"{address}/{chapter}")
+    for kind in ("right", "wrong"):
+        box = browser.find_element("css selector", f".inv-quiz input.{kind}")
+        browser.execute_script("arguments[0].click()", box)
+        told = box.find_element("xpath", f"./ancestor::fieldset//p[contains(@class, 'told {kind}')]")
+        assert told.is_displayed()
+
+
+def test_a_chapter_weighs_less_than_four_megabytes_when_it_opens(browser, address, chapters):
+    weigh = "return performance.getEntries().map(e => e.transferSize || 0).reduce((a, b) => a + b, 0)"
+    for chapter in chapters:
+        browser.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
+        browser.get(f"{address}/{chapter}")
+        weight = browser.execute_script(weigh)
+        assert 100_000 < weight < 4_000_000, f"{chapter} weighs {weight / 1e6:.1f} MB"
+
+
+TILES = """
+return [...document.querySelectorAll("img.inv-tile")].map(image => image.getBoundingClientRect().width)
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_tiles_of_the_gallery_are_at_least_48_pixels_wide(browser, address, width):
+    settings = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
+    try:
+        browser.get(f"{address}/book/gallery.html")
+        tiles = browser.execute_script(TILES)
+        assert len(tiles) > 64
+        assert min(tiles) >= 48, min(tiles)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -125,6 +125,60 @@ def test_every_module_is_documented(site):
     assert shown == modules
 
 
+def test_mathematics_is_loaded_where_there_is_some(pages):
+    for path, page in pages.items():
+        text = path.read_text("utf8")
+        sets = any("tex-svg.js" in source for source in page.loads)
+        assert sets == bool(re.search(r'class="[^"]*\bmath\b', text)), path.name
+
+
+def test_the_theme_s_icons_are_those_that_pages_use(site):
+    script = (site / "_static/scripts/fontawesome.js").read_text("utf8")
+    assert len(script) < 300_000
+    for icon in ("bars", "download", "magnifying-glass"):
+        assert re.search(rf'"?{icon}"?:\[|"{icon}"', script), icon
+
+
+def test_sliders_and_recorded_runs_have_numbers(pages):
+    for path in pages:
+        text = path.read_text("utf8")
+        for figure in re.finditer(r'<figure class="inv-(frames|recorded)">', text):
+            if path.parent.name != "notebooks":
+                continue
+            rest = text[figure.start() :]
+            following = re.search(r'<span class="caption-number">|<section ', rest)
+            assert following, f"{path.name}: an {figure[1]} without a number"
+
+
+def test_chapters_and_scoreboard_lead_to_each_other(pages):
+    board = next(page for path, page in pages.items() if path.name == "scoreboard.html")
+    for path, page in pages.items():
+        claims = {name for name in page.names if name.startswith("claim-")}
+        if path.parent.name == "notebooks" and claims:
+            there = {f"../book/scoreboard.html#board-{name}" for name in claims}
+            assert there <= set(page.links), path.name
+            back = {f"../notebooks/{path.name}#{name}" for name in claims}
+            assert back <= set(board.links), path.name
+
+
+def test_each_chapter_offers_its_executed_notebook(pages, site):
+    for path, page in pages.items():
+        if path.parent.name == "notebooks":
+            (link,) = {link for link in page.links if "/runs/" in link}
+            assert '"output_type"' in (path.parent / link).read_text("utf8")
+
+
+def test_long_tables_are_drawn_with_their_rows_to_download(pages):
+    links = {link for page in pages.values() for link in page.links if "/data/" in link}
+    assert any(link.endswith(".csv") for link in links)
+    assert any(link.endswith(".json") for link in links)
+
+
+def test_no_page_has_lost_a_recorded_run(pages):
+    for path in pages:
+        assert "is missing here" not in path.read_text("utf8"), path.name
+
+
 def test_the_start_page_leads_to_the_introduction(site):
     assert "book/intro.html" in (site / "index.html").read_text("utf8")
 
