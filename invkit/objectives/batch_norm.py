@@ -219,10 +219,10 @@ class BatchNormPenalty:
         for chunk in chunks:
             self._check_reached(chunk)
         pooled = [[(index, moments.pooled()) for index, moments in chunk] for chunk in chunks]
-        merged = []
-        for parts in zip(*pooled, strict=True):
-            local = merge([m for _, m in parts])
-            merged.append((parts[0][0], merge(_gather(local)) if across_ranks else local))
+        indices = [parts[0][0] for parts in zip(*pooled, strict=True)]
+        local = [merge([m for _, m in parts]) for parts in zip(*pooled, strict=True)]
+        whole = [merge(of_ranks) for of_ranks in _gather(local)] if across_ranks else local
+        merged = list(zip(indices, whole, strict=True))
         leaves = [(i, Moments(m.count, m.mean.requires_grad_(), m.var.requires_grad_())) for i, m in merged]
         with torch.enable_grad():
             value = self.of_batch(leaves)
@@ -372,14 +372,19 @@ def _behind(layer: nn.Module) -> list[nn.Module]:
     return [layer.drop, layer.act] if _is_timm(layer) else []  # type: ignore[list-item]
 
 
-def _gather(local: Moments) -> list[Moments]:
-    """The same layer's moments from every rank."""
-    packed = torch.cat([local.mean, local.var])
+def _gather(local: Sequence[Moments]) -> list[list[Moments]]:
+    """For each layer its moments from every rank, all of them in one exchange: what counts is how often ranks wait."""
+    packed = torch.cat([part for layer in local for part in (layer.mean, layer.var)])
     parts = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, packed)
     # Apart from the others: float32 holds no whole number above 2^24.
-    count = torch.tensor([local.count], device=packed.device)
+    count = torch.tensor([layer.count for layer in local], device=packed.device)
     counts = [torch.empty_like(count) for _ in parts]
     dist.all_gather(counts, count)
-    width = local.mean.numel()
-    return [Moments(int(n), p[:width], p[width:]) for n, p in zip(counts, parts, strict=True)]
+    widths = [layer.mean.numel() for layer in local for _ in range(2)]
+    ranks = []
+    for numbers, part in zip(counts, parts, strict=True):
+        pieces = part.split(widths)
+        rows = zip(numbers.tolist(), pieces[::2], pieces[1::2], strict=True)
+        ranks.append([Moments(int(n), mean, var) for n, mean, var in rows])
+    return [list(layer) for layer in zip(*ranks, strict=True)]

@@ -18,6 +18,7 @@ from torch import Tensor
 from invkit.core.device import autocast
 from invkit.core.files import Stateful
 from invkit.objectives.batch_norm import BatchNormPenalty, LinearForm
+from invkit.objectives.moments import ImageMoments
 from invkit.transforms.jitter import Jitter, apply_jitter, undo_jitter
 
 
@@ -138,8 +139,8 @@ class Gradient:
         shown = images if draw is None else apply_jitter(images, draw, wrap)
         if not self.objective.terms and not self.objective.penalty:  # priors alone: no network is needed
             values, gradient = images.new_zeros(0), torch.zeros_like(shown)
-        elif size >= len(images) and self.ranks == 1:
-            values, gradient = self._whole(shown, total)
+        elif size >= len(images):
+            values, gradient = self._whole(shown, total) if self.ranks == 1 else self._of_rank(shown, total)
         else:
             values, gradient = self._in_chunks(shown, size, total)
         gradient = gradient if draw is None else undo_jitter(gradient, draw, wrap)
@@ -169,6 +170,22 @@ class Gradient:
             batch_norm = self.objective.penalty_weight * self.objective.penalty.value(taken)
             values = torch.cat([values, batch_norm.view(1)])
         return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
+
+    def _of_rank(self, images: Tensor, total: int) -> tuple[Tensor, Tensor]:
+        """The images of this rank in one pass, whose moments are exchanged between forward and backward."""
+        penalty, weight = self.objective.penalty, self.objective.penalty_weight
+        leaf = images.detach().requires_grad_()
+        sums, taken = self.evaluate(leaf, self.objective.references)
+        values, loss = sums.detach() / total, sums.sum() / total
+        if penalty:
+            moments = [(i, ImageMoments(m.count, m.means.detach(), m.variances.detach())) for i, m in taken]
+            batch_norm, forms = penalty.linear_forms([moments], across_ranks=True)
+            loss = loss + weight * forms[0](taken)
+        gradient = torch.autograd.grad(loss, leaf)[0]
+        dist.all_reduce(values)
+        if penalty:
+            values = torch.cat([values, (weight * batch_norm).view(1)])
+        return values, gradient
 
     def _in_chunks(self, whole: Tensor, size: int, total: int) -> tuple[Tensor, Tensor]:
         chunks = list(zip(whole.split(size), self.objective.references.split(size), strict=True))
