@@ -170,7 +170,7 @@ def build_own(name: str) -> nn.Module:
     """Call the function that builds a network, ``package.module:function`` or ``path/to/file.py:function``.
 
     Args:
-        name: Where the function is. A file is taken by its path; a module must be on Python's path.
+        name: Where the function is, see :func:`load_function`.
 
     Returns:
         What the function gives.
@@ -181,16 +181,39 @@ def build_own(name: str) -> nn.Module:
     >>> type(build_own("torch.nn:Identity")).__name__
     'Identity'
     """
-    where, _, function = name.rpartition(":")
+    function = load_function(name)
     try:
-        module = _file_module(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-        built = getattr(module, function)()
+        built = function()
     except Exception as error:  # the user's own code may raise anything
-        advice = "" if where.endswith(".py") else f"; the folder of {where} must be on PYTHONPATH, or give {where}.py"
-        raise ValueError(f"cannot build {name!r} ({type(error).__name__}): {error}{advice}") from error
+        raise ValueError(f"cannot build {name!r} ({type(error).__name__}): {error}") from error
     if not isinstance(built, nn.Module):
         raise ValueError(f"{name} built a {type(built).__name__}, not a torch.nn.Module")
     return built
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """What stands under a name in a module or in a file of Python.
+
+    Args:
+        name: ``package.module:function`` for a module on Python's path, or ``path/to/file.py:function``.
+
+    Returns:
+        It.
+
+    Raises:
+        ValueError: Where there is no such module or file, it fails, or has no such name.
+
+    >>> load_function("torch.nn:Identity").__name__
+    'Identity'
+    """
+    where, _, function = name.rpartition(":")
+    try:
+        module = _file_module(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        loaded: Callable[..., Any] = getattr(module, function)
+    except Exception as error:  # the user's own code may raise anything
+        advice = "" if where.endswith(".py") else f"; the folder of {where} must be on PYTHONPATH, or give {where}.py"
+        raise ValueError(f"cannot load {name!r} ({type(error).__name__}): {error}{advice}") from error
+    return loaded
 
 
 def _file_module(path: Path) -> ModuleType:

@@ -8,6 +8,7 @@
 """
 
 from invkit.report.case import Case
+from invkit.report.contestants import Contestant, feature_contestants, label_contestants, load_method, named
 from invkit.report.images import Pair, Pictures, open_images
 from invkit.report.network import Opened, open_network
 from invkit.report.report import SECTIONS, Report, open_report
@@ -16,11 +17,16 @@ from invkit.report.section import Section
 __all__ = [
     "SECTIONS",
     "Case",
+    "Contestant",
     "Opened",
     "Pair",
     "Pictures",
     "Report",
     "Section",
+    "feature_contestants",
+    "label_contestants",
+    "load_method",
+    "named",
     "open_images",
     "open_network",
     "open_report",

@@ -11,18 +11,14 @@ from torch import Tensor
 from invkit.core.results import DivergedError
 from invkit.core.rng import seeded
 from invkit.data.images import quantise
-from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
-from invkit.methods.network_inversion import NetworkInversionConfig, network_inversion
-from invkit.methods.plugin import PlugInConfig, plug_in_inversion
 from invkit.metrics.judge import roughness
 from invkit.objectives.batch_norm import BatchNormPenalty
 from invkit.report.case import SMALL, Case, answers, share
+from invkit.report.contestants import MOST_FOR_GENERATORS, draw_by_colours, draw_by_generator, draw_by_statistics
 from invkit.report.section import Section, pace
 from invkit.show.grids import image_rows
 
 Draw = Callable[[Case, float], Tensor]
-MOST_FOR_GENERATORS = 100
-"""Classes up to which a generator is trained."""
 
 
 def drawn(case: Case, seconds: float) -> Section:
@@ -84,48 +80,26 @@ def possible(case: Case) -> tuple[dict[str, tuple[float, Draw]], list[str]]:
 
 def by_statistics(case: Case, seconds: float) -> Tensor:
     """DeepInversion with its defaults, in fewer steps where time is short."""
-
-    def run(steps: int) -> Tensor:
-        coarse = ((0.5, max(1, steps // 2)),)
-        # Writing and signs are not mirrored; photographs, which have colours, are.
-        config = DeepInversionConfig(steps=steps, low_resolutions=coarse, flip=0.5 if case.spec.channels == 3 else 0.0)
-        return deep_inversion(case.target, case.labels, config, generator=seeded(case.seed)).images
-
-    return _paced(case, run, seconds, least=30, most=400)
+    return _paced(case, draw_by_statistics, seconds, least=30, most=400)
 
 
 def by_colours(case: Case, seconds: float) -> Tensor:
     """Plug-In Inversion with a little total variation and few shifts of colour."""
-
-    def run(steps: int) -> Tensor:
-        side = min(case.spec.size)
-        light = 0.2 if case.spec.channels == 1 else 1.0  # what is written in light on dark suffers from more
-        config = PlugInConfig(
-            steps=steps, lr=0.03, ensemble=2, tv=0.02, jitter=max(1, side // 8), alpha=light, beta=light,
-            stages=min(7, max(1, side // 4)), wrap=None if side > SMALL else False,
-        )  # fmt: skip
-        return plug_in_inversion(case.target, case.labels, config, generator=seeded(case.seed)).images
-
-    return _paced(case, run, seconds, least=5, most=100, trial=1)
+    return _paced(case, draw_by_colours, seconds, least=5, most=100, trial=1)
 
 
 def by_generator(case: Case, seconds: float) -> Tensor:
     """Network Inversion: a generator of all classes, of which those asked for are drawn."""
-
-    def run(steps: int) -> Tensor:
-        config = NetworkInversionConfig.for_profile("book", steps=steps, warmup=0)
-        inverse, _ = network_inversion(case.target, config, generator=seeded(case.seed))
-        return inverse(case.labels, seeded(case.seed))
-
-    return _paced(case, run, seconds, least=50, most=600)
+    return _paced(case, draw_by_generator, seconds, least=50, most=600)
 
 
 def _paced(
-    case: Case, run: Callable[[int], Tensor], seconds: float, *, least: int, most: int, trial: int = 3
+    case: Case, method: Callable[..., Tensor], seconds: float, *, least: int, most: int, trial: int = 3
 ) -> Tensor:
-    if case.least:
-        return run(2)
-    return run(pace(run, seconds, least=least, most=most, trial=trial))
+    def run(steps: int) -> Tensor:
+        return method(case.target, case.labels, steps, seeded(case.seed))
+
+    return run(2 if case.least else pace(run, seconds, least=least, most=most, trial=trial))
 
 
 def read(case: Case, images: Tensor, section: Section, name: str, labels: Tensor | None = None) -> dict[str, str]:

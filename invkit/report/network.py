@@ -83,7 +83,7 @@ def open_network(network: str, weights: str = "", *, spec: str = "", data: str =
     ((3, 224, 224), True)
     """
     start = start_folder()
-    name = _located(network, start)
+    name = located(network, start)
     file = str(_beside(weights, start)) if weights not in ("", "none") else None
     own, ours = ":" in name, name.startswith("invkit/")
     if ours and file is None and weights != "none":
@@ -107,8 +107,13 @@ def open_network(network: str, weights: str = "", *, spec: str = "", data: str =
     return Opened(target=target, fresh=partial(_build_anew, name, image_spec), notes=tuple(notes))
 
 
-def _located(network: str, start: Path) -> str:
-    """``my_file:make_net`` with the path of the file, where there is such a file; bare names with their library."""
+def located(network: str, start: Path | None = None) -> str:
+    """``my_file:make_net`` with the path of the file, where there is such a file; bare names with their library.
+
+    >>> located("no_such_file:make_net"), located("resnet18")
+    ('no_such_file:make_net', 'torchvision/resnet18')
+    """
+    start = start or start_folder()
     where, colon, function = network.rpartition(":")
     if colon:
         file = _beside(where if where.endswith(".py") else f"{where}.py", start)

@@ -126,7 +126,10 @@ def table_html(rows: Rows) -> str:
     return f'<div class="wide"><table class="dataframe">{top}<tbody>{body}</tbody></table></div>'
 
 
-def pace(run: Callable[[int], Any], seconds: float, *, least: int, most: int, trial: int = 3) -> int:
+def pace(
+    run: Callable[[int], Any], seconds: float, *, least: int, most: int, trial: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:  # fmt: skip
     """How many steps of something fit into some seconds, from the time of a few.
 
     Args:
@@ -135,6 +138,7 @@ def pace(run: Callable[[int], Any], seconds: float, *, least: int, most: int, tr
         least: Fewer are never given: below them the result would mean nothing.
         most: More are never given.
         trial: Steps of the trial.
+        clock: Which seconds.
 
     Returns:
         Steps within ``least`` and ``most``.
@@ -142,9 +146,9 @@ def pace(run: Callable[[int], Any], seconds: float, *, least: int, most: int, tr
     >>> pace(lambda steps: None, 10.0, least=5, most=400)
     400
     """
-    start = time.perf_counter()
+    start = clock()
     run(trial)
-    spent = max(time.perf_counter() - start, 1e-6)
+    spent = max(clock() - start, 1e-6)
     return max(least, min(most, int((seconds - spent) * trial / spent)))
 
 

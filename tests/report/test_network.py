@@ -82,8 +82,8 @@ def bad_files(home):
     [
         ("my_file:make_nothing", "", "my.json", r"a mapping in which no entry has the shape \(N, 10\)"),
         ("my_file:make_text", "", "my.json", "built a str, not a torch.nn.Module"),
-        ("my_file:make_other", "", "my.json", "cannot build .*make_other.*AttributeError"),
-        ("no_file:make_net", "", "my.json", "cannot build 'no_file:make_net'"),
+        ("my_file:make_other", "", "my.json", "cannot load .*make_other.*AttributeError"),
+        ("no_file:make_net", "", "my.json", "cannot load 'no_file:make_net'"),
         ("my_file:make_net", "code.pt", "my.json", "A pickle can run code"),
         ("my_file:make_net", "wrong.pt", "my.json", "does not fit Sequential"),
         ("my_file:make_net", "nan.pt", "my.json", "NaN or infinite"),
