@@ -42,7 +42,7 @@ def labels(run: Run, *, seconds: float = 30.0, seeds: int = 3, each: int = 2, re
     data, target, judges = opened(run)
     judge = ik.Judge(target=target, verifiers=judges, real=data.test.images[:real])
     classes = torch.arange(10 * each) % 10
-    train = data.train.images[:400]
+    train = data.train.images[:100]
     shown: dict[str, Tensor] = {}
 
     def add(row: str, images: Tensor, **more: float) -> None:
@@ -76,9 +76,9 @@ def labels(run: Run, *, seconds: float = 30.0, seeds: int = 3, each: int = 2, re
             numbers={row: f"{run.mean(row, 'ResNet-44'):.0%}" for row in shown}, numbers_name="ResNet-44",
         ),
         note=f"{len(classes)} images, {each} of each class, {seeds} seeds; one thread. Steps are those that fit into "
-        "the time, training of generators included, but DeepInversion's stop at 400, where more gain nothing. Shares of "
-        "images that the inverted network itself (own) and two others read as the class asked for; Fréchet distance "
-        f"to {real} test images in ResNet-44's features; nearest training image by SSIM, of 400.",
+        "the time, training of generators included, but DeepInversion's stop at 400, where more gain nothing. Shares "
+        "of images that the inverted network itself (own) and two others read as the class asked for; Fréchet distance "
+        f"to {real} test images in ResNet-44's features; nearest training image by SSIM, of 100.",
     )  # fmt: skip
 
 
@@ -118,8 +118,8 @@ def features(run: Run, *, seconds: float = 60.0, seeds: int = 3, test: int = 60,
             numbers_name="PSNR",
         ),
         note=f"{test} test images, {seeds} seeds; one thread. Inverses learn from {train:,} real training images "
-        "within the time; the others change the pixels of all test images together. PSNR with its deviation over images, "
-        "distance in ResNet-44's features in units of that between two real images. The trivial answers run no network "
+        "within the time; the others change the pixels of all test images together. PSNR with its deviation over "
+        "images, distance in ResNet-44's features in units of that between two real images. The trivial answers run no network "
         "backwards.",
     )  # fmt: skip
 
