@@ -1,7 +1,8 @@
 """Sphinx extension: what a notebook's outputs need to stand on a page.
 
 After `executed` has brought the outputs in: sliders and recorded runs are numbered and captioned, ids of claims lead to
-the scoreboard, and tables of more than ten rows become dots, with the rows in a fold. Large pictures become files that
+the scoreboard, and tables of more than ten rows become dots, with the rows in a fold. The first use of a term leads to
+the glossary. Large pictures become files that
 are loaded when they are scrolled to. What a long table holds lies beside the pages as CSV and JSON, and so do the
 recorded runs and the executed notebook, with its outputs.
 """
@@ -31,6 +32,24 @@ HEAVY = 20_000  # characters of a picture within the page; larger ones become fi
 DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
 PICTURE = re.compile(r'\bsrc="data:image/(\w+);base64,([^"]+)"')
+EVERYDAY = {
+    "claim",
+    "comparison",
+    "digits",
+    "inverse",
+    "lead",
+    "learner",
+    "mask",
+    "prior",
+    "profile",
+    "scales",
+    "stage",
+}
+PROTECTED = re.compile(
+    r"(^#[^\n]*$|^\|[^\n]*$|```.*?```|\$\$.*?\$\$(?: ?\([\w-]+\))?|\{[\w:]+\}`[^`]*`|`[^`]*`|\$[^$\n]+\$"
+    r"|!?\[[^\]]*\]\([^)]*\)|\*\*[^*]+\*\*|\*[^*\n]+\*)",
+    re.M | re.S,
+)
 Files = dict[str, bytes]
 
 
@@ -53,6 +72,36 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
                 html = fold_tables(html, f"data/{name}-{id}", up, files)
                 data["text/html"] = move_pictures(html, up, files)
     return notebook, files
+
+
+def glossary(text: str) -> list[str]:
+    """The terms of a glossary page that are linked where a chapter first uses them, longest first.
+
+    Words of everyday language, and the profiles, are left out: a link would promise a term of the field.
+    """
+    found = re.findall(r"^(\w[^\n]*)\n  \S", text, re.M)
+    return sorted((term for term in found if term not in EVERYDAY and "(" not in term), key=len, reverse=True)
+
+
+def link_terms(notebook: dict, terms: list[str]) -> dict:
+    """Link the first use of each term in the prose to the glossary; headings, tables, code and mathematics stay."""
+    prose = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    by_hand = re.findall(r"\{term\}`(?:[^`<]*<)?([^`<>]+)>?`", prose)
+    left = [term for term in terms if term not in by_hand]
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "markdown":
+            continue
+        parts = PROTECTED.split("".join(cell["source"]))  # prose and protected text in turn
+        for term in list(left):
+            pattern = re.compile(rf"(?<![\w-])({re.escape(term)}s?)(?![\w-])")
+            for i in range(0, len(parts), 2):
+                if pattern.search(parts[i]):
+                    before, word, after = pattern.split(parts[i], maxsplit=1)
+                    parts[i : i + 1] = [before, f"{{term}}`{word} <{term}>`", after]
+                    left.remove(term)
+                    break
+        cell["source"] = "".join(parts)
+    return notebook
 
 
 def link_claims(html: str, up: str) -> str:
@@ -166,6 +215,10 @@ def swap(app, docname: str, content: list[str]) -> None:
     if not app.env.doc2path(docname).endswith(".ipynb"):
         return
     notebook, files = dress(json.loads(content[0]), Path(docname).name, "/".join([".."] * docname.count("/")) or ".")
+    page = Path(app.srcdir, app.config.glossary_page)
+    if page.is_file():
+        app.env.note_dependency(str(page))
+        notebook = link_terms(notebook, glossary(page.read_text("utf8")))
     content[0] = json.dumps(notebook)
     if app.builder.format == "html":
         for file, data in files.items():
@@ -208,6 +261,7 @@ def offer_run(app, pagename, templatename, context, doctree) -> None:
 
 def setup(app) -> dict:
     """Register with Sphinx, after `executed`."""
+    app.add_config_value("glossary_page", "book/glossary.md", "env", [str])
     app.connect("source-read", swap, priority=600)
     app.connect("html-page-context", offer_run, priority=950)
     app.connect("build-finished", publish)

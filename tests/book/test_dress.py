@@ -92,6 +92,40 @@ def test_ten_rows_stay_a_table_and_many_are_not_drawn():
     assert "The numbers: 49 rows" in html
 
 
+def markdown(*sources: str) -> dict:
+    return {"cells": [{"cell_type": "markdown", "source": source, "metadata": {}} for source in sources]}
+
+
+def test_the_first_use_of_a_term_leads_to_the_glossary():
+    text = "```{glossary}\nPSNR\n  Peak.\n\nstage\n  A part.\n\nlatent\n  A code.\n\nbook (profile)\n  x\n```"
+    terms = dressing.glossary(text)
+    assert terms == ["latent", "PSNR"]
+    notebook = markdown(
+        "# Of PSNR\n\n`PSNR` is a name. The PSNR of $latent$ codes.", "Latents: the latents and a PSNR."
+    )
+    first, second = (cell["source"] for cell in dressing.link_terms(notebook, terms)["cells"])
+    assert first == "# Of PSNR\n\n`PSNR` is a name. The {term}`PSNR <PSNR>` of $latent$ codes."
+    assert second == "Latents: the {term}`latents <latent>` and a PSNR."
+    by_hand = markdown("The PSNR and its {term}`PSNR`.")
+    assert dressing.link_terms(by_hand, terms)["cells"][0]["source"] == "The PSNR and its {term}`PSNR`."
+
+
+@pytest.mark.parametrize(
+    "protected",
+    [
+        "a {term}`PSNR` b",
+        "| PSNR | x |",
+        "[PSNR](x.md)",
+        "$$\nPSNR\n$$ (eq)",
+        "*PSNR*",
+        "```python\nPSNR\n```",
+        "non-PSNR",
+    ],
+)
+def test_what_is_no_prose_keeps_its_words(protected):
+    assert dressing.link_terms(markdown(protected), ["PSNR"])["cells"][0]["source"] == protected
+
+
 @pytest.mark.parametrize(
     ("word", "expected"),
     [("1,234", (1234, None)), ("−0.5 ± 0.1", (-0.5, 0.1)), ("93 %", (93, None)), ("–", (None, None))],
