@@ -15,7 +15,7 @@ import invkit as ik
 from invkit import show
 from invkit.book.recording import Run, command_line, recorded_run
 from invkit.data.images import load_image
-from invkit.networks import calibrate, prune_weights, quantise
+from invkit.networks import calibrate, move_statistics, prune_weights, quantise
 
 BITS = (8, 6, 5, 4)
 SHARES = (0.5, 0.7, 0.8, 0.9)
@@ -91,19 +91,23 @@ def pruned(run: Run, *, images: int = 200, steps: int = 200, seeds: int = 3) -> 
     for seed in range(seeds):
         generator = ik.seeded(seed)
         sets = {
-            "from inverted images": ik.deep_inversion(target, classes, config, generator=generator).images,
-            "from noise": torch.rand(images, *target.spec.shape, generator=generator),
-            "from real images": real[seed * images :][:images],
+            "inverted images": ik.deep_inversion(target, classes, config, generator=generator).images,
+            "noise": torch.rand(images, *target.spec.shape, generator=generator),
+            "real images": real[seed * images :][:images],
         }
         for name, pictures in sets.items():
-            anew = {share: calibrate(network, pictures) for share, network in networks.items()}
-            run.row(name, {f"{share:.0%} pruned": accuracy(n, test, labels) for share, n in anew.items()})
+            anew, moved = {}, {}
+            for share, network in networks.items():
+                anew[f"{share:.0%} pruned"] = accuracy(calibrate(network, pictures), test, labels)
+                moved[f"{share:.0%} pruned"] = accuracy(move_statistics(network, target, pictures), test, labels)
+            run.row(f"gathered anew from {name}", anew)
+            run.row(f"moved by {name}", moved)
     run.record(
         "work_without_data_pruned",
         title=f"ResNet-20 pruned: accuracy on {len(test)} real test images, statistics from {images} images each",
         config={"inversion": config, "shares": SHARES},
         seeds=seeds,
-        note="Weights of all layers ranked by magnitude, none trained after. Statistics as stored, or gathered anew.",
+        note="Weights of all layers ranked by magnitude, none trained after. Statistics stored, gathered anew, or moved.",
     )
 
 

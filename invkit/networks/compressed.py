@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune
 
 from invkit.core.target import Target
@@ -14,7 +16,7 @@ from invkit.core.target import Target
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def _layers_of(target: Target, module: nn.Module) -> list[nn.Module]:
+def _layers_of(target: Target, module: nn.Module) -> list[Any]:
     layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
     if not layers:
         raise ValueError(f"{target.name} has no convolution and no linear layer to compress")
@@ -25,8 +27,8 @@ def prune_weights(target: Target, share: float) -> Target:
     """A copy of ``target`` without its smallest weights, by ``torch.nn.utils.prune``.
 
     The weights of all convolutions and linear layers are ranked together by their magnitude. Batch norms keep the
-    statistics of the whole network, which are no longer those of the pruned one:
-    :func:`~invkit.networks.batch_norm.calibrate` gathers them anew, from images of any origin.
+    statistics of the whole network, which are no longer those of the pruned one: :func:`move_statistics` and
+    :func:`~invkit.networks.batch_norm.calibrate` mend that.
 
     Args:
         target: Stays as it is.
@@ -54,6 +56,75 @@ def prune_weights(target: Target, share: float) -> Target:
         prune.remove(layer, name)
         layer.weight.requires_grad_(False)
     return Target(module, target.spec, f"{target.name}, {share:.0%} pruned")
+
+
+@torch.no_grad()
+def move_statistics(target: Target, original: Target, images: Tensor) -> Target:
+    r"""A copy of ``target`` whose batch norms keep what ``original`` stored, moved by as much as ``images`` say.
+
+    What the images are like cancels out: with :math:`\mu, \sigma^2` of a layer's input on the images, in the changed
+    network (new) and in the original (old), the stored mean becomes
+    :math:`\mu_s + (\mu_{new} - \mu_{old})` and the stored variance
+    :math:`\sigma_s^2\, \sigma_{new}^2 / \sigma_{old}^2`. Layer after layer, so that each sees the layers
+    before it mended. A network that was not changed keeps its statistics, whatever the images are.
+
+    Args:
+        target: The changed network, pruned or of few bits; stays as it is.
+        original: What it was made from.
+        images: ``(N, C, H, W)`` in [0, 1], of any origin, in one pass.
+
+    Returns:
+        The copy with other statistics.
+
+    Raises:
+        ValueError: For images that do not fit, or networks whose batch norms are not the same.
+
+    >>> from invkit.testing import tiny_target
+    >>> whole, images = tiny_target(), torch.rand(8, 3, 8, 8)
+    >>> same = move_statistics(whole, whole, images)
+    >>> torch.allclose(same(images), whole(images), atol=1e-5)
+    True
+    """
+    target.check_frozen()
+    original.check_frozen()
+    images = target.check(images)
+    module = copy.deepcopy(target.module)
+    layers, before = _batch_norms(module), _batch_norms(original.module)
+    widths = [layer.num_features for layer in layers], [layer.num_features for layer in before]
+    if not layers or widths[0] != widths[1] or any(layer.running_mean is None for layer in before):
+        raise ValueError(
+            f"{target.name} and {original.name} must have the same batch norms with stored statistics, "
+            f"not {len(layers)} and {len(before)}"
+        )
+    number = {layer: i for norms in (layers, before) for i, layer in enumerate(norms)}
+    old: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def watch(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        old[number[layer]] = _moments_of(inputs[0])
+
+    def move(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        (mean, var), (old_mean, old_var) = _moments_of(inputs[0]), old[number[layer]]
+        stored = before[number[layer]]
+        layer.running_mean.copy_(stored.running_mean + mean - old_mean)
+        layer.running_var.copy_(stored.running_var * (var + layer.eps) / (old_var + layer.eps))
+
+    shown = target.spec.normalise(images.to(target.device))
+    for network, hook, norms in ((original.module, watch, before), (module, move, layers)):
+        handles = [layer.register_forward_pre_hook(hook) for layer in norms]
+        network(shown)
+        for handle in handles:
+            handle.remove()
+    return Target(module, target.spec, f"{target.name}, statistics moved")
+
+
+def _batch_norms(module: nn.Module) -> list[Any]:
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+
+
+def _moments_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    inside = [dim for dim in range(x.ndim) if dim != 1]
+    var, mean = torch.var_mean(x, inside)
+    return mean, var
 
 
 def _rounded(weight: Tensor, bits: int) -> Tensor:
