@@ -107,7 +107,7 @@ def pruned(run: Run, *, images: int = 200, steps: int = 200, seeds: int = 3) -> 
         title=f"ResNet-20 pruned: accuracy on {len(test)} real test images, statistics from {images} images each",
         config={"inversion": config, "shares": SHARES},
         seeds=seeds,
-        note="Weights of all layers ranked by magnitude, none trained after. Statistics stored, gathered anew, or moved.",
+        note="All weights ranked by magnitude, none trained after. Statistics as stored, gathered anew, or moved.",
     )
 
 
