@@ -72,7 +72,8 @@ def test_no_name_is_given_within_an_expression(path):
 
 def test_what_teaches_nothing_of_the_method_is_folded(path):
     code = cells(path, "code")
-    first_claim = next(number for number, cell in enumerate(code) if "Claims(" in cell["source"])
+    claims = (number for number, cell in enumerate(code) if "Claims(" in cell["source"])
+    first_claim = next(claims, len(code))  # a chapter on no paper states none
     set_up = next(number for number, cell in enumerate(code) if "import invkit as ik" in cell["source"])
     for number in (1, set_up):
         assert "hide-input" in tags(code[number]), f"code cell {number + 1} sets up"
