@@ -169,6 +169,10 @@ CASES = {
     # networks and their parts
     "Target.check": Case(call=TARGET.check, specified=True),
     "calibrate": Case(call=lambda x: ik.networks.calibrate(TARGET, x).module.bn1.running_mean, specified=True),
+    "quantise_network": Case(call=lambda x: ik.networks.quantise_network(TARGET, x)(CLEAN), specified=True),
+    "move_statistics": Case(
+        call=lambda x: ik.networks.move_statistics(VERIFIER, VERIFIER, x).module.bn1.running_mean, specified=True
+    ),
     "FeatureStore": Case(call=_store, specified=True, skipped=DATASET),
     "Chain.read": Case(call=_chain, specified=True, skipped=("NaN", "infinite", "none at all")),  # runs in each step
     # metrics

@@ -15,7 +15,7 @@ import invkit as ik
 from invkit import show
 from invkit.book.recording import Run, command_line, recorded_run
 from invkit.data.images import load_image
-from invkit.networks import calibrate, move_statistics, prune_weights, quantise
+from invkit.networks import calibrate, move_statistics, prune_weights, quantise_network
 
 BITS = (8, 6, 5, 4)
 SHARES = (0.5, 0.7, 0.8, 0.9)
@@ -61,7 +61,7 @@ def int8(
         for name, pictures in sets.items():
             scores = {}
             for bits in BITS[:1] if run.quick else BITS:
-                scores[f"top-1, {bits} bits"] = accuracy(quantise(target, pictures, bits=bits), test, labels)
+                scores[f"top-1, {bits} bits"] = accuracy(quantise_network(target, pictures, bits=bits), test, labels)
             run.row(name, scores)
     figure = show.image_rows(shown, [""] * min(images, 8), columns=min(images, 8), scale=0.5, pixelated=False)
     run.record(

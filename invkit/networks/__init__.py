@@ -3,7 +3,7 @@
 from invkit.networks.batch_norm import calibrate, without_statistics
 from invkit.networks.block_inverses import inverse_of
 from invkit.networks.classifiers import build, names
-from invkit.networks.compressed import move_statistics, prune_weights, quantise
+from invkit.networks.compressed import move_statistics, prune_weights, quantise_network
 from invkit.networks.conditional_generator import KINDS, ConditionalGenerator, Conditioning, condition_matrix
 from invkit.networks.gan import Discriminator, GANGenerator
 from invkit.networks.inverse import ChainInverse
@@ -35,7 +35,7 @@ __all__ = [
     "move_statistics",
     "names",
     "prune_weights",
-    "quantise",
+    "quantise_network",
     "save_masks",
     "without_statistics",
 ]

@@ -163,7 +163,9 @@ class _RoundedInput:
         return (torch.fake_quantize_per_tensor_affine(first, self.scale, self.zero, 0, self.top), *rest)
 
 
-def quantise(target: Target, images: Tensor, *, bits: int = 8, weight_bits: int = 8, batch_size: int = 16) -> Target:
+def quantise_network(
+    target: Target, images: Tensor, *, bits: int = 8, weight_bits: int = 8, batch_size: int = 16
+) -> Target:
     """A copy of ``target`` that computes with few bits, its ranges taken from ``images``.
 
     Of every convolution and linear layer the weights are rounded channel by channel, symmetrically, and the inputs to a
@@ -187,7 +189,7 @@ def quantise(target: Target, images: Tensor, *, bits: int = 8, weight_bits: int 
 
     >>> from invkit.testing import tiny_target
     >>> target, images = tiny_target(), torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    >>> errors = [float((quantise(target, images, bits=b)(images) - target(images)).norm()) for b in (8, 4)]
+    >>> errors = [float((quantise_network(target, images, bits=b)(images) - target(images)).norm()) for b in (8, 4)]
     >>> errors[0] < errors[1]
     True
     """
