@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ def labels(run: Run, *, seconds: float = 30.0, seeds: int = 3, each: int = 2, re
         memory = contestant.memory(classes)
         for seed in range(seeds):
             images = contestant.run(classes, steps[name], ik.seeded(seed))
-            add(name, images, **{"steps": steps[name], "MiB a step": memory})
+            add(name, images, **{"steps": steps[name]} | ({} if math.isnan(memory) else {"MiB a step": memory}))
     for seed in range(seeds):
         order = torch.randperm(len(data.heldout), generator=ik.seeded(seed))
         chosen = [order[data.heldout.labels[order] == k][:each] for k in range(10)]
@@ -119,8 +120,8 @@ def features(run: Run, *, seconds: float = 60.0, seeds: int = 3, test: int = 60,
         ),
         note=f"{test} test images, {seeds} seeds; one thread. Inverses learn from {train:,} real training images "
         "within the time; the others change the pixels of all test images together. PSNR with its deviation over "
-        "images, distance in ResNet-44's features in units of that between two real images. The trivial answers run no network "
-        "backwards.",
+        "images, distance in ResNet-44's features in units of that between two real images. The trivial answers run no "
+        "network backwards.",
     )  # fmt: skip
 
 
