@@ -96,7 +96,7 @@ def judge_noise(judge: ik.Judge, target: ik.Target, labels: Tensor) -> dict[str,
 
 # A quarter of the default's steps, which the judges hardly notice.
 SYNTHESIS: dict[str, Any] = {"steps": 100, "low_resolutions": ((0.5, 60),)}
-COUNTS = (640, 2500, 4000)
+COUNTS = (640, 4000)
 
 
 @recorded_run(data=True, smoke={"images": 20, "inversion_steps": 1, "steps": 1, "seeds": 1, "rounds": 2})
