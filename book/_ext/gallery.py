@@ -63,7 +63,7 @@ class Number(SphinxRole):
             words = lost(name, error)
             log.warning(words, location=self.get_location())
             return [nodes.emphasis(text=f"({words})")], []
-        return [nodes.inline(text=format(value, form).replace("%", " %"), classes=["inv-number"])], []
+        return [nodes.inline(text=format(value, form).replace("%", "\u00a0%"), classes=["inv-number"])], []
 
 
 class Shown(SphinxDirective):

@@ -92,7 +92,7 @@ def test_numbers_and_pictures_come_from_the_runs(folder, build):
     page, warnings = build()
     assert warnings == ""
     assert "It reads" in page
-    assert ">80 %<" in page
+    assert ">80\u00a0%<" in page
     slider = page[page.index('class="inv-frames"') :]
     assert "block 1 of 1: 20.0 dB, recognised 80%" in slider
     assert page.count('class="inv-pair"') == 32
