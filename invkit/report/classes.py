@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from invkit.core.rng import seeded
 from invkit.core.target import Target
 from invkit.data.outliers import photo_patches
 from invkit.report.case import Case, answers
-from invkit.report.section import Section, listed
+from invkit.report.section import Section, listed, pace
 from invkit.show.spread import bar_with_spread
 from invkit.transforms.resize import resize_images
 
@@ -42,8 +44,10 @@ def classes(case: Case, seconds: float) -> Section:
         "A classifier must name one of its classes, whatever it sees. A network that is sure of noise will be sure "
         "of a broken camera too; a class for garbage, or a threshold on its confidence, is meant for these."
     )
-    steps = 3 if case.least else 60
-    distance = distance_from_grey(case.target, torch.tensor(case.classes), steps)
+    labels = torch.tensor(case.classes)
+    walk = partial(distance_from_grey, case.target, labels)
+    steps = 3 if case.least else pace(walk, seconds, least=20, most=60)
+    distance = walk(steps)
     reached = distance.isfinite()
     per_pixel = distance / torch.tensor(case.spec.shape, dtype=torch.float32).prod().sqrt()
     section.numbers["classes reached from grey"] = float(reached.double().mean())

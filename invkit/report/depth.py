@@ -23,6 +23,10 @@ DEPTHS = 5
 """Depths that are inverted, evenly spread."""
 LEARNT_FROM = 600
 """Images that inverses learn from."""
+ENOUGH = 100
+"""Steps of an optimisation of pixels below which a report says how few there were."""
+Recovered = tuple[dict[str, Tensor], dict[str, int]]
+"""Images by depth, and the steps that each took."""
 
 
 def depth(case: Case, seconds: float) -> Section:
@@ -36,7 +40,7 @@ def depth(case: Case, seconds: float) -> Section:
         "nearest image": known[torch.cdist(sought.flatten(1), known.flatten(1)).argmin(1)],
     }
     invert = _by_pixels if large else _by_inverses
-    recovered = invert(case, chain, sought, known, seconds)
+    recovered, steps = invert(case, chain, sought, known, seconds)
     section.say(
         f"Features of {len(sought)} {source} were turned back into images",
         "by optimising pixels until the features agree, with total variation."
@@ -52,14 +56,20 @@ def depth(case: Case, seconds: float) -> Section:
         quality = psnr(quantise(made), sought)
         section.numbers[f"PSNR, {name}"] = quality
         count = sizes.get(name)
-        rows[name] = {"PSNR, dB": f"{quality:.1f}"} | (
-            {"values": f"{count:,}", "values per pixel value": f"{count / values:.2g}"} if count else {}
-        )
+        rows[name] = {"PSNR, dB": f"{quality:.1f}"}
+        if count:
+            ratio = f"{count / values:.2g}"
+            rows[name] |= {"values": f"{count:,}", "values per pixel value": ratio, "steps": str(steps[name])}
     section.table("From the first depth to the last", rows)
     shown = {"images": sought[:6]} | {name: quantise(made[:6]) for name, made in (recovered | trivial).items()}
     numbers = {name: f"{section.numbers[f'PSNR, {name}']:.1f} dB" for name in rows}
-    section.picture(image_rows(shown, numbers=numbers, numbers_name="PSNR"), "Images, and what features give back.")
+    canvas = image_rows(shown, numbers=numbers, numbers_name="PSNR")
+    section.picture(canvas, "Images, and what features give back.", lossless=not large)
     section.summary = _summary(section, list(recovered), list(trivial), len(sought), source)
+    fewest = min(steps.values())
+    if large and fewest < ENOUGH:
+        section.say(f"The time allowed {fewest} steps at the slowest depth; more would bring back more.")
+        section.summary = f"{section.summary[:-1]}, in as few as {fewest} steps."
     return section
 
 
@@ -102,7 +112,7 @@ def title(chain: Chain, k: int) -> str:
     return f"{k + 1}: {where} {name} ({kind})"
 
 
-def _by_inverses(case: Case, chain: Chain, sought: Tensor, known: Tensor, seconds: float) -> dict[str, Tensor]:
+def _by_inverses(case: Case, chain: Chain, sought: Tensor, known: Tensor, seconds: float) -> Recovered:
     """Divide-and-conquer inversion; each depth as it was at the end of its own stage."""
     recovered: dict[str, Tensor] = {}
 
@@ -122,8 +132,9 @@ def _by_inverses(case: Case, chain: Chain, sought: Tensor, known: Tensor, second
         )
         divide_and_conquer(chain, known, config, generator=seeded(case.seed), evaluate=evaluate)
 
-    run(2 if case.least else pace(run, seconds, least=20, most=300))
-    return recovered
+    steps = 2 if case.least else pace(run, seconds, least=20, most=300)
+    run(steps)
+    return recovered, dict.fromkeys(recovered, steps)
 
 
 @torch.no_grad()
@@ -131,15 +142,15 @@ def _recover(chain: Chain, inverse: ChainInverse, images: Tensor, depth: int) ->
     return in_batches(lambda x: inverse(chain.read(x, depth)[-1], depth=depth), images, device=chain.target.device)
 
 
-def _by_pixels(case: Case, chain: Chain, sought: Tensor, known: Tensor, seconds: float) -> dict[str, Tensor]:
+def _by_pixels(case: Case, chain: Chain, sought: Tensor, known: Tensor, seconds: float) -> Recovered:
     """Optimisation of pixels for each depth in turn."""
-    recovered = {}
+    recovered, taken = {}, {}
     for k, name in enumerate(chain.names):
         features = layer_features(case.target, sought, name)
         invert = partial(_pixels, case, features, name)
         steps = 2 if case.least else pace(invert, seconds / len(chain), least=20, most=300)
-        recovered[title(chain, k)] = invert(steps)
-    return recovered
+        recovered[title(chain, k)], taken[title(chain, k)] = invert(steps), steps
+    return recovered, taken
 
 
 def _pixels(case: Case, features: Tensor, layer: str, steps: int) -> Tensor:

@@ -31,6 +31,8 @@ def drawn(case: Case, seconds: float) -> Section:
         f"No image was used here: each method got the weights, and {len(case.classes)} of the classes.", *reasons
     )
     rows, shown = {}, {}
+    large = max(case.spec.size) > SMALL
+    columns = 5 if large else 10  # large ones are shown large
     for name, (weight, draw) in ways.items():
         try:
             images = quantise(draw(case, seconds * weight / sum(parts.values())))
@@ -38,7 +40,7 @@ def drawn(case: Case, seconds: float) -> Section:
             section.say(f"{name} is left out: {str(error).splitlines()[0]}.")
             continue
         section.images[name] = (images * 255).round().byte()
-        shown[name] = images[: min(10, len(case.classes))]
+        shown[name] = images[: min(columns, len(case.classes))]
         rows[name] = read(case, images, section, name)
     if not rows:
         section.skipped = "no method could draw anything"
@@ -52,8 +54,9 @@ def drawn(case: Case, seconds: float) -> Section:
             "does not survive one. That they look like anything to others is not shown by it."
         )
     numbers = {name: str(row[_reader(case)]).split(" [")[0] for name, row in rows.items() if name in shown}
-    canvas = image_rows(shown, names[: len(next(iter(shown.values())))], numbers=numbers, numbers_name=_reader(case))
-    section.picture(canvas, "Drawn from the weights alone, one image of each class.")
+    heads = names[: len(next(iter(shown.values())))]
+    canvas = image_rows(shown, heads, columns=columns, numbers=numbers, numbers_name=_reader(case))
+    section.picture(canvas, "Drawn from the weights alone, one image of each class.", lossless=not large)
     section.summary = _summary(case, section, rows)
     return section
 
