@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -62,6 +63,7 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
         up: From the page to the root of the site.
     """
     files: Files = {}
+    notebook["cells"] = [part for cell in notebook["cells"] for part in apart(cell)]
     for number, cell in enumerate(notebook["cells"]):
         id = cell.get("id", f"cell-{number}")
         for output in cell.get("outputs", []):
@@ -72,6 +74,25 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
                 html = fold_tables(html, f"data/{name}-{id}", up, files)
                 data["text/html"] = move_pictures(html, up, files)
     return notebook, files
+
+
+def apart(cell: dict) -> list[dict]:
+    """The cell, and each further slider or recorded run that it shows as a cell of its own: a figure has one number."""
+    figures = [i for i, output in enumerate(cell.get("outputs", [])) if is_figure(output)]
+    if len(figures) < 2:
+        return [cell]
+    outputs, ends = cell["outputs"], [*figures[1:], len(cell["outputs"])]
+    parts = [cell | {"outputs": outputs[: ends[0]]}]
+    for start, end in pairwise(ends):
+        hidden = {"tags": ["remove-input"]}
+        parts.append(cell | {"id": f"{cell.get('id')}-{start}", "metadata": hidden, "outputs": outputs[start:end]})
+    return parts
+
+
+def is_figure(output: dict) -> bool:
+    """Whether an output is a slider or a recorded run."""
+    html = "".join(output.get("data", {}).get("text/html", ""))
+    return 'class="inv-frames"' in html or 'class="inv-recorded"' in html
 
 
 def glossary(text: str) -> list[str]:

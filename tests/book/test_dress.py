@@ -65,6 +65,17 @@ def test_a_caption_of_its_own_is_kept_and_two_outputs_are_no_figure():
     assert "figure" not in cell["metadata"]["mystnb"]
 
 
+def test_two_figures_of_a_cell_get_a_number_each():
+    outputs = [{"output_type": "display_data", "data": {"text/html": slider()}, "metadata": {}} for _ in range(2)]
+    cell = {"cell_type": "code", "id": "cell-9", "source": "x", "metadata": {}, "outputs": outputs}
+    notebook, _ = dressing.dress({"cells": [cell]}, "01_deepinversion")
+    first, second = notebook["cells"]
+    assert [len(part["outputs"]) for part in (first, second)] == [1, 1]
+    assert second["metadata"]["tags"] == ["remove-input"]
+    names = {part["metadata"]["mystnb"]["figure"]["name"] for part in (first, second)}
+    assert names == {"fig-01-cell-9", "fig-01-cell-9-1"}
+
+
 def test_ids_of_claims_lead_to_the_scoreboard():
     claims = Claims("01_deepinversion", profile="ci")
     claims.untested("di.amp", "It needs a GPU.")
