@@ -21,7 +21,7 @@ from invkit.book.recording import Run, command_line, recorded_run
 from invkit.methods import layer_features
 from invkit.report import Contestant, feature_contestants, label_contestants
 
-LAYER = "layer3.2"
+LAYER = "layer2.2"
 COLUMNS = ("own", "ResNet-44", "robust net", "frechet", "diversity", "tv")
 
 
@@ -84,8 +84,8 @@ def labels(run: Run, *, seconds: float = 30.0, seeds: int = 3, each: int = 2, re
 
 
 @recorded_run(data=True, smoke={"seconds": 0.1, "seeds": 1, "test": 10, "train": 12})
-def features(run: Run, *, seconds: float = 60.0, seeds: int = 3, test: int = 60, train: int = 2000) -> None:
-    """Test images from the features of the last residual block, by every method."""
+def features(run: Run, *, seconds: float = 90.0, seeds: int = 3, test: int = 60, train: int = 2000) -> None:
+    """Test images from the features of a residual block in the middle, by every method."""
     data, target, judges = opened(run)
     split = data.test.per_class(test // 10)
     known = data.train[torch.randperm(len(data.train), generator=ik.seeded(0))[:train]]
