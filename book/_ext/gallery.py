@@ -1,8 +1,9 @@
 """Sphinx extension: numbers and pictures of recorded runs on the pages that are no notebooks.
 
-``{recorded}`run :: row :: column :: format` `` is a number, the mean over seeds. ``{gallery}`` shows each class of a
-run as a picture of its own, with a second run's behind it; ``{ways}`` several ways to the same classes; ``{depths}`` a
-slider through the blocks of a network. Tiles are cut out of the pictures that the runs have stored.
+``{recorded}`run :: row :: column :: format` `` is a number, the mean over seeds; the row may be a pattern.
+``{gallery}`` shows each class of a run as a picture of its own, with a second run's behind it; ``{ways}`` several ways
+to the same classes; ``{depths}`` a slider through the blocks of a network. Tiles are cut out of the pictures that the
+runs have stored.
 
 A run that is missing, or whose picture is laid out otherwise, leaves a sentence that says so in its place, and a
 warning (an error under ``-W``).
@@ -11,6 +12,7 @@ warning (an error under ``-W``).
 from __future__ import annotations
 
 import ast
+import fnmatch
 import html
 import re
 from pathlib import Path
@@ -58,7 +60,9 @@ class Number(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         name, row, column, form = (part.strip() for part in self.text.split("::"))
         try:
-            value = summarise(read(self.env, name).measured[row][column])["mean"]
+            measured = read(self.env, name).measured
+            found = [row] if row in measured else fnmatch.filter(measured, row)
+            value = summarise(measured[found[0] if found else row][column])["mean"]
         except Lost as error:
             words = lost(name, error)
             log.warning(words, location=self.get_location())

@@ -29,7 +29,7 @@ def setup(app):
 """
 INDEX = """# Page
 
-It reads {recorded}`deep :: 1 conv, synthetic :: ResNet-44 top-1 :: .0%` of them.
+It reads {recorded}`deep :: 1 conv, * :: ResNet-44 top-1 :: .0%` of them.
 
 ```{depths} deep
 ```
