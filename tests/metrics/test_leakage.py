@@ -5,7 +5,15 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from invkit.core.rng import seeded
-from invkit.metrics.leakage import crossed_leakage, grouped_interval, measure_leakage, pooled_leakage, similarities
+from invkit.metrics.leakage import (
+    crossed_leakage,
+    exchange_test,
+    grouped_interval,
+    mean_interval,
+    measure_leakage,
+    pooled_leakage,
+    similarities,
+)
 
 
 def smooth(n, seed, size=12):
@@ -140,3 +148,31 @@ def test_what_is_refused():
     for bad in ({"level": 1.0}, {"draws": 0}, {"repeats": 0}):
         with pytest.raises(ValueError, match=r"level.*draws.*repeats"):
             measure_leakage(some, some, some, **bad)
+
+
+def test_exchanged_sets_find_a_copy_and_call_chance_chance():
+    generator = seeded(0)
+    train, heldout = torch.rand(2, 10, 1, 12, 12, generator=generator)
+    near = (train + 0.1 * torch.rand(10, 1, 12, 12, generator=generator)).clamp(0, 1)
+    assert exchange_test(near, train, heldout) <= 0.002
+    values = []
+    for _ in range(40):
+        one, two, images = torch.rand(3, 6, 1, 12, 12, generator=generator)
+        values.append(exchange_test(images, one, two, draws=99, generator=generator))
+    assert 0.3 < sum(values) / len(values) < 0.7, "uniform where there is nothing to find"
+    assert sum(value <= 0.05 for value in values) <= 5
+
+
+def test_exchanging_wants_sets_of_one_size():
+    images = torch.rand(4, 1, 12, 12)
+    with pytest.raises(ValueError, match="equally large"):
+        exchange_test(images, images, images[:3])
+    with pytest.raises(ValueError, match="draws"):
+        exchange_test(images, images, images, draws=0)
+
+
+def test_the_interval_of_a_mean_by_hand():
+    low, high = mean_interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    with pytest.raises(ValueError, match="two or more"):
+        mean_interval([1.0])
