@@ -147,20 +147,19 @@ class _RoundedInput:
 
         self.top = 2**bits - 1
         self.observer = HistogramObserver(dtype=torch.quint8, quant_min=0, quant_max=self.top)
-        self.scale: Tensor | None = None
-        self.zero: Tensor | None = None
+        self.range: tuple[Tensor, Tensor] | None = None  # scale and zero point
 
     def fix(self, device: torch.device) -> None:
         """Go from watching to rounding."""
         scale, zero = self.observer.calculate_qparams()
-        self.scale, self.zero = scale.to(device), zero.to(device, torch.int32)
+        self.range = (scale.to(device), zero.to(device, torch.int32))
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         first, *rest = inputs
-        if self.scale is None:
+        if self.range is None:
             self.observer(first.detach().float().cpu())
             return inputs
-        return (torch.fake_quantize_per_tensor_affine(first, self.scale, self.zero, 0, self.top), *rest)
+        return (torch.fake_quantize_per_tensor_affine(first, *self.range, 0, self.top), *rest)
 
 
 def quantise_network(

@@ -133,9 +133,10 @@ for step in range(begun, 2000):
     second = start(folder, "--sweep", "seed=0:3")
     again = paths[0].parents[1] / "start.json"
     wait_for(lambda: again.is_file() and json.loads(again.read_text())["starts"] == 2, "the requeued cell begins again")
-    wait_for(lambda: "01_a seed=0" in second.stdout.readline(), "the second controller looks at the cells")
+    first_lines = "".join(second.stdout.readline() for _ in range(3))
     (room / "go").touch()
-    said = finish(second)
+    said = first_lines + finish(second)
+    assert "01_a seed=0" in first_lines, said
     assert second.returncode == 1, said
     found = cells(folder)
     assert found["0"]["state"] == "finished", said
@@ -182,6 +183,19 @@ def test_what_slurm_cannot_give_is_one_sentence(slurm, book, words, says):
     assert said.startswith(says)
     assert said.count("\n") == 1
     assert not queue()
+
+
+def test_the_table_is_the_same_here_and_on_the_cluster(slurm, book):
+    folder = book(MEASURE)
+    tables = []
+    for cluster in ("slurm", "local"):
+        out = folder / cluster
+        process = start(folder, "--sweep", "seed=1:4", "--out", str(out), "--cluster", cluster)
+        said = finish(process)
+        assert process.returncode == 0, said
+        tables.append((out / "table.csv").read_text())
+    assert tables[0] == tables[1]
+    assert "square,4.66" in tables[0]
 
 
 def test_what_the_partition_never_has_ends_the_cell(slurm, book):
