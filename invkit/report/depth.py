@@ -35,17 +35,24 @@ def depth(case: Case, seconds: float) -> Section:
     large = max(case.spec.size) > SMALL
     sought, known, source = _images(case, 4 if large else 40)
     chain = _cut(case, large)
+    learnt = not large
+    if learnt:
+        try:
+            recovered, steps = _by_inverses(case, chain, sought, known, seconds)
+        except ValueError as error:  # as for the tokens of a transformer
+            section.say(f"Inverses cannot be learnt: {str(error).splitlines()[0]}.")
+            learnt, sought, chain = False, sought[:4], _cut(case, True)
+    if not learnt:
+        recovered, steps = _by_pixels(case, chain, sought, seconds)
     trivial = {
         "mean colour": quantise(sought.mean((2, 3), keepdim=True).expand_as(sought)),
         "nearest image": known[torch.cdist(sought.flatten(1), known.flatten(1)).argmin(1)],
     }
-    invert = _by_pixels if large else _by_inverses
-    recovered, steps = invert(case, chain, sought, known, seconds)
     section.say(
         f"Features of {len(sought)} {source} were turned back into images",
-        "by optimising pixels until the features agree, with total variation."
-        if large
-        else f"by inverses that learnt from {len(known)} others (divide-and-conquer inversion).",
+        f"by inverses that learnt from {len(known)} others (divide-and-conquer inversion)."
+        if learnt
+        else "by optimising pixels until the features agree, with total variation.",
         "PSNR is the mean over the images; the trivial answers know only each image's mean colour, or take the nearest "
         "other image. What is below them has not been brought back.",
     )
@@ -67,7 +74,7 @@ def depth(case: Case, seconds: float) -> Section:
     section.picture(canvas, "Images, and what features give back.", lossless=not large)
     section.summary = _summary(section, list(recovered), list(trivial), len(sought), source)
     fewest = min(steps.values())
-    if large and fewest < ENOUGH:
+    if not learnt and fewest < ENOUGH:
         section.say(f"The time allowed {fewest} steps at the slowest depth; more would bring back more.")
         section.summary = f"{section.summary[:-1]}, in as few as {fewest} steps."
     return section
@@ -142,7 +149,7 @@ def _recover(chain: Chain, inverse: ChainInverse, images: Tensor, depth: int) ->
     return in_batches(lambda x: inverse(chain.read(x, depth)[-1], depth=depth), images, device=chain.target.device)
 
 
-def _by_pixels(case: Case, chain: Chain, sought: Tensor, known: Tensor, seconds: float) -> Recovered:
+def _by_pixels(case: Case, chain: Chain, sought: Tensor, seconds: float) -> Recovered:
     """Optimisation of pixels for each depth in turn."""
     recovered, taken = {}, {}
     for k, name in enumerate(chain.names):

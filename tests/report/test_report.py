@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 
+import invkit as ik
 from invkit.report import SECTIONS, Case, Pair, Pictures, Report, open_report
 from invkit.report import report as module
 from invkit.report.__main__ import main
@@ -84,6 +85,17 @@ def test_without_batch_norm_the_report_says_what_it_leaves_out():
     assert "DeepInversion" not in section.images
     assert any("DeepInversion is left out" in paragraph for paragraph in section.paragraphs)
     assert "no batch norms" in " ".join(report.ask("identity").paragraphs)
+
+
+def test_a_transformer_is_inverted_by_pixels_where_no_inverse_can_be_learnt():
+    spec = tiny_target(channels=1, size=(16, 16)).spec
+    target = ik.Target(ik.networks.build("vit_tiny", spec, width=16, seed=0), spec, "vit")
+    report = Report(case=Case(target=target, pair=Pair(), classes=(0, 1, 2, 3), least=True))
+    section = report.ask("depth")
+    assert not section.skipped
+    assert any("Inverses cannot be learnt" in paragraph for paragraph in section.paragraphs)
+    assert "optimising pixels" in " ".join(section.paragraphs)
+    assert report.ask("drawn").summary
 
 
 def test_three_images_leave_out_what_needs_more(at_home):
