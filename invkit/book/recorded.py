@@ -377,7 +377,23 @@ def _read(path: Path) -> Recorded:
     return Recorded(**{key: value for key, value in json.loads(path.read_text("utf8")).items() if key in known})
 
 
-def show_recorded(name: str, folder: str | Path | None = None) -> Recorded:
+@dataclass(frozen=True)
+class MissingRecord:
+    """What a page shows in the place of a record that is not there: the rest of it still reads.
+
+    >>> "nowhere" in MissingRecord("nowhere", "there is none")._repr_html_()
+    True
+    """
+
+    name: str
+    reason: str
+
+    def _repr_html_(self) -> str:
+        text = f"The recorded run {self.name} is missing, and what it shows with it: {self.reason}."
+        return f'<div class="admonition warning"><p class="admonition-title">Missing</p><p>{html.escape(text)}</p></div>'
+
+
+def show_recorded(name: str, folder: str | Path | None = None) -> Recorded | MissingRecord:
     """The same as :func:`load_recorded`, by the name of what a cell does that ends with it.
 
     Args:
@@ -385,11 +401,8 @@ def show_recorded(name: str, folder: str | Path | None = None) -> Recorded:
         folder: Where it lies; by default ``book/recorded`` of the book around the working directory.
 
     Returns:
-        The run, which a notebook shows as a table with its origin and the command that repeats it.
-
-    Raises:
-        FileNotFoundError: Naming the runs that exist.
-        ValueError: If its picture is missing or another one.
+        The run, which a notebook shows as a table with its origin and the command that repeats it; where it is not
+        there or its picture is another one, a box that says so.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -398,7 +411,10 @@ def show_recorded(name: str, folder: str | Path | None = None) -> Recorded:
     ...     show_recorded("run", folder).origin
     '...-...-..., cpu, 1 s, seed 0, commit ...'
     """
-    return load_recorded(name, folder)
+    try:
+        return load_recorded(name, folder)
+    except (FileNotFoundError, ValueError) as error:
+        return MissingRecord(name, str(error))
 
 
 def sha256(content: bytes) -> str:

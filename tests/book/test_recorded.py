@@ -229,3 +229,11 @@ def test_what_is_stored_can_be_shown_and_repeated(name):
     for row in run.summaries().values():
         # What is no seed is an image, a summary of which is stored.
         assert {s["n"] for s in row.values() if s["n"] < 10} <= {1, len(run.seeds)}
+
+
+def test_a_page_reads_on_where_a_record_or_its_picture_is_missing(tmp_path):
+    page = show_recorded("no-run", tmp_path)._repr_html_()
+    assert "no-run is missing" in page
+    path = record("run-1", **FACTS, figure=figure(), folder=tmp_path)
+    path.with_suffix(".png").unlink()
+    assert "run-1 is missing" in show_recorded("run-1", tmp_path)._repr_html_()
