@@ -390,7 +390,8 @@ class MissingRecord:
 
     def _repr_html_(self) -> str:
         text = f"The recorded run {self.name} is missing, and what it shows with it: {self.reason}."
-        return f'<div class="admonition warning"><p class="admonition-title">Missing</p><p>{html.escape(text)}</p></div>'
+        title = '<p class="admonition-title">Missing</p>'
+        return f'<div class="admonition warning">{title}<p>{html.escape(text)}</p></div>'
 
 
 def show_recorded(name: str, folder: str | Path | None = None) -> Recorded | MissingRecord:
