@@ -129,14 +129,16 @@ for step in range(begun, 2000):
     finish(first)
     jobs = [(path.parents[1] / "job.txt").read_text() for path in paths]
     subprocess.run(["scontrol", "requeue", jobs[0]], check=True, timeout=60)
-    subprocess.run(["scancel", jobs[1]], check=True, timeout=60)
     second = start(folder, "--sweep", "seed=0:3")
+    lines = [second.stdout.readline() for _ in range(3)]
+    for seed in range(3):
+        assert f"  running     01_a seed={seed}\n" in lines
     again = paths[0].parents[1] / "start.json"
-    wait_for(lambda: again.is_file() and json.loads(again.read_text())["starts"] == 2, "the requeued cell begins again")
-    first_lines = "".join(second.stdout.readline() for _ in range(3))
+    wait_for(lambda: json.loads(again.read_text())["starts"] == 2, "the requeued cell begins again")
+    subprocess.run(["scancel", jobs[1]], check=True, timeout=60)
+    wait_for(lambda: jobs[1] not in queue(), "the cancelled job ends")
     (room / "go").touch()
-    said = first_lines + finish(second)
-    assert "01_a seed=0" in first_lines, said
+    said = "".join(lines) + finish(second)
     assert second.returncode == 1, said
     found = cells(folder)
     assert found["0"]["state"] == "finished", said

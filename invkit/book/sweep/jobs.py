@@ -60,13 +60,13 @@ class CellJob:
     """
 
     def __init__(self, folder: str, token: str) -> None:
-        self.folder, self.token = folder, token
+        self.folder, self.token, self.told = folder, token, False
 
     def checkpoint(self) -> Any:
         """Called by submitit before a preempted job is queued again: the same, for the run keeps its own place."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self)
+        return DelayedSubmission(type(self)(self.folder, self.token))
 
     def __call__(self) -> None:
         """Run the order that lies in the folder; raises where it failed, so that the cluster sees it too."""
@@ -74,6 +74,7 @@ class CellJob:
             order = json.load(file)
         if order["token"] != self.token:  # a later call of the sweep has submitted the cell anew
             return
+        self.listen()
         starts, start, late = self.note_start(), time.time(), False
         with open(os.path.join(self.folder, "output.txt"), "a", encoding="utf8") as output:
             process = subprocess.Popen(
@@ -88,12 +89,27 @@ class CellJob:
             finally:
                 self.end(process)
         kind, reason = self.judge(process.returncode, late, order)
+        if kind and not late:
+            time.sleep(1)  # a scheduler that ends the job tells all its processes, in any order
+            if self.told:  # it says itself why, and may queue the job again
+                raise RuntimeError("the scheduler ended the job")
         self.write("end.json", {
             "state": "failed" if kind else "finished", "kind": kind, "reason": reason,
             "seconds": round(time.time() - start, 2), "starts": starts, "code": order["code"],
         })  # fmt: skip
         if kind:
             raise RuntimeError(f"{kind}: {reason}")
+
+    def listen(self) -> None:
+        """Notice that the scheduler tells the job to end."""
+        before = signal.getsignal(signal.SIGTERM)
+
+        def note(number: int, frame: Any) -> None:
+            self.told = True
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGTERM, note)
 
     def note_start(self) -> int:
         """Count the starts; more than one follows a preemption."""
