@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from invkit.core.results import FitResult
 from invkit.data.datasets import DataSet
 from invkit.engine.fit import require_trained
 from invkit.networks.loading import load_weights
+from invkit.networks.own import located
 
 
 def cache_path(network: str, data: DataSet, settings: Mapping[str, Any], folder: str | Path | None = None) -> Path:
@@ -35,7 +37,11 @@ def cache_path(network: str, data: DataSet, settings: Mapping[str, Any], folder:
         data.train.pixels.contiguous().numpy().tobytes() + data.train.labels.numpy().tobytes()
     ).hexdigest()
     key = {"network": network, "spec": data.spec, "train": digest, "version": 1, **settings}
-    return Path(folder or default).expanduser() / f"{network}-{config_hash(key)}.safetensors"
+    if ":" in network:  # a reader's own: another text of the file is another network
+        source = Path(located(network).rpartition(":")[0])
+        key["source"] = hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else ""
+    short = re.sub(r"[^\w-]+", "_", network.rpartition("/")[2])
+    return Path(folder or default).expanduser() / f"{short}-{config_hash(key)}.safetensors"
 
 
 def load_or_fit(

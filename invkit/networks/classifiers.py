@@ -17,11 +17,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invkit.core.rng import isolated_rng
 from invkit.core.spec import ImageSpec
+from invkit.networks.own import build_own, located
 
 MIN_SIZE = 8
 
@@ -37,7 +39,8 @@ def build(
     """Build the classifier ``name`` for images of ``spec``, with fresh weights and in train mode.
 
     Args:
-        name: One of :func:`names`.
+        name: One of :func:`names`, or ``my_file:make_net`` for a function of your own without arguments, see
+            :func:`~invkit.networks.own.build_own`.
         spec: Of the images.
         width: Channels after the first layer (the embedding for ``vit_tiny`` and ``mixer_tiny``).
         dropout: Probability in front of the last layer, for the networks that have one.
@@ -54,8 +57,13 @@ def build(
     >>> build("resnet20", spec, width=4, seed=0)(torch.zeros(3, 1, 16, 16)).shape
     torch.Size([3, 2])
     """
+    if ":" in name:
+        if width is not None or dropout is not None:
+            raise ValueError(f"width and dropout are options of the package's networks, not of {name}")
+        with nullcontext() if seed is None else isolated_rng(seed):
+            return _fitting(build_own(located(name)), spec, name)
     if name not in _BUILDERS:
-        raise ValueError(f"there is no network {name!r}; known are {', '.join(names())}")
+        raise ValueError(f"there is no network {name!r}; known are {', '.join(names())} and my_file:make_net")
     if min(spec.size) < MIN_SIZE:
         raise ValueError(
             f"{name} needs images of at least {MIN_SIZE}x{MIN_SIZE} pixels, not {spec.size[0]}x{spec.size[1]}"
@@ -67,6 +75,20 @@ def build(
     options = {k: v for k, v in (("width", width), ("dropout", dropout)) if v is not None}
     with nullcontext() if seed is None else isolated_rng(seed):
         return _BUILDERS[name](spec, **options)
+
+
+def _fitting(module: nn.Module, spec: ImageSpec, name: str) -> nn.Module:
+    """The module, if it turns such images into one logit for each class."""
+    module.eval()
+    try:
+        with torch.no_grad():
+            logits = module(torch.zeros(2, *spec.shape))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{name} takes no images of shape {spec.shape}: {reason}") from error
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, spec.n_classes):
+        raise ValueError(f"{name} must give logits (N, {spec.n_classes}) for images of shape {spec.shape}")
+    return module.train()
 
 
 def names() -> tuple[str, ...]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +16,7 @@ from invkit.core.files import read_weights
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
 from invkit.networks.classifiers import build
+from invkit.networks.own import build_own
 
 
 def load_target(
@@ -164,72 +161,6 @@ def _required(spec: ImageSpec | None, name: str) -> ImageSpec:
             "or put a JSON with input, mean, std, classes beside the weights"
         )
     return spec
-
-
-def build_own(name: str) -> nn.Module:
-    """Call the function that builds a network, ``package.module:function`` or ``path/to/file.py:function``.
-
-    Args:
-        name: Where the function is, see :func:`load_function`.
-
-    Returns:
-        What the function gives.
-
-    Raises:
-        ValueError: Where there is no such function, it needs arguments or fails, or gives no module.
-
-    >>> type(build_own("torch.nn:Identity")).__name__
-    'Identity'
-    """
-    function = load_function(name)
-    try:
-        built = function()
-    except Exception as error:  # the user's own code may raise anything
-        raise ValueError(f"cannot build {name!r} ({type(error).__name__}): {error}") from error
-    if not isinstance(built, nn.Module):
-        raise ValueError(f"{name} built a {type(built).__name__}, not a torch.nn.Module")
-    return built
-
-
-def load_function(name: str) -> Callable[..., Any]:
-    """What stands under a name in a module or in a file of Python.
-
-    Args:
-        name: ``package.module:function`` for a module on Python's path, or ``path/to/file.py:function``.
-
-    Returns:
-        It.
-
-    Raises:
-        ValueError: Where there is no such module or file, it fails, or has no such name.
-
-    >>> load_function("torch.nn:Identity").__name__
-    'Identity'
-    """
-    where, _, function = name.rpartition(":")
-    try:
-        module = _file_module(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-        loaded: Callable[..., Any] = getattr(module, function)
-    except Exception as error:  # the user's own code may raise anything
-        advice = "" if where.endswith(".py") else f"; the folder of {where} must be on PYTHONPATH, or give {where}.py"
-        raise ValueError(f"cannot load {name!r} ({type(error).__name__}): {error}{advice}") from error
-    return loaded
-
-
-def _file_module(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    source = importlib.util.spec_from_file_location(path.stem, path)
-    assert source is not None  # by its suffix it is a Python file
-    assert source.loader is not None
-    module = importlib.util.module_from_spec(source)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)  # for what the file imports from beside it
-    try:
-        source.loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-    return module
 
 
 def _published(name: str, build: Callable[[], nn.Module]) -> nn.Module:

@@ -23,11 +23,10 @@ from invkit.methods.feature_inversion import FeatureInversionConfig, feature_inv
 from invkit.methods.network_inversion import NetworkInversionConfig, network_inversion
 from invkit.methods.plugin import PlugInConfig, plug_in_inversion
 from invkit.methods.reconstruction import ReconstructionConfig, reconstruct
-from invkit.networks.loading import load_function
+from invkit.networks.own import load_function, located
 from invkit.objectives.batch_norm import BatchNormPenalty
 from invkit.partition.chain import partition_network
 from invkit.report.case import SMALL
-from invkit.report.network import located
 from invkit.report.section import pace
 
 MOST_FOR_GENERATORS = 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,8 @@ from invkit.core.files import write_json
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
 from invkit.networks.classifiers import build
-from invkit.networks.loading import build_own, load_module
+from invkit.networks.loading import load_module
+from invkit.networks.own import beside, build_own, located, start_folder
 from invkit.report.images import glance
 
 
@@ -52,11 +52,6 @@ class LogitsOnly(nn.Module):
         return logits
 
 
-def start_folder() -> Path:
-    """The folder that the reader started from, which relative paths are meant from; notebooks run in their own."""
-    return Path(os.environ.get("INVKIT_START", Path.cwd()))
-
-
 def open_network(network: str, weights: str = "", *, spec: str = "", data: str = "", device: str = "cpu") -> Opened:
     """The network that a reader names, frozen, with what its images look like.
 
@@ -84,7 +79,7 @@ def open_network(network: str, weights: str = "", *, spec: str = "", data: str =
     """
     start = start_folder()
     name = located(network, start)
-    file = str(_beside(weights, start)) if weights not in ("", "none") else None
+    file = str(beside(weights, start)) if weights not in ("", "none") else None
     own, ours = ":" in name, name.startswith("invkit/")
     if ours and file is None and weights != "none":
         raise ValueError(f"{network} has no published weights: give weights=FILE, or weights=none for random ones")
@@ -107,32 +102,10 @@ def open_network(network: str, weights: str = "", *, spec: str = "", data: str =
     return Opened(target=target, fresh=partial(_build_anew, name, image_spec), notes=tuple(notes))
 
 
-def located(network: str, start: Path | None = None) -> str:
-    """``my_file:make_net`` with the path of the file, where there is such a file; bare names with their library.
-
-    >>> located("no_such_file:make_net"), located("resnet18")
-    ('no_such_file:make_net', 'torchvision/resnet18')
-    """
-    start = start or start_folder()
-    where, colon, function = network.rpartition(":")
-    if colon:
-        file = _beside(where if where.endswith(".py") else f"{where}.py", start)
-        return f"{file}:{function}" if file.is_file() else network
-    if "/" not in network and network:
-        from torchvision import models
-
-        return f"torchvision/{network}" if network in models.list_models(module=models) else f"timm/{network}"
-    return network
-
-
-def _beside(path: str, start: Path) -> Path:
-    return Path(path) if Path(path).is_absolute() else start / path
-
-
 def _specification(spec: str, weights: str | None, name: str, start: Path) -> Path | None:
     """The JSON that was named, or lies beside the weights or beside the file of the network; None if there is none."""
     if spec:
-        return _beside(spec, start)
+        return beside(spec, start)
     places = [Path(weights).with_suffix(".json")] if weights else []
     if name.rpartition(":")[0].endswith(".py"):
         places.append(Path(name.rpartition(":")[0]).with_suffix(".json"))

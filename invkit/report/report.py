@@ -12,17 +12,13 @@ from pathlib import Path
 from invkit.core.config import config_hash
 from invkit.core.files import digest
 from invkit.core.results import DivergedError
+from invkit.networks.own import start_folder
 from invkit.report.case import Case
-from invkit.report.classes import classes
-from invkit.report.depth import depth
-from invkit.report.drawn import drawn
-from invkit.report.identity import identity
 from invkit.report.images import open_images
-from invkit.report.leak import leak
-from invkit.report.network import open_network, start_folder
+from invkit.report.network import open_network
 from invkit.report.page import write_page
-from invkit.report.remedies import remedies
 from invkit.report.section import Section
+from invkit.report.sections import classes, depth, drawn, identity, leak, remedies
 
 Ask = Callable[[Case, float], Section]
 

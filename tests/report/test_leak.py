@@ -8,7 +8,7 @@ import pytest
 
 import invkit as ik
 from invkit.report import Pair, Pictures, Section, open_report
-from invkit.report.drawn import by_statistics
+from invkit.report.sections.drawn import by_statistics
 from tests.report.conftest import train
 
 COUNT = 20

@@ -8,7 +8,10 @@ import os
 import pytest
 import torch
 
-from invkit.networks.loading import build_own, load_weights
+import invkit as ik
+from invkit.engine.cache import cache_path
+from invkit.networks.loading import load_weights
+from invkit.networks.own import build_own
 from invkit.report import open_network
 
 
@@ -119,3 +122,31 @@ def test_random_weights_are_called_random():
     opened = open_network("torchvision/mobilenet_v3_small", "none")
     assert "random" in opened.notes[0]
     assert open_network("mobilenet_v3_small", "none").target.spec == opened.target.spec
+
+
+def test_chapters_take_an_architecture_of_ones_own(at_home, tmp_path):
+    data = ik.load_data("digits", limit=40)
+    config = ik.ClassifierConfig(steps=2, warmup=0)
+
+    def trained(**options):
+        return ik.load_or_train("my_file:make_net", data, config, folder=tmp_path, device="cpu", **options)
+
+    one, again, other = trained(), trained(), trained(seed=1)
+    assert one.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert len(list(tmp_path.glob("my_file_make_net-*.safetensors"))) == 2
+    with pytest.raises(ValueError, match="width"):
+        trained(width=4)
+    with pytest.raises(ValueError, match=r"my_file:make_many must give logits \(N, 10\)"):
+        ik.networks.build("my_file:make_many", data.spec)
+    with pytest.raises(ValueError, match="takes no images of shape"):
+        ik.networks.build("my_file:make_net", ik.load_data("digits", size=8, limit=40).spec)
+
+
+def test_another_text_of_the_file_is_another_network(at_home, tmp_path, monkeypatch):
+    monkeypatch.setenv("INVKIT_START", str(tmp_path))
+    data = ik.load_data("digits", limit=40)
+    text, names = (at_home / "my_file.py").read_text(), []
+    for source in (text, text + "# changed"):
+        (tmp_path / "my_file.py").write_text(source)
+        names.append(cache_path("my_file:make_net", data, {}, tmp_path).name)
+    assert names[0] != names[1]

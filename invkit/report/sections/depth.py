@@ -190,6 +190,3 @@ def _summary(section: Section, depths: list[str], trivial: list[str], count: int
         f"{section.numbers[f'PSNR, {deepest}']:.1f} dB against {floor:.1f} dB of the best trivial answer "
         f"({count} {source})."
     )
-
-
-__all__ = ["depth"]

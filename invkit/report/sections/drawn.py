@@ -143,6 +143,3 @@ def _summary(case: Case, section: Section, rows: dict[str, dict[str, str]]) -> s
 
 def _score(section: Section, who: str, name: str) -> float:
     return section.numbers[f"{name}, {who}"]
-
-
-__all__ = ["drawn"]

@@ -129,6 +129,3 @@ def _summary(section: Section, scores: dict[str, list[dict[str, float]]]) -> str
         f"What helps most of {len(changes)} measures tried is {best}: it takes {-change:.2f} [{-high:.2f}, "
         f"{-low:.2f}] from the AUROC of membership, and changes accuracy by {100 * cost:+.0f} points."
     )
-
-
-__all__ = ["remedies"]

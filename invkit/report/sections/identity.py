@@ -98,6 +98,3 @@ def _sample(case: Case) -> tuple[Tensor, str]:
             return pictures.some(most).images, name
     generator = torch.Generator().manual_seed(case.seed)
     return photo_patches(40, case.spec, generator), "patches of photographs"
-
-
-__all__ = ["identity"]

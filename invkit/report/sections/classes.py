@@ -133,6 +133,3 @@ def distance_from_grey(target: Target, labels: Tensor, steps: int, size: float =
             norm = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
             images = (images - length * gradient / norm).clamp(0, 1)
     return distance
-
-
-__all__ = ["classes"]

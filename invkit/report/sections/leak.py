@@ -234,6 +234,3 @@ def _control(section: Section) -> str:
         f"interval over networks: about what such images cost any network of this kind that is trained as long."
     )
     return f"; planted canaries {'were' if works else 'were not'} found ({canaries:.2f})"
-
-
-__all__ = ["leak"]
