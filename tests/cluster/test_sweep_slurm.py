@@ -62,7 +62,10 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    return process.communicate(timeout=240)[0]
+    try:
+        return process.communicate(timeout=600)[0]
+    finally:
+        process.kill()
 
 
 def cells(folder: Path) -> dict[str, dict[str, str]]:
