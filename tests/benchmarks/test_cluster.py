@@ -5,14 +5,16 @@ Ratios and seconds are printed, nothing is asserted about time. One rank and two
 
 from __future__ import annotations
 
-import csv
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import textwrap
 import time
+
+from invkit.book.sweep.jobs import LocalCluster, Resources
 
 RANKS = """
     import statistics, sys, time
@@ -69,34 +71,26 @@ def test_exact_statistics_over_two_ranks(benchmark, tmp_path):
     benchmark.pedantic(lambda: None, rounds=1)
 
 
-def test_a_job_of_a_sweep_beyond_the_run_itself(benchmark, tmp_path, monkeypatch):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "_config.yml").touch()
-    first = 'profile: str = "book"  # how much work, one of: ci, book, paper\nseed: int = 0  # random seed'
-    cells = [
-        {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": ["parameters"] if i == 0 else []}, "outputs": [],
-         "execution_count": None, "source": source}
-        for i, source in enumerate([first, "print(seed)"])
-    ]  # fmt: skip
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    data = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    (tmp_path / "notebooks/01_a.ipynb").write_text(json.dumps(data))
-    command = [sys.executable, "-m", "invkit.run", "01_a", "--profile", "ci", "-j", "1"]
-    alone, swept = [], []
-    for k in range(2):  # in turn, so that both meet the same other work
-        done = subprocess.run([*command, "--force"], cwd=tmp_path, capture_output=True, text=True, check=True)
-        alone.append(float(done.stdout.split()[-2]))  # of the notebook, without the command's own start
-        grid = ["--sweep", "seed=0:2", "--out", str(tmp_path / f"sweep{k}")]
+def test_what_a_sweep_adds_to_each_job(benchmark, tmp_path):
+    cluster, seconds = LocalCluster(tmp_path / "jobs", Resources(), 1), []
+    order = {
+        "command": ["true"], "environment": {}, "cwd": str(tmp_path), "input": "", "answers": False, "seconds": 60,
+        "bytes": 0, "code": "", "token": "t",
+    }  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for k in range(5):
+        cell = tmp_path / str(k)
+        cell.mkdir()
+        (cell / "order.json").write_text(json.dumps(order))
         start = time.perf_counter()
-        subprocess.run([*command, *grid], cwd=tmp_path, check=True, capture_output=True)
-        both = time.perf_counter() - start
-        start = time.perf_counter()
-        subprocess.run([*command, *grid], cwd=tmp_path, check=True, capture_output=True)  # all are kept
-        swept.append((both - (time.perf_counter() - start)) / 2)
-    with open(tmp_path / "sweep0/cells.csv", newline="") as file:
-        inside = statistics.median(float(row["seconds"]) for row in csv.DictReader(file))
-    one, job = statistics.median(alone), statistics.median(swept)
-    beyond = job - one
-    print(f"\nA notebook alone {one:.2f} s, as a job of a sweep {job:.2f} s: {beyond:.2f} s more")
-    benchmark.extra_info |= {"beyond, s": round(beyond, 2), "inside, s": inside}
+        (job,) = cluster.submit([cell])
+        while not (cell / "end.json").exists():
+            time.sleep(0.01)
+        seconds.append(time.perf_counter() - start)
+        os.waitpid(int(job), 0)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / len(seconds)
+    wall = statistics.median(seconds)
+    print(f"\nA job that does nothing: {wall:.2f} s of wall time, {processor:.2f} s of processor time")
+    benchmark.extra_info |= {"wall, s": round(wall, 2), "processor, s": round(processor, 2)}
     benchmark.pedantic(lambda: None, rounds=1)
