@@ -23,12 +23,14 @@ NETWORK, WIDTH = "bn_cnn", 8
 def controls(run: Run, *, networks: int = 10, count: int = 20, steps: int = 150, minutes: float = 0.1) -> None:
     """Networks that learnt a few images by heart, each asked about its own images and about others."""
     digits = ik.load_data("digits")
+    # In the order of the file come digits of one hand after the other: neighbours are no strangers.
+    shuffled = digits.train[torch.randperm(len(digits.train), generator=ik.seeded(0))]
     config = ik.ClassifierConfig(
         **{"steps": steps, "warmup": 0, "shift": 0, "label_smoothing": 0.0, "batch_size": count}
     )
     for seed in range(networks):
         # Images of its own for each network: with the same for all, one unlucky choice would count ten times.
-        piece = digits.train[100 * seed : 100 * (seed + 1)]
+        piece = shuffled[100 * seed : 100 * (seed + 1)]
         learnt, never, heldout = piece[:count], piece[count : 2 * count], piece[2 * count :]
         module = ik.networks.build(NETWORK, digits.spec, width=WIDTH, seed=seed)
         data = ik.DataSet(name="few", spec=digits.spec, train=learnt, test=heldout, heldout=heldout)
