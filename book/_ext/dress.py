@@ -29,10 +29,10 @@ from invkit.show.picture import img_tag, render_png, webp
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
 DRAWN = 48  # rows that fit a figure
-HEAVY = 20_000  # characters of a picture within the page; larger ones become files
+HEAVY = 8_000  # characters of a picture within the page; larger ones become files
 DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
-PICTURE = re.compile(r'\bsrc="data:image/(\w+);base64,([^"]+)"')
+PICTURE = re.compile(r'(\bsrc=|"src": )"data:image/(\w+);base64,([^"]+)"')
 EVERYDAY = {
     "claim",
     "comparison",
@@ -176,12 +176,14 @@ def move_pictures(html: str, up: str, files: Files) -> str:
     """Put large pictures into files of their own, which a browser fetches when they come near its window."""
 
     def move(found: re.Match[str]) -> str:
-        if len(found[2]) < HEAVY:
+        start, kind, encoded = found.groups()
+        if len(encoded) < HEAVY:
             return found[0]
-        content = base64.b64decode(found[2])
-        name = f"pictures/{hashlib.sha256(content).hexdigest()[:16]}.{found[1]}"
+        content = base64.b64decode(encoded)
+        name = f"pictures/{hashlib.sha256(content).hexdigest()[:16]}.{kind}"
         files[name] = content
-        return f'loading="lazy" src="{up}/_static/{name}"'
+        lazy = 'loading="lazy" ' if start == "src=" else ""  # a frame of a slider comes when it is moved to
+        return f'{lazy}{start}"{up}/_static/{name}"'
 
     return PICTURE.sub(move, html)
 

@@ -129,21 +129,12 @@ def is_live_code(file) -> bool:
 ICON = re.compile(r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
 
 
-PRELOAD = re.compile(r'<link rel="preload" as="font"[^>]*>\s*')
-
-
 def fewer_icons(app, error: Exception | None) -> None:
-    """Keep of the theme's two thousand icons those that a page or a script of the theme names.
-
-    Its fonts of icons are asked for in advance by each page, and drawn with by hardly one: they come when they are
-    needed.
-    """
+    """Keep of the theme's two thousand icons those that a page or a script of the theme names."""
     script = Path(app.outdir, "_static/scripts/fontawesome.js")
     if error or not script.is_file():
         return
     users = [*Path(app.outdir).rglob("*.html"), *Path(app.outdir, "_static").rglob("*.js")]
-    for page in Path(app.outdir).rglob("*.html"):
-        page.write_text(PRELOAD.sub("", page.read_text("utf8")), "utf8")
     words = "".join(path.read_text("utf8") for path in users if path != script and "vendor" not in path.parts)
     used = set(re.findall(r"fa-([\w-]+)", words))
 

@@ -154,3 +154,6 @@ def test_large_pictures_become_files_and_small_ones_stay():
     assert files[name] == bytes(30_000)
     assert re.search(rf'<img loading="lazy" src="../_static/{name}" alt="x">', html)
     assert small in html
+    _, html, files = page(f'<script>[{{"label": "1", "src": "data:image/webp;base64,{large}"}}]</script>')
+    (name,) = files
+    assert f'"src": "../_static/{name}"' in html
