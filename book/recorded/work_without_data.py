@@ -57,7 +57,7 @@ def int8(
             "real photographs": photos[seed * images :][:images],
         }
         if not shown:
-            shown = {name: pictures[:8] for name, pictures in sets.items()}
+            shown = {name: sets[name][:8] for name in ("inverted images", "noise")}  # photographs stay where they are
         for name, pictures in sets.items():
             scores = {}
             for bits in BITS[:1] if run.quick else BITS:
