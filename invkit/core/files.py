@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 # A temporary file names the machine and the process that writes it, so that a later process can tell a file that is
 # being written from one that was left by a process killed meanwhile.
-_MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 _TEMPORARY = re.compile(r"\..*\.unfinished-(?P<machine>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8}(\.[^.]*)?")
 _being_written: set[str] = set()
 _swept: set[Path] = set()
@@ -73,7 +73,7 @@ def _new_file_beside(path: Path) -> Path:
     """An empty file with a hidden name of this process's own, in the folder of ``path``."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"cannot write {path}: it is a folder; give the path of a file")
-    name = f".{path.stem[:100]}.unfinished-{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    name = f".{path.stem[:100]}.unfinished-{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent not in _swept:  # once for each folder: looking through a large one takes a while
@@ -109,13 +109,18 @@ def remove_unfinished(folder: str | Path, *, below: bool = False) -> list[Path]:
 
 def _is_left_over(name: str) -> bool:
     temporary = _TEMPORARY.fullmatch(name)
-    if temporary is None or temporary["machine"] != _MACHINE or name in _being_written:
+    if temporary is None or temporary["machine"] != MACHINE or name in _being_written:
         return False
     process = int(temporary["process"])
-    return process == os.getpid() or not _is_running(process)  # a container's processes have the same number each time
+    return process == os.getpid() or not is_running(process)  # a container's processes have the same number each time
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine runs, by its number.
+
+    >>> is_running(os.getpid())
+    True
+    """
     if os.name != "posix":  # elsewhere, asking would end the process
         return True
     try:

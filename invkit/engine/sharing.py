@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from invkit.core.files import _MACHINE, _is_running
+from invkit.core.files import MACHINE, is_running
 
 LEASE = 60.0
 """Seconds without a sign of life after which a worker of another machine is taken for lost."""
@@ -123,9 +123,9 @@ class Shares:
         except OSError:  # it is done in this moment
             return False
         machine, _, process = signature.rpartition("-")[0].partition("-")
-        if machine == _MACHINE and process == str(os.getpid()):
+        if machine == MACHINE and process == str(os.getpid()):
             return signature != _signature()  # an earlier process had this number
-        if machine == _MACHINE and process.isdigit() and not _is_running(int(process)):
+        if machine == MACHINE and process.isdigit() and not is_running(int(process)):
             return True
         before, since = self.seen.get(path.name, (0, 0.0))
         if before != changed:
@@ -139,7 +139,7 @@ _SELF = secrets.token_hex(4)
 
 def _signature() -> str:
     """Machine and process, and a word that tells a process from an earlier one of its number."""
-    return f"{_MACHINE}-{os.getpid()}-{_SELF}"
+    return f"{MACHINE}-{os.getpid()}-{_SELF}"
 
 
 class Lease:

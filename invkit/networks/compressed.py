@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune
 
+from invkit.core.hooks import Hooks
 from invkit.core.target import Target
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -96,24 +98,23 @@ def move_statistics(target: Target, original: Target, images: Tensor) -> Target:
             f"{target.name} and {original.name} must have the same batch norms with stored statistics, "
             f"not {len(layers)} and {len(before)}"
         )
-    number = {layer: i for norms in (layers, before) for i, layer in enumerate(norms)}
     old: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def watch(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        old[number[layer]] = _moments_of(inputs[0])
+    def watch(k: int, inputs: Tensor) -> None:
+        old[k] = _moments_of(inputs)
 
-    def move(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        (mean, var), (old_mean, old_var) = _moments_of(inputs[0]), old[number[layer]]
-        stored = before[number[layer]]
+    def move(k: int, inputs: Tensor) -> None:
+        (mean, var), (old_mean, old_var) = _moments_of(inputs), old[k]
+        layer, stored = layers[k], before[k]
         layer.running_mean.copy_(stored.running_mean + mean - old_mean)
         layer.running_var.copy_(stored.running_var * (var + layer.eps) / (old_var + layer.eps))
 
     shown = target.spec.normalise(images.to(target.device))
-    for network, hook, norms in ((original.module, watch, before), (module, move, layers)):
-        handles = [layer.register_forward_pre_hook(hook) for layer in norms]
-        network(shown)
-        for handle in handles:
-            handle.remove()
+    for network, visit, norms in ((original.module, watch, before), (module, move, layers)):
+        with Hooks() as hooks:
+            for k, layer in enumerate(norms):
+                hooks.before(layer, partial(visit, k))
+            network(shown)
     return Target(module, target.spec, f"{target.name}, statistics moved")
 
 

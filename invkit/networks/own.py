@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
+
+from invkit.core.python_files import load_file
 
 
 def start_folder() -> Path:
@@ -88,25 +87,9 @@ def load_function(name: str) -> Callable[..., Any]:
     """
     where, _, function = name.rpartition(":")
     try:
-        module = _file_module(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        module = load_file(where) if where.endswith(".py") else importlib.import_module(where)
         loaded: Callable[..., Any] = getattr(module, function)
     except Exception as error:  # the user's own code may raise anything
         advice = "" if where.endswith(".py") else f"; the folder of {where} must be on PYTHONPATH, or give {where}.py"
         raise ValueError(f"cannot load {name!r} ({type(error).__name__}): {error}{advice}") from error
     return loaded
-
-
-def _file_module(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    source = importlib.util.spec_from_file_location(path.stem, path)
-    assert source is not None  # by its suffix it is a Python file
-    assert source.loader is not None
-    module = importlib.util.module_from_spec(source)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)  # for what the file imports from beside it
-    try:
-        source.loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-    return module

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +48,6 @@ class Case:
     """Whether every step counts as too many: a trial that shows that all runs."""
     done: dict[str, Section] = field(default_factory=dict)
     """Sections so far, by name."""
-    folder: Path | None = None
 
     @property
     def spec(self) -> ImageSpec:

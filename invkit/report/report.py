@@ -59,7 +59,7 @@ class Report:
     def __post_init__(self) -> None:
         if not self.minutes > 0:
             raise ValueError(f"minutes must be positive, not {self.minutes}")
-        self.case.done, self.case.folder = self.sections, self.folder
+        self.case.done = self.sections
 
     def ask(self, name: str) -> Section:
         """One section: from the folder where it is there, else asked now; what cannot be answered says why.
@@ -89,7 +89,7 @@ class Report:
         start = time.perf_counter()
         try:
             section = question(self.case, self.left * part / ahead)
-        except (ValueError, TypeError, RuntimeError, ArithmeticError, NotImplementedError, DivergedError) as error:
+        except (ValueError, RuntimeError, ArithmeticError, DivergedError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             section = Section(name=name, title=title, skipped=reason)
         section.seconds = time.perf_counter() - start
@@ -181,9 +181,10 @@ def open_report(
     Traceback (most recent call last):
     FileNotFoundError: no image specification at ...nowhere.json
     """
+    data, heldout = _placed(data), _placed(heldout)
     opened = open_network(network, weights, spec=spec, data=data, device=device)
     target = opened.target
-    pair = open_images(_placed(data), _placed(heldout), target.spec, seed=seed)
+    pair = open_images(data, heldout, target.spec, seed=seed)
     chosen = tuple(classes) or _spread(target.spec.n_classes)
     target.spec.check_labels(list(chosen))
     other = None

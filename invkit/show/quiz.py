@@ -43,9 +43,8 @@ class Quiz:
         self.rounds, self.question = rounds, question
 
     def _repr_html_(self) -> str:
-        name = hashlib.sha256(b"".join(image for image, *_ in self.rounds)).hexdigest()[
-            :8
-        ]  # one for each quiz of a page
+        digest = hashlib.sha256(b"".join(image for image, *_ in self.rounds)).hexdigest()
+        name = digest[:8]  # one for each quiz of a page
         body = "".join(self._round(number, name) for number in range(len(self.rounds)))
         score = '<p class="score" aria-hidden="true">Right so far:</p>'
         return f'{STYLE}<div class="inv-quiz"><p>{html.escape(self.question)}</p>{body}{score}</div>'

@@ -11,8 +11,8 @@ import torch
 import invkit as ik
 from invkit.engine.cache import cache_path
 from invkit.networks.loading import load_weights
-from invkit.networks.own import build_own
-from invkit.report import open_network
+from invkit.networks.own import build_own, located
+from invkit.report import open_network, open_report
 
 
 def test_a_function_in_a_file_with_weights_and_a_specification_beside_them(at_home):
@@ -102,6 +102,25 @@ def test_what_does_not_fit_is_refused_in_one_sentence(at_home, network, weights,
         open_network(network, weights, spec=spec)
     assert "\n" not in str(error.value)
     assert not os.path.exists("/tmp/never")
+
+
+def test_a_file_may_hold_dataclasses_and_import_what_lies_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text("width = 3\n")
+    (tmp_path / "mine.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\nimport beside\n"
+        "@dataclass\nclass Options:\n    width: int = beside.width\n"
+        "def make_net():\n    return nn.Linear(2, Options().width)\n"
+    )
+    monkeypatch.setenv("INVKIT_START", str(tmp_path))
+    assert build_own(located("mine:make_net")).out_features == 3
+
+
+def test_a_template_takes_the_size_of_images_meant_from_the_start_folder(at_home, tmp_path, monkeypatch):
+    (at_home / "bare.py").write_text((at_home / "my_file.py").read_text())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="needs a specification"):
+        open_report("bare:make_net", data="folder:images")
+    assert json.loads((at_home / "bare.json").read_text())["input"] == [1, 16, 16]
 
 
 def test_missing_weights_are_named(at_home):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
@@ -31,6 +30,7 @@ from invkit.book.recording import RecordedRun
 from invkit.book.sweep.jobs import LocalCluster, Resources, SlurmCluster, State, connect, why_gone
 from invkit.book.sweep.table import Outcome, numbers_of, write_tables
 from invkit.core.files import read_json, write_json
+from invkit.core.python_files import load_file
 
 POLL = 0.25
 """Seconds between looks at the folders of cells."""
@@ -137,12 +137,7 @@ def script(name: str) -> Work:
     file = Path(path).resolve()
     if not file.is_file():
         raise BadParameters(f"no script {path!r}")
-    spec = importlib.util.spec_from_file_location(f"_swept_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    module = load_file(file)
     runs = {value.name: value for value in vars(module).values() if isinstance(value, RecordedRun)}
     if (part and part not in runs) or (not part and len(runs) != 1):
         raise BadParameters(
@@ -223,6 +218,7 @@ def order_of(cell: Cell, root: Path, resources: Resources, timeout: int) -> dict
     environment = {
         "INVKIT_WORK": str(folder / "work"), "INVKIT_CLAIMS": str(folder / "claims"),
         "INVKIT_CHECKPOINTS": str(folder / "checkpoints"), "INVKIT_NUMBERS": str(folder / "numbers.jsonl"),
+        "INVKIT_START": os.environ.get("INVKIT_START", str(Path.cwd())),
         "INVKIT_QUIET": "1", "OMP_NUM_THREADS": str(resources.cpus), "MPLBACKEND": "agg",
         "PYTHONPATH": _python_path(root),
     }  # fmt: skip
