@@ -24,6 +24,8 @@ import sys
 sys.path.insert(0, {ext!r})
 extensions = ["myst_parser", "gallery"]
 html_static_path = []
+# Said, for Sphinx's own default is one dictionary that any build of this process may have changed.
+source_suffix = {{".rst": "restructuredtext", ".md": "markdown"}}
 def setup(app):
     app.add_config_value("recorded_dir", "recorded", "env", str)
 """

@@ -73,7 +73,7 @@ def test_arrow_keys_move_the_frame_from_disk(browser, tmp_path):
 def test_every_frame_is_a_picture_and_the_slider_has_a_name(browser, tmp_path):
     browser.get(page(tmp_path / "page.html", frames()))
     slider, image = (browser.find_element("css selector", name) for name in ("input", "img"))
-    assert slider.accessible_name == "Grey & level"
+    assert slider.accessible_name.strip() == "Grey & level"  # some browsers keep the space before the output
     for _ in range(3):
         assert browser.execute_script("return arguments[0].decode().then(() => arguments[0].naturalWidth)", image) > 0
         slider.send_keys("\ue014")
