@@ -3,11 +3,13 @@
     INVKIT_DATA=FOLDER python book/recorded/plugin_inversion.py tinydarknet
     INVKIT_DATA=FOLDER python book/recorded/plugin_inversion.py squeezenet
     INVKIT_DATA=FOLDER python book/recorded/plugin_inversion.py deepinversion
+    INVKIT_DATA=FOLDER python book/recorded/plugin_inversion.py imagenet
     INVKIT_DATA=FOLDER python book/recorded/plugin_inversion.py cifar10
     INVKIT_DATA=FOLDER python book/recorded/plugin_inversion.py ablations
 
 The first two invert two ImageNet networks with the same settings, each judged by the other; the third goes on with
-DeepInversion where Plug-In Inversion ended; the last two invert a standard and a robust network for CIFAR-10.
+DeepInversion where Plug-In Inversion ended; the fourth inverts three ImageNet networks by seed, one of them
+without zoom or centering; the last two invert a standard and a robust network for CIFAR-10.
 
 ``FOLDER`` holds ``weights/``, ``imagenet_photos/``, ``cifar10_4600.npz`` and ``networks.py`` with the source of the
 networks that are in neither torchvision nor the package.
@@ -21,16 +23,30 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
 import invkit as ik
 from invkit import show
 from invkit.book.recording import Run, command_line, recorded_run
 from invkit.data.images import load_image, quantise
-from invkit.metrics import accuracy, probabilities, roughness, statistics_penalty
+from invkit.metrics import (
+    accuracy,
+    central_share,
+    low_frequency_share,
+    probabilities,
+    roughness,
+    saliency,
+    statistics_penalty,
+)
+from invkit.transforms import RandomViews, resize_images
 
 TINYDARKNET, SQUEEZENET = "imagenet_tinydarknet", "imagenet_squeezenet1_0"
+LITE0, LITE2 = "imagenet_efficientnet_lite0", "imagenet_efficientnet_lite2"
 RESNET20, RESNET44, ROBUST = "cifar10_resnet20", "cifar10_resnet44", "cifar10_resnet4b_robust"
-TITLES = {TINYDARKNET: "TinyDarknet", SQUEEZENET: "SqueezeNet", RESNET20: "ResNet-20", ROBUST: "robust net"}
+TITLES = {
+    TINYDARKNET: "TinyDarknet", SQUEEZENET: "SqueezeNet", LITE0: "EfficientNet-Lite0", LITE2: "EfficientNet-Lite2",
+    RESNET20: "ResNet-20", ROBUST: "robust net",
+}  # fmt: skip
 # Settings of a run that only shows that it runs.
 TRIAL = {"steps": 1, "stages": 1, "ensemble": 1, "resize": "always", "bf16": False}
 CLASSES = ("volcano", "Tibetan terrier", "jay", "daisy", "goldfish", "schooner")
@@ -49,29 +65,36 @@ REFINED: dict[str, Any] = {
     "lr": 0.05, "schedule": "cosine", "patience": None, "betas": (0.5, 0.9), "jitter": 32, "wrap": True, "flip": 0.5,
     "cross_entropy": 10.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0,
 }  # fmt: skip
+EIGHT = (*CLASSES, "zebra", "lemon")
+STAGES: dict[str, dict[str, Any]] = {
+    "both": {}, "zoom alone": {"centering": False}, "centering alone": {"zoom": False},
+    "neither": {"zoom": False, "centering": False},
+}  # fmt: skip
 SMALL: dict[str, Any] = {"steps": 50, "lr": 0.02, "ensemble": 4, "jitter": 4, "resize": "always"}
 CIFAR: dict[str, dict[str, Any]] = {"cross-entropy": ALONE | {"steps": 200, "lr": 0.03}, "PII": SMALL}
 
 
-def invert(run: Run, target: ik.Target, labels: Tensor, settings: Mapping[str, Any], seed: int = 0) -> Tensor:
+def invert(
+    run: Run, target: ik.Target, labels: Tensor, settings: Mapping[str, Any], seed: int = 0, views: Any = None
+) -> Tensor:
     """Images by Plug-In Inversion with these settings instead of the published ones."""
     config = ik.PlugInConfig(**{"bf16": True, **settings, **(TRIAL if run.quick else {})})
-    return ik.plug_in_inversion(target, labels, config, generator=ik.seeded(seed)).images
+    return ik.plug_in_inversion(target, labels, config, generator=ik.seeded(seed), views=views).images
 
 
 @recorded_run(data=True, smoke={"classes": 2, "photographs": 2})
 def tinydarknet(run: Run, *, classes: int = 6, photographs: int = 143) -> None:
     """Tiny Darknet under all settings, judged by SqueezeNet."""
-    imagenet(run, TINYDARKNET, SQUEEZENET, classes, photographs)
+    settings_on(run, TINYDARKNET, SQUEEZENET, classes, photographs)
 
 
 @recorded_run(data=True, smoke={"classes": 2, "photographs": 2})
 def squeezenet(run: Run, *, classes: int = 6, photographs: int = 143) -> None:
     """SqueezeNet under all settings, judged by Tiny Darknet."""
-    imagenet(run, SQUEEZENET, TINYDARKNET, classes, photographs)
+    settings_on(run, SQUEEZENET, TINYDARKNET, classes, photographs)
 
 
-def imagenet(run: Run, name: str, judge: str, count: int, photographs: int) -> None:
+def settings_on(run: Run, name: str, judge: str, count: int, photographs: int) -> None:
     """One network under all settings, judged by the other."""
     target, verifier = run.network(name), run.network(judge)
     if target.spec.classes != verifier.spec.classes:
@@ -108,8 +131,9 @@ def photos(run: Run, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor
 def scores(images: Tensor, labels: Tensor, target: ik.Target, verifier: ik.Target) -> dict[str, float]:
     """Whether both networks know the class, after rounding to 8 bits, and what the pixels are like."""
     images = quantise(images)
-    own, other = accuracy(target, images, labels), accuracy(verifier, images, labels)
-    chance = probabilities(verifier, images)[torch.arange(len(labels)), labels]
+    seen = resize_images(images, verifier.spec.shape[1:])
+    own, other = accuracy(target, images, labels), accuracy(verifier, seen, labels)
+    chance = probabilities(verifier, seen)[torch.arange(len(labels)), labels]
     return {
         "own top-1": own["top1"],
         "verifier top-1": other["top1"],
@@ -119,11 +143,11 @@ def scores(images: Tensor, labels: Tensor, target: ik.Target, verifier: ik.Targe
     }
 
 
-def picture(run: Run, images: Mapping[str, Tensor], verifier: str) -> show.Canvas:
+def picture(run: Run, images: Mapping[str, Tensor], verifier: str, classes: Sequence[str] = CLASSES) -> show.Canvas:
     """The first images of each row, reduced, and what the verifier recognises."""
     return show.image_rows(
         {row: small(batch[:SHOWN]) for row, batch in images.items()},
-        CLASSES[: min(SHOWN, *map(len, images.values()))],
+        classes[: min(SHOWN, *map(len, images.values()))],
         columns=SHOWN,
         scale=1.0,
         numbers={row: f"{run.mean(row, 'verifier top-1'):.0%}" for row in images},
@@ -136,6 +160,59 @@ def small(images: Tensor) -> Tensor:
     size = (96, 96) if images.shape[-1] > 96 else images.shape[-2:]
     smaller = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
     return ((smaller * 11).round() / 11).clamp(0, 1)
+
+
+@recorded_run(data=True, smoke={"seeds": 1, "classes": 2, "photographs": 3})
+def imagenet(run: Run, *, seeds: int = 3, classes: int = 8, photographs: int = 143) -> None:
+    """Three networks under one setting, one of them without zoom or centering, all judged by EfficientNet-Lite2."""
+    verifier = run.network(LITE2)
+    real, truth = photos(run, verifier.spec.classes, photographs)
+    images: dict[str, Tensor] = {}
+    rows = {f"{TITLES[TINYDARKNET]}, {name}": (TINYDARKNET, changes) for name, changes in STAGES.items()}
+    rows |= {TITLES[name]: (name, {}) for name in (SQUEEZENET, LITE0)}
+    for row, (name, changes) in rows.items():
+        target = run.network(name)
+        labels = torch.tensor([target.spec.classes.index(c) for c in EIGHT[:classes]])
+        for seed in range(seeds):
+            start = run.seconds
+            made = invert(run, target, labels, SMOOTH | changes, seed)
+            images.setdefault(row, made)
+            run.row(row, with_content(target, verifier, made, labels) | {"minutes": (run.seconds - start) / 60})
+    target = run.network(TINYDARKNET)
+    run.row(f"{len(real)} photographs", with_content(target, verifier, real, truth))
+    noise = torch.rand(real.shape, generator=ik.seeded(0))
+    run.row("noise", with_content(target, verifier, noise, truth))
+    run.record(
+        "plugin_inversion_imagenet",
+        title="Plug-In Inversion of three ImageNet networks at 224 pixels under one setting, by seed",
+        config=STAGES | {"in all": SMOOTH | {"bf16": True, "classes": EIGHT[:classes]}},
+        seeds=seeds,
+        claims=("pii.universal", "pii.zoom", "pii.both", "pii.centering"),
+        figure=picture(run, images, "Lite2", EIGHT),
+        note=f"One image of each of {classes} classes and seed, so a step of {1 / classes:.1%}; the first {SHOWN} are "
+        "shown, reduced. One setting for all networks. The judge is EfficientNet-Lite2, a larger relative of Lite0 and "
+        "none of the others; photographs, which may have been training images, and noise are judged by it as well. The "
+        "middle is the middle quarter of the area; coarse are periods of 32 pixels or more. Networks ran in bfloat16 "
+        "autocast; scores are of images rounded to 8 bits, in float32.",
+    )
+
+
+def with_content(target: ik.Target, verifier: ik.Target, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """The scores, where the target looks, and how coarse the images are."""
+    names = ("own top-1", "verifier top-1", "verifier top-5", "roughness")
+    all_scores, saved = scores(images, labels, target, verifier), quantise(images)
+    return {name: all_scores[name] for name in names} | {
+        "centre crops": accuracy(verifier, centre_crop(saved, verifier.spec.shape[1:]), labels)["top1"],
+        "saliency in the middle": central_share(saliency(target, saved, labels)),
+        "coarse structure": low_frequency_share(saved, cutoff=1 / 16),
+    }
+
+
+def centre_crop(images: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle three quarters of each side, at the size of the network that is to see it."""
+    height, width = images.shape[-2:]
+    middle = images[..., height // 8 : height - height // 8, width // 8 : width - width // 8]
+    return resize_images(middle, size)
 
 
 @recorded_run(data=True, smoke={"steps": 1, "classes": 2, "photographs": 3})
@@ -239,27 +316,39 @@ def cifar10(run: Run, *, seeds: int = 3, real: int = 600) -> None:
     )
 
 
+AUGMENTATIONS = {
+    "noise": v2.GaussianNoise(sigma=0.1),
+    "blur": v2.GaussianBlur(3, (0.3, 1.0)),
+    "rotation": v2.RandomAffine(20),
+    "crop": v2.RandomAffine(0, scale=(1.0, 1.5)),
+}
+WEIGHTS = (0.0, 0.01, 0.1, 1.0)  # of the total variation
+
+
 @recorded_run(data=True, smoke={"seeds": 1, "real": 60})
 def ablations(run: Run, *, seeds: int = 3, real: int = 600) -> None:
-    """The weight of total variation with and without ColorShift, and the size of the ensemble, on the robust net."""
-    judge, labels = CifarJudge(run, real), torch.arange(20) % 10
-    settings: dict[str, dict[str, Any]] = {}
+    """Total variation with and without ColorShift, the size of the ensemble, other augmentations; on the robust net."""
+    judge, labels = CifarJudge(run, real), torch.arange(40) % 10
+    rows: dict[str, tuple[dict[str, Any], Any]] = {}
     for word, shift in (("with", True), ("without", False)):
-        for tv in (0.0, 0.01, 0.1, 1.0, 10.0):
-            settings[f"{word} ColorShift, TV {tv:g}"] = {"tv": tv, "color_shift": shift}
-    for ensemble in (1, 16):
-        settings[f"ensemble of {ensemble}, TV 0"] = {"ensemble": ensemble}
+        for tv in WEIGHTS:
+            rows[f"{word} ColorShift, TV {tv:g}"] = ({"tv": tv, "color_shift": shift}, None)
+    for ensemble in (1, 2, 16):
+        rows[f"ensemble of {ensemble}, TV 0"] = ({"ensemble": ensemble}, None)
+    for name, augmentation in AUGMENTATIONS.items():
+        rows[f"{name}, TV 0"] = ({}, RandomViews(augmentation))
     images: dict[str, Tensor] = {}
-    for row, changes in settings.items():
+    for row, (changes, views) in rows.items():
         for seed in range(seeds):
-            batch = invert(run, judge.networks[ROBUST], labels, SMALL | changes, seed)
-            images.setdefault(row, batch)
-            run.row(row, judge(ROBUST, batch, labels))
+            made = invert(run, judge.networks[ROBUST], labels, SMALL | changes, seed, views)
+            images.setdefault(row, made)
+            run.row(row, judge(ROBUST, made, labels))
     run.record(
         "plugin_inversion_ablations",
-        title="Plug-In Inversion of a robust network for CIFAR-10: total variation, ColorShift and the ensemble",
-        config={"in all": SMALL} | settings,
+        title="Plug-In Inversion of a robust network for CIFAR-10: ColorShift, total variation, ensemble, by seed",
+        config={"in all": SMALL} | {row: changes for row, (changes, _) in rows.items()},
         seeds=seeds,
+        claims=("pii.colorshift-stable", "pii.colorshift-best", "pii.ensemble"),
         figure=show.image_rows(
             images,
             [judge.classes[int(y)] for y in labels[:6]],
@@ -268,12 +357,12 @@ def ablations(run: Run, *, seeds: int = 3, real: int = 600) -> None:
             numbers={row: f"{run.mean(row, 'ResNet-44'):.0%}" for row in images},
             numbers_name="ResNet-44",
         ),
-        note="20 images, two of each class, of which six are shown; mean and standard deviation over "
-        f"{seeds} seeds. The other net is ResNet-20. Without ColorShift all copies would be the same, so there is one; "
-        "with it there are 4 unless said. Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits. "
-        "Fréchet distance in ResNet-44's features.",
+        note=f"{len(labels)} images of each seed, six shown. The other net is ResNet-20. Without ColorShift "
+        "all copies would be the same, so there is one; with it, and with what stands in its place, there are 4 unless "
+        "said. Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits. Fréchet distance in "
+        "ResNet-44's features.",
     )
 
 
 if __name__ == "__main__":
-    command_line(tinydarknet, squeezenet, deepinversion, cifar10, ablations)
+    command_line(tinydarknet, squeezenet, deepinversion, imagenet, cifar10, ablations)

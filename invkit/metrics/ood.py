@@ -184,9 +184,11 @@ class ConfidenceGap:
     """
 
     lowest_inside: float
-    """Confidence of the least confident image of the distribution that was put into one of its classes."""
+    """Confidence of the least confident image of the distribution that was put into one of its classes (or a quantile
+    of their confidence, if that was asked for)."""
     highest_outside: float
-    """Confidence of the most confident image outside that was put into such a class; 0 where there is none."""
+    """Confidence of the most confident image outside that was put into such a class (or a quantile); 0 where there is
+    none."""
     violating: float
     """Share of all images outside that are at least as confident as ``lowest_inside``."""
     rejected: float
@@ -198,34 +200,40 @@ class ConfidenceGap:
         return self.lowest_inside - self.highest_outside
 
 
-def confidence_gap(inside: Tensor, outside: Tensor, garbage: int | None = None) -> ConfidenceGap:
+def confidence_gap(
+    inside: Tensor, outside: Tensor, garbage: int | None = None, *, quantile: float = 0.0
+) -> ConfidenceGap:
     """Whether one confidence parts images inside from images outside, the claim of Suhail et al., §5.2.
 
     Args:
         inside: Logits ``(N, K)`` of images of the distribution; confidence is the largest softmax probability.
         outside: Logits ``(M, K)`` of images outside.
         garbage: Index of the class of what is outside, if the network has one.
+        quantile: Share of each set, in [0, 0.5), that may lie beyond the threshold: the extremes of hundreds of images
+            are those of single ones.
 
     Returns:
         The two confidences between which the threshold would lie, and the shares of images outside that violate it and
         that the garbage class rejects.
 
     Raises:
-        ValueError: Where no image of the distribution was put into one of its classes.
+        ValueError: Where no image of the distribution was put into one of its classes, or for an impossible quantile.
 
     >>> gap = confidence_gap(torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.4, 0.6]]).log())
     >>> round(gap.margin, 3)
     0.3
     """
+    if not 0 <= quantile < 0.5:
+        raise ValueError(f"quantile must lie in [0, 0.5), not {quantile}")
     confidence_inside, accepted_inside = _confidence(inside, garbage)
     confidence_outside, accepted_outside = _confidence(outside, garbage)
     if not bool(accepted_inside.any()):
         raise ValueError("no image of the distribution was put into one of its classes")
-    lowest = float(confidence_inside[accepted_inside].min())
+    lowest = float(confidence_inside[accepted_inside].quantile(quantile))
     wrongly_accepted = confidence_outside[accepted_outside]
     return ConfidenceGap(
         lowest_inside=lowest,
-        highest_outside=float(wrongly_accepted.max()) if len(wrongly_accepted) else 0.0,
+        highest_outside=float(wrongly_accepted.quantile(1 - quantile)) if len(wrongly_accepted) else 0.0,
         violating=float((accepted_outside & (confidence_outside >= lowest)).double().mean()),
         rejected=float((~accepted_outside).double().mean()),
     )

@@ -93,6 +93,15 @@ def test_the_threshold_by_hand():
     assert (plain.violating, plain.rejected) == (1 - 0.25, 0)
 
 
+def test_a_share_of_each_set_may_lie_beyond_the_threshold():
+    inside = torch.stack([torch.tensor([p, 1 - p]).log() for p in torch.linspace(0.6, 1 - 1e-6, 11)])
+    gap = confidence_gap(inside, inside, quantile=0.1)  # the second lowest and the second highest of eleven
+    assert (gap.lowest_inside, gap.highest_outside) == (pytest.approx(0.64, abs=1e-5), pytest.approx(0.96, abs=1e-5))
+    assert gap.violating == pytest.approx(10 / 11)
+    with pytest.raises(ValueError, match="quantile"):
+        confidence_gap(inside, inside, quantile=0.5)
+
+
 def test_scores_over_torchmetrics():
     from torchmetrics.functional.classification import binary_auroc, binary_roc
 
