@@ -40,7 +40,6 @@ TITLES = {RESNET20: "ResNet-20", ROBUST: "robust net"}
 BATCH = 128  # synthetic images at a time: their statistics are compared with those in the batch norms
 COPIES = 2  # of each training image, flipped and shifted by up to SHIFT pixels
 SHIFT = 2
-CONTRAST, COLOUR = 0.3, 0.2  # how far copies are recoloured, where they are
 TRAINING: dict[str, Any] = {
     "lr": 3e-3, "fine_tune_lr": 5e-4, "restarts": 0, "batch_size": 16, "checkpoint_every": 10_000,
 }  # fmt: skip
@@ -72,7 +71,7 @@ class Workshop:
     def config(self) -> dict[str, Any]:
         """Settings of the inverses and of the images that they learn from."""
         amounts = {"images": self.images, "synthesis batch": BATCH, "copies": COPIES, "shift": SHIFT}
-        return {"training": self.training, "contrast": CONTRAST, "colour": COLOUR} | amounts
+        return {"training": self.training} | amounts
 
     def judges(self) -> dict[str, ik.Target]:
         """The network that is inverted, and a deeper one that has seen neither inverses nor features."""
@@ -93,9 +92,8 @@ class Workshop:
         return self.run.synthetic(self.run.network(RESNET20), self.images, self.synthesis, batch_size=BATCH)
 
     def training_images(self, name: str) -> Tensor:
-        """The images of a source, flipped and shifted; ``recoloured`` are the synthetic ones in other colours, too."""
-        recolour = name == "recoloured"
-        return varied(self.source("synthetic" if recolour else name), ik.seeded(1), recolour=recolour)
+        """The images of a source, flipped and shifted."""
+        return varied(self.source(name), ik.seeded(1))
 
     def inverses(self, chain: Chain, network: str, source: str, seed: int = 0) -> list[ChainInverse]:
         """Of each depth, as they are at the end of its own stage: later ones change them in favour of theirs."""
@@ -141,10 +139,8 @@ def depth(
     for name, trivial in baselines(photos, labels, train.images, train.labels).items():
         run.row(name, scores(quantise(trivial), photos, labels, judges))
     rows, numbers = {"test images": first(photos, labels)}, {}
-    for source, count in {"synthetic": seeds, "real": seeds, "recoloured": 1, "noise": seeds}.items():
-        if run.quick and source != "synthetic":
-            continue
-        for seed in range(count):
+    for source in ("synthetic",) if run.quick else ("synthetic", "real", "noise"):
+        for seed in range(seeds):
             for title, inverse in zip(titles(chain), shop.inverses(chain, RESNET20, source, seed), strict=True):
                 rebuilt = reconstruct(chain, inverse, photos)
                 run.row(f"{title}, {source}", scores(rebuilt, photos, labels, judges))
@@ -162,20 +158,21 @@ def depth(
         ),
         note=f"{len(photos)} test images, none seen in training; PSNR is the mean over them, for each seed of the "
         f"training. Inverses learnt from {images:,} images that DeepInversion made from the network itself (shown), "
-        "from as many real training images, from as many of uniform noise, or (one seed) from the synthetic ones with "
-        f"other colours and contrasts; each image in {COPIES} flips and shifts. Each depth as it was at the end of its "
-        "own stage. The ResNet-44 has seen neither the inverses nor the features. Scores are of images rounded to 8 "
-        "bits. The trivial answers run no network backwards: nearest are training images.",
+        "from as many real training images, or from as many of uniform noise; each image in "
+        f"{COPIES} flips and shifts. "
+        "Each depth as it was at the end of its own stage. The ResNet-44 has seen neither the inverses nor the "
+        "features. Scores are of images rounded to 8 bits. The trivial answers run no network backwards: nearest are "
+        "training images.",
     )
 
 
 DEPTH_CLAIMS = ("dci.shallow", "dci.deep", "dci.plateau", "dci.last-layers", "dci.synthetic-data", "dci.architectures")
 
 
-@recorded_run(data=True, smoke=TINY | {"deepsim_steps": 1, "pixel_steps": 1})
+@recorded_run(data=True, smoke=TINY | {"deepsim_steps": 1, "pixel_steps": 1, "seeds": 1})
 def methods(
     run: Run, *, images: int = 4000, synthesis_steps: int = 100, steps: int = 300, fine_tune_steps: int = 150,
-    test: int = 60, deepsim_steps: int = 600, pixel_steps: int = 300,
+    test: int = 60, deepsim_steps: int = 600, pixel_steps: int = 300, seeds: int = 3,
 ) -> None:  # fmt: skip
     """The deepest feature map inverted by networks and by optimisation of pixels."""
     shop = workshop(run, images, synthesis_steps, steps, fine_tune_steps)
@@ -189,50 +186,55 @@ def methods(
         name: ik.FeatureInversionConfig(**PIXELS, steps=pixel_steps, batch_norm=weight)
         for name, weight in PENALTY.items()
     }
-    rebuilt: dict[str, Tensor] = {}
-    seconds: dict[str, float] = {}
+    shown = {"test images": first(photos, labels)}
+
+    def score(name: str, pictures: Tensor, more: Mapping[str, float]) -> None:
+        pictures = quantise(pictures)
+        again = ik.methods.layer_features(target, pictures, LAYER)
+        run.row(name, scores(pictures, photos, labels, judges) | more | {
+            "distance in ResNet-44": feature_distance(pictures, photos, judges["ResNet-44"]),
+            "feature error": float((again - features).norm() / features.norm()),
+        })  # fmt: skip
 
     def invert(name: str, inverse: Callable[[Tensor], Tensor]) -> None:
         start = time.perf_counter()
-        rebuilt[name] = inverse(features).clamp(0, 1)
-        seconds[name] = time.perf_counter() - start
+        pictures = inverse(features).clamp(0, 1)
+        score(name, pictures, {"seconds per image": (time.perf_counter() - start) / len(photos)})
+        shown.setdefault(name, first(pictures, labels))
 
-    for source in ("synthetic", "recoloured", "real"):
-        invert(f"DCI, {source} images", shop.inverses(chain, RESNET20, source)[chain.names.index(LAYER)])
-        if source != "recoloured":
-            learnt, _ = ik.deepsim(target, shop.training_images(source), LAYER, deepsim, generator=ik.seeded(0))
+    for seed in range(seeds):
+        for source in ("synthetic", "real"):
+            inverses = shop.inverses(chain, RESNET20, source, seed)
+            invert(f"DCI, {source} images", inverses[chain.names.index(LAYER)])
+            learnt, _ = ik.deepsim(target, shop.training_images(source), LAYER, deepsim, generator=ik.seeded(seed))
             invert(f"DeePSiM, {source} images", learnt)
-    for name, config in pixels.items():
-        invert(
-            name,
-            lambda f, c=config: ik.feature_inversion(target, f, LAYER, c, generator=ik.seeded(0)).images,
-        )
-    rebuilt["their mean colours"] = flat(photos)
-    for name, pictures in rebuilt.items():
-        pictures = quantise(pictures)
-        again = ik.methods.layer_features(target, pictures, LAYER)
-        columns = scores(pictures, photos, labels, judges) | {
-            "distance in ResNet-44": feature_distance(pictures, photos, judges["ResNet-44"]),
-            "feature error": float((again - features).norm() / features.norm()),
-        }
-        run.row(name, columns | ({"seconds per image": seconds[name] / len(photos)} if name in seconds else {}))
+        for name, config in pixels.items():
+            invert(
+                name,
+                lambda f, c=config, k=seed: ik.feature_inversion(target, f, LAYER, c, generator=ik.seeded(k)).images,
+            )
+    train = shop.data.train
+    for name, trivial in baselines(photos, labels, train.images, train.labels).items():
+        score(name, trivial, {})
     run.record(
         "cifar10_dci_methods",
         title="The last feature map of a ResNet-20 for CIFAR-10 inverted: divide and conquer and other methods",
         config=shop.config | {"DeePSiM": deepsim} | pixels,
+        seeds=seeds,
+        claims=("dci.one-pass", "dci.beats-optimisation", "dci.beats-deepsim"),
         figure=show.image_rows(
-            {"test images": first(photos, labels)} | {name: first(rebuilt[name], labels) for name in seconds},
-            class_names(judges), columns=len(SHOWN), scale=2.0,
-            numbers={name: f"{run.mean(name, 'PSNR'):.1f} dB" for name in seconds}, numbers_name="PSNR",
+            shown, class_names(judges), columns=len(SHOWN), scale=2.0,
+            numbers={name: f"{run.mean(name, 'PSNR'):.1f} dB" for name in shown if name in run.measured},
+            numbers_name="PSNR",
         ),
         note=f"{len(photos)} test images from the 64 × 8 × 8 features behind the last residual block ({LAYER}); PSNR "
-        "is the mean over them, one seed. DCI and DeePSiM learnt from the same images, named in the "
-        "row (recoloured: the synthetic ones with other colours and contrasts too); DeepInversion and DeepDream change "
-        f"pixels until the features agree, {pixel_steps} steps for all images together. Weights of "
-        "the losses of these three were chosen in a few tries on training images. Seconds are wall time on a shared "
-        "machine, of inversion alone, without training. Distance in ResNet-44: mean squared distance of its features "
-        "at the ends of three stages, each position of unit length (LPIPS without learnt weights). Feature error: "
-        "distance of the features of the result from those given, over their norm.",
+        "is the mean over them, for each seed of training or of the start. DCI and DeePSiM learnt from the same "
+        "images, named in the row; DeepInversion and DeepDream change pixels until the features agree, "
+        f"{pixel_steps} steps for all images together. Weights of the losses of these three were chosen in a few tries "
+        "on training images. Seconds are wall time on a shared machine, of inversion alone, without training. Distance "
+        "in ResNet-44: mean squared distance of its features at the ends of three stages, each position of unit length "
+        "(LPIPS without learnt weights). Feature error: distance of the features of the result from those given, over "
+        "their norm.",
     )  # fmt: skip
 
 
@@ -292,12 +294,8 @@ def changed(target: ik.Target, images: Tensor, labels: Tensor, attack_steps: int
     return changes
 
 
-def varied(images: Tensor, generator: torch.Generator, *, recolour: bool = False) -> Tensor:
-    """Each image, and ``COPIES - 1`` copies of it, flipped at random and shifted with reflected borders.
-
-    Copies are recoloured by another contrast, ``exp(N(0, CONTRAST))`` times its own, and other means of the channels,
-    ``N(0, COLOUR)`` from its own.
-    """
+def varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image, and ``COPIES - 1`` copies of it, flipped at random and shifted with reflected borders."""
     copies, size = [images], images.shape[-1]
     for _ in range(COPIES - 1):
         wide = F.pad(images, (SHIFT,) * 4, mode="reflect")
@@ -305,11 +303,6 @@ def varied(images: Tensor, generator: torch.Generator, *, recolour: bool = False
         moved = torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in zip(wide, places, strict=True)])
         flip = torch.rand(len(images), generator=generator) < 0.5
         moved = torch.where(flip[:, None, None, None], moved.flip(3), moved)
-        if recolour:
-            contrast = (CONTRAST * torch.randn(len(images), 1, 1, 1, generator=generator)).exp()
-            means = moved.mean((2, 3), keepdim=True)
-            drawn = COLOUR * torch.randn(len(images), images.shape[1], 1, 1, generator=generator)
-            moved = ((moved - means) * contrast + means + drawn).clamp(0, 1)
         copies.append(moved)
     return torch.cat(copies)
 
@@ -350,11 +343,6 @@ def feature_distance(rebuilt: Tensor, images: Tensor, network: ik.Target) -> flo
     with torch.no_grad():
         a, b = (in_batches(features, x, 100, network.device) for x in (rebuilt, images))
     return float((a - b).square().sum(1).mean()) / len(names)
-
-
-def flat(images: Tensor) -> Tensor:
-    """Each image as its own mean colour: of all images of one colour the nearest to it."""
-    return quantise(images.mean((2, 3), keepdim=True).expand_as(images))
 
 
 def first(images: Tensor, labels: Tensor) -> Tensor:
