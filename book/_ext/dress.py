@@ -90,9 +90,9 @@ def apart(cell: dict) -> list[dict]:
 
 
 def is_figure(output: dict) -> bool:
-    """Whether an output is a slider or a recorded run."""
+    """Whether an output is a slider, or another such figure that readers move, or a recorded run."""
     html = "".join(output.get("data", {}).get("text/html", ""))
-    return 'class="inv-frames"' in html or 'class="inv-recorded"' in html
+    return any(f'class="{kind}"' in html for kind in ("inv-frames", "inv-drag", "inv-recorded"))
 
 
 def glossary(text: str) -> list[str]:
@@ -143,6 +143,8 @@ def number_figure(cell: dict, html: str, name: str) -> None:
     figure = BeautifulSoup(html, "html.parser")
     if slider := figure.select_one(".inv-frames label"):
         caption = f"A slider: {slider.get_text().strip()}."
+    elif buttons := figure.select_one(".inv-frames legend"):
+        caption = f"Buttons: {buttons.get_text().strip()}."
     else:
         head = figure.select_one(".inv-recorded figcaption p")
         words = head.get_text().strip().removeprefix("Recorded run").strip() if head else ""

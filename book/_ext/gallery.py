@@ -2,8 +2,8 @@
 
 ``{recorded}`run :: row :: column :: format` `` is a number, the mean over seeds; the row may be a pattern.
 ``{gallery}`` shows each class of a run as a picture of its own, with a second run's behind it; ``{ways}`` several ways
-to the same classes; ``{depths}`` a slider through the blocks of a network. Tiles are cut out of the pictures that the
-runs have stored.
+to the same classes, of one run or more; ``{depths}`` a slider through the blocks of a network. Tiles are cut out of
+the pictures that the runs have stored.
 
 A run that is missing, or whose picture is laid out otherwise, leaves a sentence that says so in its place, and a
 warning (an error under ``-W``).
@@ -120,27 +120,37 @@ class Gallery(Shown):
 
 
 class Ways(Shown):
-    """``{ways} run``: several ways to the same classes or images, a row for each; option ``heads``: of the columns."""
+    """``{ways} run``: several ways to the same classes or images, a row for each; option ``heads``: of the columns.
+
+    Further runs, of the same columns, follow below, each headed by its title.
+    """
 
     option_spec = {"heads": directives.unchanged_required}  # noqa: RUF012 (docutils reads it so)
 
     def html(self, *names: str) -> str:
-        (name,) = names
-        run = read(self.env, name)
-        columns, ways = sheets.parse_rows(run.alt)
-        tiles = sheets.cut_rows(run.picture or b"", len(ways), columns)
         given = self.options.get("heads", "")
         heads = given.split(", ") if given else class_names(folder_of(self.env) / "one_setting.py")
-        head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:columns])
-        body = ""
-        for k, way in enumerate(ways):
-            images = [
-                tile(self.save(image, f"{name}-{k}-{i}.webp"), f"{heads[i]}: {way}", 96)
-                for i, image in enumerate(tiles[k])
-            ]
-            cells = "".join(f"<td>{image}</td>" for image in images)
-            body += f'<tr><th scope="row">{html.escape(way)}</th>{cells}</tr>'
-        return f'<table class="inv-ways"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+        bodies, most = "", 0
+        for name in names:
+            run = read(self.env, name)
+            columns, ways = sheets.parse_rows(run.alt)
+            tiles = sheets.cut_rows(run.picture or b"", len(ways), columns)
+            most = max(most, columns)
+            body = ""
+            if len(names) > 1:
+                title = html.escape(run.title)
+                body = f'<tr class="inv-band"><th scope="rowgroup" colspan="{columns + 1}">{title}</th></tr>'
+            for k, way in enumerate(ways):
+                images = [
+                    tile(self.save(image, f"{name}-{k}-{i}.webp"), f"{heads[i]}: {way}", 96)
+                    for i, image in enumerate(tiles[k])
+                ]
+                cells = "".join(f"<td>{image}</td>" for image in images)
+                what, colon, number = map(html.escape, way.partition(": "))
+                body += f'<tr><th scope="row">{what}{colon}<span>{number}</span></th>{cells}</tr>'
+            bodies += f"<tbody>{body}</tbody>"
+        head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:most])
+        return f'<table class="inv-ways"><thead><tr><td></td>{head}</tr></thead>{bodies}</table>'
 
 
 class Depths(Shown):

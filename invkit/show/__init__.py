@@ -1,5 +1,6 @@
 """What a notebook shows: figures with alt texts, tables, and sliders that need no kernel."""
 
+from invkit.show.drag import drag
 from invkit.show.figures import heat_map, loss_curves, plot, style
 from invkit.show.grids import image_grid, image_rows
 from invkit.show.panels import dot_panels
@@ -8,16 +9,18 @@ from invkit.show.planes import feature_planes
 from invkit.show.quiz import quiz
 from invkit.show.spread import bar_with_spread, curve_with_spread, histogram
 from invkit.show.tables import table
-from invkit.show.widgets import Frames, explore
+from invkit.show.widgets import Choices, Frames, explore
 
 __all__ = [
     "Canvas",
+    "Choices",
     "Described",
     "Frames",
     "bar_with_spread",
     "curve_with_spread",
     "described",
     "dot_panels",
+    "drag",
     "explore",
     "feature_planes",
     "heat_map",

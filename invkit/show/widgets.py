@@ -1,10 +1,10 @@
-"""Sliders over pictures that work twice: live in Jupyter, and in the published page without a kernel.
+"""Sliders and buttons over pictures that work twice: live in Jupyter, and in the published page without a kernel.
 
-A cell that ends with :class:`Frames` or :func:`explore` puts both renderings into its output. Jupyter shows
-the ipywidgets one; the book drops it and keeps the ``text/html``: an ``<input type="range">`` over frames
-that were drawn when the notebook ran. No ids, no randomness and no library are involved, so any number of
-them fit on a page, and a page opened from disk works too. Without JavaScript the first frame and its label
-stay.
+A cell that ends with :class:`Frames`, :class:`Choices` or :func:`explore` puts both renderings into its output.
+Jupyter shows the ipywidgets one; the book drops it and keeps the ``text/html``: an ``<input type="range">``, or
+buttons, over frames that were drawn when the notebook ran. No ids, no randomness and no library are involved, so
+any number of them fit on a page, and a page opened from disk works too. Without JavaScript the first frame and its
+label stay.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import html
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets
 from matplotlib import pyplot as plt
@@ -36,6 +36,24 @@ SCRIPT = """(function () {
     readout.textContent = frame.label; slider.setAttribute("aria-valuetext", frame.label);
   });
   slider.hidden = false;
+})();"""
+
+# The words of the frame that is shown stay for print, where there are no buttons.
+BUTTONS = """(function () {
+  var figure = document.currentScript.closest("figure"), image = figure.querySelector("img");
+  var buttons = figure.querySelectorAll("button"), readout = figure.querySelector("output");
+  var frames = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
+  frames.forEach(function (frame) { frame.src = frame.src || image.src; });
+  buttons.forEach(function (button, index) {
+    button.addEventListener("click", function () {
+      var frame = frames[index];
+      image.width = frame.width; image.height = frame.height;
+      image.src = frame.src; image.alt = frame.alt; readout.textContent = frame.label;
+      buttons.forEach(function (other) { other.setAttribute("aria-pressed", other === button); });
+    });
+    button.hidden = false;
+  });
+  readout.hidden = true;
 })();"""
 
 
@@ -79,19 +97,19 @@ class Frames:
         label: str = "{}",
         alt: str | None = None,
         start: int = 0,
-    ) -> Frames:
+    ) -> Self:
         """Frames of ``draw(value)`` for each of some values.
 
         Args:
             draw: Draws a figure of a value.
             values: The values.
-            title: Name of the slider.
+            title: Name of the slider, or of the row of buttons.
             label: Format string of a value, as in ``"λ = {:g}"``.
             alt: The same for the alt text; by default that of a figure drawn by :mod:`invkit.show`.
             start: Index of the frame shown first.
 
         Returns:
-            The slider, for the end of a cell.
+            The slider or the buttons, for the end of a cell.
 
         Raises:
             ValueError: If a figure has no alt text.
@@ -115,19 +133,24 @@ class Frames:
                 zip(self.frames, self.labels, self.alts, sizes, strict=True)
             )
         ]
-        now, title = html.escape(self.labels[self.start]), html.escape(self.title)
-        # autocomplete: on reload a browser would restore the slider but not the image.
-        slider = (
-            f'<input type="range" min="0" max="{len(records) - 1}" step="1" value="{self.start}" '
-            f'aria-valuetext="{now}" autocomplete="off" hidden>'
-        )
+        control, script = self._control()
         data = json.dumps(records).replace("<", r"\u003c")  # so that no label can close the script element
         return (
             f'<figure class="inv-frames">{img_tag(self.frames[self.start], self.alts[self.start])}'
-            f'<figcaption><label>{title} {slider}</label> <output aria-live="off">{now}</output></figcaption>'
+            f"<figcaption>{control}</figcaption>"
             f'<script type="application/json">{data}</script>'
-            f"<script>{SCRIPT}</script></figure>"
+            f"<script>{script}</script></figure>"
         )
+
+    def _control(self) -> tuple[str, str]:
+        """What stands below the picture, and the script that makes it work."""
+        now, title = html.escape(self.labels[self.start]), html.escape(self.title)
+        # autocomplete: on reload a browser would restore the slider but not the image.
+        slider = (
+            f'<input type="range" min="0" max="{len(self.frames) - 1}" step="1" value="{self.start}" '
+            f'aria-valuetext="{now}" autocomplete="off" hidden>'
+        )
+        return f'<label>{title} {slider}</label> <output aria-live="off">{now}</output>', SCRIPT
 
     def widget(self) -> ipywidgets.Widget:
         """The live control for Jupyter."""
@@ -140,6 +163,35 @@ class Frames:
         plain = f"{self.title}: {len(self.frames)} frames, {self.labels[0]} to {self.labels[-1]}"
         live = self.widget()._repr_mimebundle_()
         return {**live, "text/plain": plain, "text/html": self._repr_html_()}
+
+
+class Choices(Frames):
+    """Pictures of which a row of buttons chooses one, for two or three states without an order, as on and off.
+
+    Takes what :class:`Frames` takes; the title names the row of buttons, the labels are the buttons.
+
+    >>> import torch
+    >>> from invkit.show import image_grid
+    >>> grey = {"black": torch.zeros(1, 1, 8, 8), "white": torch.ones(1, 1, 8, 8)}
+    >>> Choices.render(lambda name: image_grid(grey[name]), grey, title="ground").labels
+    ['black', 'white']
+    """
+
+    def _control(self) -> tuple[str, str]:
+        buttons = "".join(
+            f'<button type="button" aria-pressed="{str(i == self.start).lower()}" hidden>{html.escape(label)}</button>'
+            for i, label in enumerate(self.labels)
+        )
+        now, title = html.escape(self.labels[self.start]), html.escape(self.title)
+        return f"<fieldset><legend>{title}</legend>{buttons}<output>{now}</output></fieldset>", BUTTONS
+
+    def widget(self) -> ipywidgets.Widget:
+        """The live control for Jupyter."""
+        buttons = ipywidgets.ToggleButtons(
+            options=[(label, i) for i, label in enumerate(self.labels)], value=self.start, description=self.title,
+            style={"description_width": "initial", "button_width": "auto"},
+        )  # fmt: skip
+        return _shown_by(buttons, self.start, self._show)
 
 
 class Explorer(Frames):
@@ -226,13 +278,18 @@ def picture(draw: Callable[[Any], Figure], value: Any, alt: str | None = None) -
 def _live(
     title: str, labels: Sequence[str], start: int, show: Callable[[int], str], *, continuous: bool
 ) -> ipywidgets.Widget:
-    # An HTML widget, since ipywidgets' own image has no alt text.
-    picture_widget = ipywidgets.HTML(show(start))
     options = [(label, i) for i, label in enumerate(labels)]
     slider = ipywidgets.SelectionSlider(
         options=options, value=start, description=title, continuous_update=continuous,
         style={"description_width": "initial"}, layout={"width": "32em", "max_width": "100%"},
     )  # fmt: skip
+    return _shown_by(slider, start, show)
+
+
+def _shown_by(control: ipywidgets.Widget, start: int, show: Callable[[int], str]) -> ipywidgets.Widget:
+    """The control below the picture of the frame that it chooses."""
+    # An HTML widget, since ipywidgets' own image has no alt text.
+    picture_widget = ipywidgets.HTML(show(start))
 
     def change(event: Any) -> None:
         try:
@@ -240,5 +297,5 @@ def _live(
         except Exception as error:  # an error in a callback is lost in Jupyter's log unless it is shown
             picture_widget.value = f"<pre role='alert'>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
 
-    slider.observe(change, "value")
-    return ipywidgets.VBox([picture_widget, slider])
+    control.observe(change, "value")
+    return ipywidgets.VBox([picture_widget, control])

@@ -58,6 +58,18 @@ def test_sliders_and_recorded_runs_are_numbered_and_captioned_by_their_titles(tm
     assert cell["metadata"]["mystnb"]["figure"]["caption"] == "Recorded run. What was done."
 
 
+def test_buttons_are_captioned_and_what_is_dragged_is_a_figure_whose_sheet_becomes_a_file():
+    sheet = show.image_grid(torch.zeros(1, 1, 8, 8))
+    cell, *_ = page(show.Choices.render(lambda _: sheet, ["off", "on"], title="attack")._repr_html_())
+    assert cell["metadata"]["mystnb"]["figure"]["caption"] == "Buttons: attack."
+    noise = torch.rand(40, 3, 16, 16)
+    panes = show.drag(lambda a, b: {"noise": (noise, ["x"] * 40)}, "ab", noise[:2], name="end")
+    cell, html, files = page(panes._repr_html_())
+    assert dressing.is_figure(cell["outputs"][0])
+    (name,) = files
+    assert f'<img hidden loading="lazy" src="../_static/{name}" alt="">' in html
+
+
 def test_a_caption_of_its_own_is_kept_and_two_outputs_are_no_figure():
     cell, *_ = page(slider(), mystnb={"figure": {"name": "fig-own", "caption": "Its own."}})
     assert cell["metadata"]["mystnb"]["figure"]["caption"] == "Its own."

@@ -40,6 +40,10 @@ It reads {recorded}`deep :: 1 conv, * :: ResNet-44 top-1 :: .0%` of them.
 :heads: cat, dog
 ```
 
+```{ways} deep other
+:heads: cat, dog
+```
+
 ```{gallery} one two
 ```
 
@@ -64,6 +68,7 @@ def folder(tmp_path):
     sheet = show.image_rows(rows(), ["cat", "dog"], numbers={"1 conv": "20.0 dB"}, numbers_name="PSNR", scale=2)
     measured = {"1 conv, synthetic": {"PSNR": [19.0, 21.0], "ResNet-44 top-1": [0.7, 0.9]}}
     record("deep", title="Depths", measured=measured, figure=sheet, folder=recorded, **FACTS)
+    record("other", title="Other <ways>", measured=measured, figure=sheet, folder=recorded, **FACTS)
     tiles = torch.rand(32, 3, 8, 8)
     for name in ("one", "two"):
         grid = show.image_grid(tiles, [f"class {i}" for i in range(32)], columns=4, scale=4)
@@ -101,7 +106,10 @@ def test_numbers_and_pictures_come_from_the_runs(folder, build):
     assert 'alt="class 31, drawn from net two"' in page
     assert 'alt="dog: 1 conv: PSNR 20.0 dB"' in page
     files = re.findall(r'src="([^"]*tiles/[^"]+)"', page)
-    assert len(files) == 2 * 32 + 4
+    assert len(files) == 2 * 32 + 4 + 8
+    assert page.count('scope="rowgroup"') == 2, "of two runs each is headed by its title, one run is not"
+    assert 'scope="rowgroup" colspan="3">Other &lt;ways&gt;</th>' in page
+    assert '<th scope="row">1 conv: <span>PSNR 20.0 dB</span></th>' in page
     for file in files:
         assert Image.open(folder / "out" / file).size[0] > 8
 
@@ -114,7 +122,7 @@ def test_a_missing_run_leaves_a_sentence_and_the_rest_of_the_page(folder, build)
     assert "two" in page
     assert "is missing here" in page
     assert "The end." in page
-    assert warnings.count("is missing here") == 4
+    assert warnings.count("is missing here") == 5
 
 
 def test_a_missing_picture_leaves_a_sentence_that_names_the_run(folder, build):

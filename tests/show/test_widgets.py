@@ -9,7 +9,7 @@ import torch
 
 from invkit.show.grids import image_grid
 from invkit.show.picture import render_png
-from invkit.show.widgets import Frames, explore
+from invkit.show.widgets import Choices, Frames, explore
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -161,3 +161,46 @@ def test_bad_frames_are_refused():
         explore(draw, [1, 2], title="t", recorded=[5])
     with pytest.warns(UserWarning, match="weigh"):
         Frames([png + bytes(2_000_000)], ["a"], ["x"], "t")
+
+
+def choices() -> Choices:
+    return Choices.render(draw, [1, 5, 9], title="attack", label="g = {}", start=1)
+
+
+@pytest.mark.browser
+def test_buttons_are_named_and_the_keyboard_presses_them(browser, tmp_path):
+    browser.get(page(tmp_path / "page.html", choices(), frames()))
+    first, other = browser.find_elements("css selector", "figure")
+    image, before = first.find_element("css selector", "img"), state(other)
+    buttons = first.find_elements("css selector", "button")
+    assert first.find_element("css selector", "fieldset").accessible_name == "attack"
+    assert [button.accessible_name for button in buttons] == ["g = 1", "g = 5", "g = 9"]
+    start = image.get_attribute("src")
+    for k, key in ((2, " "), (0, "\ue006"), (1, " ")):
+        buttons[k].send_keys(key)
+        assert [b.get_attribute("aria-pressed") for b in buttons] == [str(i == k).lower() for i in range(3)]
+        assert image.get_attribute("alt") == f"Grey <{(1, 5, 9)[k]}>"
+        assert browser.execute_script("return arguments[0].decode().then(() => arguments[0].naturalWidth)", image) > 0
+    assert image.get_attribute("src") == start
+    assert state(other) == before
+
+
+@pytest.mark.browser
+def test_without_javascript_the_first_choice_is_named_and_no_dead_button_shows(browser, tmp_path):
+    address = page(tmp_path / "page.html", choices())
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get(address)
+        assert browser.find_element("css selector", "img").is_displayed()
+        assert not any(button.is_displayed() for button in browser.find_elements("css selector", "button"))
+        assert browser.find_element("css selector", "fieldset").text.split() == ["attack", "g", "=", "5"]
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_the_live_buttons_swap_the_picture():
+    shown, buttons = choices().widget().children
+    assert 'alt="Grey &lt;5&gt;"' in shown.value
+    buttons.value = 2
+    assert 'alt="Grey &lt;9&gt;"' in shown.value
+    assert VIEW in choices()._repr_mimebundle_()
