@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,8 +28,8 @@ SMALL = 64
 """Networks for images up to this side are trained anew, and their features inverted by learnt inverses."""
 STAND_IN = (32, 32)
 """The size at which small networks stand in for a large one."""
-LIGHT = 3_000_000
-"""Parameters up to which a network is trained anew."""
+SHARE = 1 / 1800
+"""Of the report's time that a training step may take for networks of the same shape: six hundred in a third of it."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,6 +45,8 @@ class Case:
     classes: tuple[int, ...] = ()
     """Those that images are drawn for."""
     seed: int = 0
+    budget: float = 600.0
+    """Seconds that the whole report may take."""
     least: bool = False
     """Whether every step counts as too many: a trial that shows that all runs."""
     done: dict[str, Section] = field(default_factory=dict)
@@ -83,11 +86,15 @@ class Case:
             return self.spec
         return replace(self.spec, size=STAND_IN)
 
-    @property
+    @cached_property
     def same_shape(self) -> bool:
-        """Whether networks trained anew have the shape of the network in question, and do not stand in for it."""
-        weights = sum(parameter.numel() for parameter in self.target.parameters())
-        return self.fresh is not None and max(self.spec.size) <= SMALL and weights <= LIGHT
+        """Whether networks trained anew have the shape of the network in question, and do not stand in for it.
+
+        They do where its images are small and a training step leaves time for the dozens of trainings of a report.
+        """
+        if self.fresh is None or max(self.spec.size) > SMALL:
+            return False
+        return self.least or _step_seconds(self.fresh(self.seed), self.spec) <= self.budget * SHARE
 
     def untrained(self, seed: int, extra_class: bool = False) -> nn.Module:
         """A network to be trained anew: of the same shape where it is small enough, else a small one."""
@@ -141,6 +148,17 @@ class Case:
         trial = copy.deepcopy(module)
         steps = pace(lambda steps: run(steps, trial), seconds, least=20, most=epochs)
         return run(max(1, round(part * steps)), module)
+
+
+def _step_seconds(module: nn.Module, spec: ImageSpec, batch: int = 64) -> float:
+    """Wall time of a step of training on a batch; the first, which pays for what is made once, does not count."""
+    module.train()
+    images = torch.rand(batch, *spec.shape, generator=seeded(0))
+    for _ in range(2):
+        start = time.perf_counter()
+        module(images).sum().backward()
+        spent = time.perf_counter() - start
+    return spent
 
 
 def _labelled(pictures: Pictures | None) -> Pictures | None:

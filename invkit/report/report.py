@@ -60,6 +60,7 @@ class Report:
         if not self.minutes > 0:
             raise ValueError(f"minutes must be positive, not {self.minutes}")
         self.case.done = self.sections
+        self.case.budget = 60 * self.minutes
 
     def ask(self, name: str) -> Section:
         """One section: from the folder where it is there, else asked now; what cannot be answered says why.

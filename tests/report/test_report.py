@@ -173,3 +173,13 @@ def test_classes_that_the_network_lacks_are_refused(at_home):
 def test_time_must_be_positive(at_home):
     with pytest.raises(ValueError, match="minutes"):
         open_report("my_file:make_net", "my.pt", minutes=0)
+
+
+@pytest.mark.parametrize(("seconds", "same"), [(0.01, True), (10.0, False)])
+def test_a_network_that_is_slow_to_train_is_stood_in_for(at_home, monkeypatch, seconds, same):
+    monkeypatch.setattr("invkit.report.case._step_seconds", lambda module, spec: seconds)
+    case = open_report("my_file:make_net", "my.pt", IMAGES, minutes=1.0).case
+    assert case.budget == 60
+    assert case.same_shape is same
+    own = {name: p.shape for name, p in case.target.module.named_parameters()}
+    assert ({name: p.shape for name, p in case.untrained(0).named_parameters()} == own) is same
