@@ -27,6 +27,7 @@ from invkit.book.verdicts import load_rules
 from invkit.core.config import plain
 from invkit.core.files import atomic_path, write_json
 from invkit.show.picture import Canvas, img_tag, png, render_png, webp
+from invkit.show.tables import table_body
 
 Measured = dict[str, dict[str, list[float] | Summary]]
 
@@ -157,10 +158,14 @@ class Recorded:
     def _repr_html_(self) -> str:
         image = img_tag(webp(self.picture), self.alt) if self.picture else ""
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
+        rows = {
+            name: {column: format_summary(summary) for column, summary in row.items()}
+            for name, row in self.summaries().items()
+        }
         head = f"<p><strong>Recorded run</strong> {html.escape(self.title)}</p><p>{html.escape(self.origin)}</p>"
         return (
             f'<figure class="inv-recorded"><figcaption>{head}</figcaption>{image}'
-            f"<table>{_table(self.summaries())}</table>{note}"
+            f"<table>{table_body(rows)}</table>{note}"
             f"<p>Repeat it: <code>{html.escape(self.command)}</code></p></figure>"
         )
 
@@ -452,18 +457,6 @@ def _nested(measured: Mapping[str, Mapping[str, Any]], name: str) -> Measured:
     if not rows:
         raise ValueError(f"{name}: measured is empty")
     return rows
-
-
-def _table(rows: Mapping[str, Mapping[str, Summary]]) -> str:
-    """Head and body of an HTML table, one line a row; a cell stays empty where a row lacks a column."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
-    lines = []
-    for name, row in rows.items():
-        texts = [format_summary(row[column]) if column in row else "" for column in columns]
-        cells = "".join(f"<td>{text}</td>" for text in texts)
-        lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
-    return f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invkit.core.rng import seeded
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
 from invkit.data.datasets import DataSet, Split, channel_statistics

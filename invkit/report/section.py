@@ -13,6 +13,7 @@ from torch import Tensor
 
 from invkit.core.files import atomic_path, read_json, read_safetensors, save_tensors, write_json
 from invkit.show.picture import Canvas, img_tag, render_png, webp
+from invkit.show.tables import table_body
 
 Rows = Mapping[str, Mapping[str, Any]]
 """A table: by row, columns by name."""
@@ -115,16 +116,7 @@ def table_html(rows: Rows) -> str:
     >>> "<td>3</td>" in table_html({"layers": {"": 3}})
     True
     """
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in columns)
-    top = f"<thead><tr><td></td>{head}</tr></thead>" if any(columns) else ""
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th>'
-        + "".join(f"<td>{html.escape(str(row.get(column, '')))}</td>" for column in columns)
-        + "</tr>"
-        for name, row in rows.items()
-    )
-    return f'<div class="wide"><table class="dataframe">{top}<tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table class="dataframe">{table_body(rows)}</table></div>'
 
 
 def pace(

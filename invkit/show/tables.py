@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,31 @@ def _over_seeds(name: str, rows: Sequence[Mapping[str, Any]], digits: int) -> di
 
 def _spread(values: NDArray[np.float64], digits: int) -> str:
     return f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+
+
+def table_body(
+    rows: Mapping[str, Mapping[str, Any]] | Iterable[tuple[str, Mapping[str, Any]]], corner: str = ""
+) -> str:
+    """Head and body of an HTML table for pages that no notebook makes; what is no number or text is shown as one.
+
+    Args:
+        rows: The texts of the columns of each; a column may be missing in some rows, and one without a name has no
+            heading.
+        corner: Heading of the names.
+
+    Returns:
+        What stands between ``<table>`` and ``</table>``.
+
+    >>> table_body({"ours": {"PSNR": 20}}).partition("</thead>")[2]
+    '<tbody><tr><th scope="row">ours</th><td>20</td></tr></tbody>'
+    """
+    pairs = list(rows.items() if isinstance(rows, Mapping) else rows)
+    columns = list(dict.fromkeys(column for _, row in pairs for column in row))
+    first = f'<th scope="col">{html.escape(corner)}</th>' if corner else "<td></td>"
+    heads = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in columns)
+    head = f"<thead><tr>{first}{heads}</tr></thead>" if corner or any(columns) else ""
+    lines = []
+    for name, row in pairs:
+        cells = "".join(f"<td>{html.escape(str(row.get(column, '')), quote=False)}</td>" for column in columns)
+        lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+    return f"{head}<tbody>{''.join(lines)}</tbody>"

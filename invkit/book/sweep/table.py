@@ -15,6 +15,7 @@ from typing import Any
 from invkit.book.numbers import finite, summarise
 from invkit.book.verdicts import SEEDS, interval
 from invkit.core.files import atomic_path
+from invkit.show.tables import table_body
 
 SEED = "seed"
 """The parameter over which numbers are averaged; all others name a row."""
@@ -215,7 +216,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328 }
 table { border-collapse: collapse; margin: 1rem 0 } caption { text-align: left; color: #59636e; padding-bottom: .4rem }
 th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #d1d9e0; vertical-align: top }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
+td { font-variant-numeric: tabular-nums }
 code { background: #f6f8fa; padding: .1rem .3rem; overflow-wrap: anywhere }
 """
 
@@ -236,15 +237,8 @@ def _page(outcomes: Sequence[Outcome], lines: Sequence[Line], settings: Sequence
         parts.append(f"<p>The cells ran {len(codes)} states of the code: see <code>cells.csv</code>.</p>")
     wrong = [outcome for outcome in outcomes if outcome.state != "finished"]
     if wrong:
-        items = "".join(
-            f"<tr><th scope='row'>{html.escape(outcome.name)}</th><td>{html.escape(outcome.state)}</td>"
-            f"<td>{html.escape(outcome.reason)}</td></tr>"
-            for outcome in wrong
-        )
-        head = "<tr><th scope='col'>cell</th><th scope='col'>state</th><th scope='col'>reason</th></tr>"
-        parts.append(
-            f"<table><caption>Cells without a result</caption><thead>{head}</thead><tbody>{items}</tbody></table>"
-        )
+        rows = [(outcome.name, {"state": outcome.state, "reason": outcome.reason}) for outcome in wrong]
+        parts.append(f"<table><caption>Cells without a result</caption>{table_body(rows, 'cell')}</table>")
     head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{title}</title>"
     return (
         f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
@@ -253,15 +247,15 @@ def _page(outcomes: Sequence[Outcome], lines: Sequence[Line], settings: Sequence
 
 def _table_of_numbers(lines: Sequence[Line], settings: Sequence[str]) -> str:
     runs = len({line.run for line in lines}) > 1
-    names = [*(["run"] if runs else []), *settings, "number", "mean", "95 % interval", "seeds"]
-    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in names)
     rows = []
     for line in lines:
-        ends = f"{line.ends[0]:.4g} to {line.ends[1]:.4g}" if line.ends else f"below {SEEDS} seeds"
         seeds = f"{len(line.values)}" + (f" ({line.missing} missing)" if line.missing else "")
-        texts = [*([line.run] if runs else []), *(str(line.setting.get(name, "")) for name in settings), line.number]
-        cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
-        cells += "".join(f"<td class='number'>{text}</td>" for text in (f"{line.mean:.4g}", ends, seeds))
-        rows.append(f"<tr>{cells}</tr>")
+        setting = ({"run": line.run} if runs else {}) | {name: line.setting.get(name, "") for name in settings}
+        numbers = {
+            "mean": f"{line.mean:.4g}",
+            "95 % interval": f"{line.ends[0]:.4g} to {line.ends[1]:.4g}" if line.ends else f"below {SEEDS} seeds",
+            "seeds": seeds,
+        }
+        rows.append((line.number, setting | numbers))
     caption = "Mean over seeds, with the interval of Student's t"
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<table><caption>{caption}</caption>{table_body(rows, 'number')}</table>"
