@@ -139,15 +139,17 @@ class Ways(Shown):
             body = ""
             if len(names) > 1:
                 title = html.escape(run.title)
-                body = f'<tr class="inv-band"><th scope="rowgroup" colspan="{columns + 1}">{title}</th></tr>'
+                body = (
+                    f'<tr class="inv-band"><th scope="rowgroup" colspan="{columns + 1}"><span>{title}</span></th></tr>'
+                )
             for k, way in enumerate(ways):
                 images = [
                     tile(self.save(image, f"{name}-{k}-{i}.webp"), f"{heads[i]}: {way}", 96)
                     for i, image in enumerate(tiles[k])
                 ]
                 cells = "".join(f"<td>{image}</td>" for image in images)
-                what, colon, number = map(html.escape, way.partition(": "))
-                body += f'<tr><th scope="row">{what}{colon}<span>{number}</span></th>{cells}</tr>'
+                what, _, number = map(html.escape, way.partition(": "))
+                body += f'<tr><th scope="row">{what} <span>{number}</span></th>{cells}</tr>'
             bodies += f"<tbody>{body}</tbody>"
         head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:most])
         return f'<table class="inv-ways"><thead><tr><td></td>{head}</tr></thead>{bodies}</table>'

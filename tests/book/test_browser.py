@@ -1,4 +1,4 @@
-"""The built pages in a real browser: sliders, dark mode, a quiet console, narrow and wide."""
+"""The built pages in a real browser: sliders, dark mode, a quiet console, narrow and wide, spoken and on paper."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from selenium.common.exceptions import TimeoutException
@@ -23,6 +25,30 @@ FILTERS = """
 return [...document.querySelectorAll('.bd-content img')]
   .filter(image => getComputedStyle(image).filter !== 'none').map(image => image.src.slice(-40));
 """
+
+
+# The theme names its switch of colours otherwise than it is written; all else is ours to mend.
+AXE = """
+const done = arguments[0];
+axe.run({exclude: [[".theme-switch-button"]]}, {resultTypes: ["violations"]}).then(
+  found => done(found.violations.filter(rule => ["serious", "critical"].includes(rule.impact)).map(
+    rule => [rule.id, rule.nodes.slice(0, 3).map(node => node.html.slice(0, 200))])),
+  error => done([["failed", [String(error)]]]));
+"""
+PAPER = 718  # CSS pixels: A4 between the margins that browsers set
+# Paper does not scroll, so what would is cut off.
+CUT = """
+const found = [], page = document.documentElement.clientWidth;
+for (const part of document.querySelectorAll(".bd-article *")) {
+  const box = part.getBoundingClientRect();
+  if (!box.width || part.closest("svg *, mjx-assistive-mml, .inv-drag span, .inv-spoken, .inv-claims thead")) continue;
+  const hides = getComputedStyle(part).overflowX !== "visible" && part.scrollWidth > part.clientWidth + 1;
+  const leaves = box.right > page + 1 && part.matches("table, svg, img, pre, mjx-container");
+  if (hides || leaves) found.push(part.outerHTML.slice(0, 120));
+}
+return found;
+"""
+UNSET = "return document.querySelector('.math') && !document.querySelector('mjx-container svg')"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -70,6 +96,21 @@ def chapters(site):
 def everything(site, chapters):
     """Addresses of all pages."""
     return [p.relative_to(site).as_posix() for p in sorted((site / "book").rglob("*.html"))] + chapters
+
+
+@pytest.fixture
+def screen(browser):
+    """Sets the width of the window, and the theme of the next page, for one test."""
+
+    def use(width: int, theme: str = "light") -> None:
+        settings = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
+        feature = {"name": "prefers-color-scheme", "value": theme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    yield use
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
 def sliders(browser):
@@ -256,3 +297,76 @@ def test_tiles_of_the_gallery_are_at_least_48_pixels_wide(browser, address, widt
         assert min(tiles) >= 48, min(tiles)
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (1280, "dark"), (400, "light")])
+def test_axe_finds_nothing_serious(browser, address, chapters, screen, width, theme):
+    if find_spec("axe_core_python") is None:
+        pytest.skip("axe-core-python is not installed")
+    script = (Path(find_spec("axe_core_python").origin).parent / "axe.min.js").read_text("utf8")
+    screen(width, theme)
+    browser.set_script_timeout(120)
+    front = [f"book/{name}.html" for name in ("intro", "methods", "gallery", "scoreboard", "setup", "cluster")]
+    found = {}
+    for page in front + chapters:
+        browser.get(f"{address}/{page}")
+        assert browser.execute_script("return document.documentElement.dataset.theme") == theme
+        browser.execute_script(script)
+        if findings := browser.execute_async_script(AXE):
+            found[page] = findings
+    assert not found
+
+
+def test_nothing_is_cut_on_paper(browser, address, everything, screen):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    screen(PAPER)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    found = {}
+    for page in everything:
+        browser.get(f"{address}/{page}")
+        WebDriverWait(browser, 30).until_not(lambda b: b.execute_script(UNSET))
+        if cut := browser.execute_script(CUT):
+            found[page] = cut[:5]
+    assert not found
+
+
+def test_a_dark_page_is_printed_in_the_light_theme(browser, address, screen):
+    screen(1280, "dark")
+    browser.get(f"{address}/book/methods.html")
+    colours = "() => { window.printed = getComputedStyle(document.body).backgroundColor }"
+    browser.execute_script(f"window.addEventListener('beforeprint', {colours})")
+    browser.execute_cdp_cmd("Page.printToPDF", {})
+    assert browser.execute_script("return window.printed") == "rgb(255, 255, 255)"
+    assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
+
+
+def test_buttons_and_what_is_dragged_answer_to_the_keyboard(browser, address, chapters):
+    from selenium.webdriver.common.keys import Keys
+
+    (chapter,) = [name for name in chapters if "/09_" in name]
+    browser.get(f"{address}/{chapter}")
+    buttons = browser.find_elements("css selector", "figure.inv-frames button")
+    image = buttons[0].find_element("xpath", "./ancestor::figure//img")
+    seen = set()
+    for button in buttons:
+        button.send_keys(Keys.SPACE)
+        assert button.get_attribute("aria-pressed") == "true"
+        seen.add((image.get_attribute("src"), button.accessible_name))
+    assert {name for _, name in seen} == {"off", "random noise", "on"}
+    assert len({source for source, _ in seen}) == 3
+    dragged = browser.find_element("css selector", "figure.inv-drag")
+    slider = dragged.find_element("css selector", "input")
+    panes = dragged.find_elements("css selector", "span img")
+
+    def state():
+        return [(pane.get_attribute("alt"), pane.value_of_css_property("transform")) for pane in panes]
+
+    slider.send_keys(Keys.HOME)
+    start = state()
+    slider.send_keys(Keys.END)
+    end = state()
+    assert (start[0], start[-1]) == (end[0], end[-1]), "the two images themselves stay where they are"
+    assert all(before != after for before, after in zip(start[1:-1], end[1:-1], strict=True))
+    decoded = "return arguments[0].decode().then(() => arguments[0].naturalWidth)"
+    assert browser.execute_script(decoded, panes[1]) > 100, "the sheet is a file that the page finds"
