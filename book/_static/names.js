@@ -7,4 +7,16 @@ document.addEventListener("DOMContentLoaded", function () {
   document.querySelectorAll(".search-button-field, .theme-switch-button").forEach(function (button) {
     if (button.textContent.trim()) button.removeAttribute("aria-label");
   });
+
+  // What scrolls sideways, a wide table or equation, is reached by the Tab key and moved by arrow keys. The theme sees to
+  // it for outputs without a number only.
+  var wide = ".bd-content :is(.text_html, .inv-matrix, .inv-data table, mjx-container[display='true'])";
+  var watch = new ResizeObserver(function () {
+    document.querySelectorAll(wide).forEach(function (part) {
+      if (part.scrollWidth > part.clientWidth + 1) part.tabIndex = 0;
+      else part.removeAttribute("tabindex");
+    });
+  });
+  // An equation is set later, which changes the size of its place.
+  document.querySelectorAll(wide + ", .bd-content div.math").forEach(function (part) { watch.observe(part); });
 });

@@ -317,6 +317,20 @@ def test_axe_finds_nothing_serious(browser, address, chapters, screen, width, th
     assert not found
 
 
+def test_what_scrolls_sideways_on_a_phone_is_reached_by_the_tab_key(browser, address, chapters, screen):
+    screen(400)
+    (chapter,) = [name for name in chapters if "/09_" in name]
+    browser.get(f"{address}/{chapter}")
+    count = """
+        const parts = [...document.querySelectorAll(".bd-content .text_html")];
+        const wide = parts.filter(part => part.scrollWidth > part.clientWidth + 1);
+        return [wide.length, wide.filter(part => part.tabIndex !== 0).length];
+    """
+    there, out_of_reach = browser.execute_script(count)
+    assert there, "no table is wider than a phone"
+    assert not out_of_reach
+
+
 def test_nothing_is_cut_on_paper(browser, address, everything, screen):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -370,3 +384,5 @@ def test_buttons_and_what_is_dragged_answer_to_the_keyboard(browser, address, ch
     assert all(before != after for before, after in zip(start[1:-1], end[1:-1], strict=True))
     decoded = "return arguments[0].decode().then(() => arguments[0].naturalWidth)"
     assert browser.execute_script(decoded, panes[1]) > 100, "the sheet is a file that the page finds"
+    browser.execute_script("document.documentElement.dataset.theme = 'dark'")
+    assert {pane.value_of_css_property("padding") for pane in panes} == {"0px"}, "padding would shift the sheet"
