@@ -136,7 +136,7 @@ class Case:
         mean, std = channel_statistics(split.pixels)
         spec = replace(spec or self.small_spec, mean=mean, std=std)
         data = DataSet(name="own", spec=spec, train=split, test=split[:0], heldout=split[:0])
-        options: dict[str, Any] = {"batch_size": min(64, len(split)), "warmup": 0, "label_smoothing": 0.0} | changes
+        options: dict[str, Any] = {"batch_size": min(32, len(split)), "warmup": 0, "label_smoothing": 0.0} | changes
         module = module or self.untrained(seed)
 
         def run(steps: int, network: nn.Module) -> Target:
