@@ -41,7 +41,8 @@ class RandomViews:
         check_rank(images)
         if len(images) != n:
             raise ValueError(f"the views were drawn for {n} images, not {len(images)}")
-        with isolated_rng(seed, images.device):
+        # Not in bfloat16: a transform that computes coordinates would round them to a 256th of the image.
+        with isolated_rng(seed, images.device), torch.autocast(images.device.type, enabled=False):
             views = [self.transform(image) for image in images for _ in range(copies)]
         if views[0].shape != images.shape[1:]:
             raise ValueError(

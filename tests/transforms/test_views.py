@@ -29,6 +29,14 @@ def test_copies_of_an_image_stand_next_to_each_other_and_differ():
     assert not torch.equal(copies[0], copies[1])
 
 
+def test_a_network_in_bfloat16_sees_the_same_copies():
+    images = torch.rand(2, 3, 32, 32, generator=seeded(0))
+    shift = RandomViews(v2.RandomAffine(20, scale=(1.0, 1.5)))(2, 2, seeded(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = shift(images)
+    assert torch.equal(rounded, shift(images))
+
+
 def test_gradients_reach_the_images():
     leaf = IMAGES.clone().requires_grad_()
     RandomViews(v2.GaussianBlur(3, 1.0))(3, 2, seeded(1))(leaf).sum().backward()
