@@ -365,4 +365,4 @@ def ablations(run: Run, *, seeds: int = 3, real: int = 600) -> None:
 
 
 if __name__ == "__main__":
-    command_line(tinydarknet, squeezenet, deepinversion, imagenet, cifar10, ablations)
+    command_line(tinydarknet, squeezenet, imagenet, deepinversion, cifar10, ablations)
