@@ -101,7 +101,7 @@ class Drag:
         return (
             f'<figure class="inv-drag"><div>{"".join(panes)}</div><figcaption><fieldset hidden>{controls}</fieldset>'
             f'<output aria-live="off">{share}</output></figcaption>'
-            f'<img hidden src="{data_uri(_encoded(self.sheet, "webp"))}" alt="all stops of all ways, shown by the panes">'
+            f'<img hidden src="{data_uri(_encoded(self.sheet, "webp"))}" alt="all stops, shown by the panes">'
             f'<script type="application/json">{data}</script><script>{SCRIPT}</script></figure>'
         )
 
