@@ -67,7 +67,7 @@ def test_buttons_are_captioned_and_what_is_dragged_is_a_figure_whose_sheet_becom
     cell, html, files = page(panes._repr_html_())
     assert dressing.is_figure(cell["outputs"][0])
     (name,) = files
-    assert f'<img hidden loading="lazy" src="../_static/{name}" alt="">' in html
+    assert f'<img hidden loading="lazy" src="../_static/{name}" alt="all stops, shown by the panes">' in html
 
 
 def test_a_caption_of_its_own_is_kept_and_two_outputs_are_no_figure():

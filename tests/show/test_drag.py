@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 
 import pytest
 import torch
@@ -68,22 +67,6 @@ def test_the_page_part_is_the_same_every_time_and_brings_no_ids_and_no_library()
     assert not re.search(r"\sid=|https?:", text)
     assert "<i>" not in text
     assert shown()._repr_mimebundle_()["text/html"] == text
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    binary, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no Chromium with its driver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
 
 
 def panes(browser):
@@ -150,12 +133,8 @@ def test_every_control_has_a_name(page):
 
 
 @pytest.mark.browser
-def test_without_javascript_the_start_stays_and_no_dead_control_shows(browser, tmp_path):
+def test_without_javascript_the_start_stays_and_no_dead_control_shows(scriptless, tmp_path):
     (tmp_path / "page.html").write_text("<meta charset=utf-8>" + shown()._repr_html_(), "utf8")
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        browser.get((tmp_path / "page.html").as_uri())
-        assert [words for words, *_ in panes(browser)] == ["black", "01 2", "01 2", "grey"]
-        assert not browser.find_element("css selector", "select").is_displayed()
-    finally:
-        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    scriptless.get((tmp_path / "page.html").as_uri())
+    assert [words for words, *_ in panes(scriptless)] == ["black", "01 2", "01 2", "grey"]
+    assert not scriptless.find_element("css selector", "select").is_displayed()

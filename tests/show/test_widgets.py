@@ -1,7 +1,6 @@
 """The slider: the page's in a real browser without a kernel, and the live one by its Python side."""
 
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -22,23 +21,6 @@ def draw(value):
 
 def frames(title: str = "Grey & level") -> Frames:
     return Frames.render(draw, [1, 5, 9], title=title, label="g = {}")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    binary = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no Chromium with its driver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
 
 
 def state(figure) -> dict[str, str]:
@@ -80,16 +62,11 @@ def test_every_frame_is_a_picture_and_the_slider_has_a_name(browser, tmp_path):
 
 
 @pytest.mark.browser
-def test_without_javascript_the_first_frame_stays_and_no_dead_slider_shows(browser, tmp_path):
-    address = page(tmp_path / "page.html", frames())
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        browser.get(address)
-        assert browser.find_element("css selector", "img").is_displayed()
-        assert not browser.find_element("css selector", "input").is_displayed()
-        assert browser.find_element("css selector", "figcaption").text == "Grey & level g = 1"
-    finally:
-        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+def test_without_javascript_the_first_frame_stays_and_no_dead_slider_shows(scriptless, tmp_path):
+    scriptless.get(page(tmp_path / "page.html", frames()))
+    assert scriptless.find_element("css selector", "img").is_displayed()
+    assert not scriptless.find_element("css selector", "input").is_displayed()
+    assert scriptless.find_element("css selector", "figcaption").text == "Grey & level g = 1"
 
 
 def test_the_page_part_is_the_same_every_time_and_brings_no_ids_and_no_library():
@@ -186,16 +163,11 @@ def test_buttons_are_named_and_the_keyboard_presses_them(browser, tmp_path):
 
 
 @pytest.mark.browser
-def test_without_javascript_the_first_choice_is_named_and_no_dead_button_shows(browser, tmp_path):
-    address = page(tmp_path / "page.html", choices())
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        browser.get(address)
-        assert browser.find_element("css selector", "img").is_displayed()
-        assert not any(button.is_displayed() for button in browser.find_elements("css selector", "button"))
-        assert browser.find_element("css selector", "fieldset").text.split() == ["attack", "g", "=", "5"]
-    finally:
-        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+def test_without_javascript_the_first_choice_is_named_and_no_dead_button_shows(scriptless, tmp_path):
+    scriptless.get(page(tmp_path / "page.html", choices()))
+    assert scriptless.find_element("css selector", "img").is_displayed()
+    assert not any(button.is_displayed() for button in scriptless.find_elements("css selector", "button"))
+    assert scriptless.find_element("css selector", "fieldset").text.split() == ["attack", "g", "=", "5"]
 
 
 def test_the_live_buttons_swap_the_picture():
