@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from invkit.core.rng import seeded
@@ -369,39 +368,17 @@ def similarities(images: Tensor, others: Tensor, verifier: Target | None = None)
     images, others = check_images(images), check_images(others, "others")
     if verifier is not None:
         one, two = (
-            F.normalize(in_batches(verifier.features, x, device=verifier.device).double()) for x in (images, others)
+            torch.nn.functional.normalize(in_batches(verifier.features, x, device=verifier.device).double())
+            for x in (images, others)
         )
         return one @ two.T
     if min(images.shape[-2:]) < 11:
         raise ValueError(f"SSIM's window is 11 pixels wide; the images are {tuple(images.shape[-2:])}")
-    return _ssim_of_pairs(*(F.pad(x, (_REACH,) * 4, mode="reflect") for x in (images, others))).double()
+    return torch.stack([_ssim_to_all(image, others) for image in images]).double()
 
 
-_REACH = 5
-"""Of SSIM's window in pixels, to either side."""
+def _ssim_to_all(image: Tensor, others: Tensor) -> Tensor:
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
-
-def _ssim_of_pairs(images: Tensor, others: Tensor) -> Tensor:
-    """SSIM (Wang et al. 2004, eq. 13) of all pairs of padded images. What concerns one image alone is computed once."""
-    c1, c2 = 0.01**2, 0.03**2
-    mean, mean_other = _under_window(images), _under_window(others)
-    variance, variance_other = (
-        (_under_window(x.square()) - m.square()).clamp_min(0) for x, m in ((images, mean), (others, mean_other))
-    )
-    rows = []
-    for x, m, v in zip(images, mean, variance):
-        covariance = _under_window(x * others) - m * mean_other
-        upper = (2 * m * mean_other + c1) * (2 * covariance + c2)
-        lower = (m.square() + mean_other.square() + c1) * (v + variance_other + c2)
-        rows.append((upper / lower).flatten(1).mean(1))
-    return torch.stack(rows)
-
-
-def _under_window(maps: Tensor) -> Tensor:
-    """Means of ``(N, C, H, W)`` under a Gaussian of 11 x 11 pixels, deviation 1.5: first down, then across."""
-    places = torch.arange(-_REACH, _REACH + 1, dtype=maps.dtype, device=maps.device)
-    weights = (-(places / 1.5).square() / 2).exp()
-    weights = weights / weights.sum()
-    flat = maps.flatten(0, 1)[:, None]
-    flat = F.conv2d(F.conv2d(flat, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-    return flat.view(*maps.shape[:2], *flat.shape[-2:])
+    value = structural_similarity_index_measure(image.expand_as(others), others, data_range=1.0, reduction="none")
+    return value[0] if isinstance(value, tuple) else value
