@@ -129,7 +129,9 @@ def image_rows(
     left, right = NAMES, NUMBERS if numbers else 0
     width, height = _tile_size(next(iter(pixels.values())), columns, scale, PAGE - left - right)
     first = MARGIN + (LINE + GAP if title else 0)
-    top, pitch = first + (LINE if heads or numbers_name else 0), max(height, 2 * LINE) + GAP
+    names = {name: textwrap.fill(name, 15) for name in pixels}
+    lines = max(2, *(wrapped.count("\n") + 1 for wrapped in names.values()))
+    top, pitch = first + (LINE if heads or numbers_name else 0), max(height, lines * LINE) + GAP
     across = columns * (width + GAP)
     sheet, axes = _sheet(MARGIN + left + across + right, top + len(pixels) * pitch, title)
     for i, head in enumerate(heads or []):
@@ -141,10 +143,11 @@ def image_rows(
             "center",
             _size(heads or [], width + GAP),
         )
-    _text(axes, MARGIN + left + across + right / 2, first + LINE / 2, numbers_name, ha="center")
+    above = MARGIN + left + across + right / 2, first + LINE / 2
+    _text(axes, *above, numbers_name, "center", _size([numbers_name], NUMBERS))
     for row, (name, batch) in enumerate(pixels.items()):
         y = top + row * pitch
-        _text(axes, MARGIN + left - GAP, y + height / 2, textwrap.fill(name, 15), ha="right", size=9)
+        _text(axes, MARGIN + left - GAP, y + height / 2, names[name], ha="right", size=9)
         for i, image in enumerate(batch[:columns]):
             _tile(axes, image, MARGIN + left + i * (width + GAP), y, width, height, pixelated)
         _text(axes, MARGIN + left + across + right / 2, y + height / 2, endings[name], ha="center", size=10)

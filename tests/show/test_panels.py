@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from invkit.show import dot_panels, image_rows
 
@@ -58,3 +59,13 @@ def test_ten_small_images_beside_their_names_are_48_pixels_wide(size, width):
     left, right, *_ = sheet.axes[0].images[0].get_extent()
     assert right - left == width
     assert sheet.get_figwidth() * 96 <= 710
+
+
+def test_names_of_three_lines_and_a_long_heading_stay_apart_and_on_the_sheet():
+    rows = {f"with ColorShift, weight {w}": torch.zeros(4, 1, 16, 16) for w in (0, 1, 2)}
+    sheet = image_rows(rows, scale=2, numbers=dict.fromkeys(rows, 1.0), numbers_name="ResNet-44")
+    renderer = FigureCanvasAgg(sheet).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in sheet.axes[0].texts if text.get_text()]
+    assert len(boxes) == 2 * len(rows) + 1
+    assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+    assert all(sheet.bbox.containsx(x) for box in boxes for x in (box.x0, box.x1))
