@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from invkit.attacks import evaluating, pgd, robust_accuracy
 from invkit.core.config import plain
-from invkit.core.device import pick_device
+from invkit.core.device import autocast, pick_device
 from invkit.core.results import FitResult
 from invkit.core.rng import seeded, spawn
 from invkit.core.spec import ImageSpec
@@ -57,6 +57,8 @@ class ClassifierConfig(FitConfig):
     """
     attack_steps: int = 5
     """Gradient steps of the attack, of 2.5 · eps / attack_steps each; without meaning where ``eps`` is 0."""
+    bf16: bool = False
+    """Run the network under bfloat16 autocast; weights, losses and the optimizer stay in float32."""
 
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
         "ci": {"steps": 60, "warmup": 10},
@@ -130,7 +132,8 @@ class ClassifierLearner(Learner[tuple[Tensor, Tensor]]):
         """
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
         images = self.attack(self.augment(images), labels)
-        logits = self.module(self.spec.normalise(images))
+        with autocast(self.device, self.config.bf16):
+            logits = self.module(self.spec.normalise(images)).float()
         terms = self.losses(images, labels, logits)
         self.minimise(total(terms), clip_norm=self.config.clip_norm, parameters=self.module.parameters())
         return detached(terms) | {"accuracy": (logits.argmax(1) == labels).float().mean()}

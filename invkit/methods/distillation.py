@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invkit.core.device import autocast
 from invkit.core.results import FitResult
 from invkit.core.rng import seeded
 from invkit.core.target import Target
@@ -31,6 +32,10 @@ class DistillationConfig(ClassifierConfig):
     """Softens both distributions (Hinton et al., 2015)."""
     hard: float = 0.0
     """Weight of the cross-entropy with the labels the images were made for, beside the KL divergence."""
+    mix: float = 0.0
+    """Largest share of another image of the batch that is mixed into each, in [0, 1]: teacher and student answer the
+    same mixtures (Beyer et al. 2022, section 3). 0 mixes nothing.
+    """
     label_smoothing: float = 0.0
     """Share of each label that is spread evenly over all classes, in the cross-entropy that ``hard`` weighs."""
 
@@ -40,6 +45,8 @@ class DistillationConfig(ClassifierConfig):
         ClassifierConfig.__post_init__(self)
         self.require_positive("temperature")
         self.require_weight("hard")
+        self.require("mix", 0 <= self.mix <= 1, "lie in [0, 1]")
+        self.require("hard", not (self.hard and self.mix), "be 0 with ``mix``: mixtures have no label")
 
 
 class Distillation(ClassifierLearner):
@@ -59,10 +66,19 @@ class Distillation(ClassifierLearner):
         teacher.check_frozen()
         self.teacher = teacher
 
+    def augment(self, images: Tensor) -> Tensor:
+        """Shifted, flipped and mixed images, as configured."""
+        images = super().augment(images)
+        if not self.config.mix:
+            return images
+        share = self.config.mix * torch.rand(len(images), 1, 1, 1, generator=self.generator).to(images.device)
+        others = torch.randperm(len(images), generator=self.generator).to(images.device)
+        return torch.lerp(images, images[others], share)
+
     def losses(self, images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """The terms for augmented ``images`` ``(N, C, H, W)``: the teacher answers the same views as the student."""
-        with torch.no_grad():
-            teacher_logits = self.teacher(images)
+        with torch.no_grad(), autocast(self.device, self.config.bf16):
+            teacher_logits = self.teacher(images).float()
         terms = {"distillation": losses.distillation(logits, teacher_logits, self.config.temperature).mean()}
         if self.config.hard:
             smooth = self.config.label_smoothing

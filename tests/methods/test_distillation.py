@@ -56,6 +56,35 @@ def test_a_student_learns_from_the_teacher_alone(target):
     assert not any(p.requires_grad or p.grad is not None for p in target.parameters())
 
 
+def test_mixtures_are_of_two_images_of_the_batch_and_answered_by_both(target):
+    images, labels = torch.eye(8)[:, None, :, None].expand(8, 3, 8, 8).contiguous(), torch.zeros(8, dtype=torch.long)
+    learner = Distillation(target, student(), DistillationConfig(shift=0, mix=0.5), generator=seeded(0))
+    mixed = learner.augment(images)
+    shares = mixed[:, 0, :, 0]  # of each image in each mixture
+    torch.testing.assert_close(shares.sum(1), torch.ones(8))
+    own = shares.diagonal()
+    assert bool((own >= 0.5).all())
+    assert 0.5 < float(own.mean()) < 0.9
+    assert bool(((shares > 0).sum(1) <= 2).all())
+    heard = []
+    target.module.register_forward_hook(lambda module, inputs, output: heard.append(inputs[0].clone()))
+    learner.module.register_forward_hook(lambda module, inputs, output: heard.append(inputs[0].clone()))
+    learner.step((images, labels))
+    torch.testing.assert_close(*heard)
+    assert not torch.allclose(heard[0], target.spec.normalise(images))
+
+
+def test_bfloat16_is_near_and_not_the_same(target):
+    images, labels = images_for(target, 32)
+    terms = [
+        Distillation(target, student(), DistillationConfig(bf16=bf16), generator=seeded(0)).step((images, labels))
+        for bf16 in (False, True)
+    ]
+    loss, rounded = (float(term["distillation"]) for term in terms)
+    assert loss != rounded
+    assert rounded == pytest.approx(loss, rel=0.05)
+
+
 def test_a_rest_of_one_image_does_not_stop_batch_norm(target):
     images, labels = images_for(target, 17)
     config = DistillationConfig(steps=4, warmup=1, batch_size=16)
@@ -73,7 +102,7 @@ def test_what_is_refused(target):
     ):
         with pytest.raises(ValueError, match=says):
             distil(target, student(), *bad, DistillationConfig(steps=2, warmup=1))
-    for change in ({"temperature": 0.0}, {"hard": -1.0}):
+    for change in ({"temperature": 0.0}, {"hard": -1.0}, {"mix": 1.5}, {"hard": 0.5, "mix": 0.5}):
         with pytest.raises(ValueError, match=next(iter(change))):
             DistillationConfig(**change)
     target.module.bn1.train()
