@@ -18,6 +18,7 @@ from invkit.core.target import Target
 from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
 from invkit.engine.fit import Callback, epochs, fit
 from invkit.objectives import losses
+from invkit.transforms.views import Views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +62,19 @@ class Distillation(ClassifierLearner):
 
     config: DistillationConfig
 
-    def __init__(self, teacher: Target, student: nn.Module, config: DistillationConfig, *, generator: torch.Generator):
+    def __init__(
+        self, teacher: Target, student: nn.Module, config: DistillationConfig, *,
+        generator: torch.Generator, views: Views | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(student, teacher.spec, config, generator=generator, device=teacher.device)
         teacher.check_frozen()
-        self.teacher = teacher
+        self.teacher, self.views = teacher, views
 
     def augment(self, images: Tensor) -> Tensor:
-        """Shifted, flipped and mixed images, as configured."""
+        """Shifted and flipped images, as configured, then seen by ``views``, then mixed."""
         images = super().augment(images)
+        if self.views is not None:
+            images = self.views(len(images), 1, self.generator)(images)
         if not self.config.mix:
             return images
         share = self.config.mix * torch.rand(len(images), 1, 1, 1, generator=self.generator).to(images.device)
@@ -93,6 +99,7 @@ def distil(
     labels: Tensor,
     config: DistillationConfig | None = None,
     *,
+    views: Views | None = None,
     generator: torch.Generator | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
@@ -108,6 +115,10 @@ def distil(
         images: ``(N, C, H, W)``, uint8 or float in [0, 1].
         labels: ``(N,)``, which the images were made for; without use where ``config.hard`` is 0.
         config: How to train.
+        views: How each image is changed beyond ``config``'s shifts and flips, drawn anew in every step and answered by
+            both networks: :class:`~invkit.transforms.RandomViews` of any transform of torchvision. Synthetic images
+            give their class away by colours that no photograph has; under changed colours a student has to learn
+            shapes.
         generator: Source of order and augmentation.
         callbacks: Called after each step; one that returns True stops the run.
         checkpoint: A file to resume from.
@@ -128,7 +139,7 @@ def distil(
     """
     config, generator = config or DistillationConfig(), generator or seeded(0)
     images = teacher.spec.check(images, keep_bytes=True)
-    learner = Distillation(teacher, student, config, generator=generator)
+    learner = Distillation(teacher, student, config, generator=generator, views=views)
     batches = epochs(images, teacher.spec.check_labels(labels), config.batch_size)
     result = fit(
         learner, batches, config, generator=generator, callbacks=callbacks, checkpoint=checkpoint, desc="distilling"

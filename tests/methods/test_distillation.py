@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms import v2
 
 from invkit.core.rng import seeded
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
+from invkit.transforms import RandomViews
 
 
 def student(seed=0):
@@ -72,6 +74,25 @@ def test_mixtures_are_of_two_images_of_the_batch_and_answered_by_both(target):
     learner.step((images, labels))
     torch.testing.assert_close(*heard)
     assert not torch.allclose(heard[0], target.spec.normalise(images))
+
+
+def test_views_are_drawn_for_both_and_do_not_touch_what_is_drawn_elsewhere(target):
+    images, labels = images_for(target, 8)
+    half = RandomViews(v2.Lambda(lambda image: image * torch.rand(())))
+    plain, seen = (
+        Distillation(target, student(), DistillationConfig(), generator=seeded(0), views=views)
+        for views in (None, half)
+    )
+    before = torch.random.get_rng_state()
+    shifted, viewed = plain.augment(images), seen.augment(images)
+    assert torch.equal(before, torch.random.get_rng_state())
+    ratios = viewed.flatten(1).sum(1) / shifted.flatten(1).sum(1)
+    assert len(set(ratios.tolist())) == 8
+    assert bool(((ratios > 0) & (ratios < 1)).all())
+    pupil, again, other = (
+        distil(target, student(), images, labels, config, views=views)[0] for views in (half, half, None)
+    )
+    assert pupil.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
 def test_bfloat16_is_near_and_not_the_same(target):
