@@ -493,6 +493,22 @@ def test_the_config_refuses_nonsense_and_knows_its_profiles(row):
     assert small <= row.config.for_profile("book").steps <= paper
 
 
+@rows("paper")
+def test_the_papers_setting_runs_at_tiny_size(row, monkeypatch):
+    """All that the runner does not make small is the paper's."""
+    asked = []
+
+    def paper(**small: Any) -> Any:
+        asked.append(row.config.for_profile("paper", **small))
+        return asked[-1]
+
+    monkeypatch.setitem(globals(), row.config.__name__, paper)
+    outcome = row.run(row.network(), 1)
+    assert len(asked) == 1
+    assert outcome.stopped in ("steps", "patience")
+    assert all(tensor.isfinite().all() for tensor in outcome.tensors.values() if tensor.is_floating_point())
+
+
 @rows("resumes")
 def test_a_killed_run_resumes_to_the_same_bits(row, tmp_path):
     whole = Calls()
