@@ -18,8 +18,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from operator import itemgetter
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,18 +45,17 @@ TRAINING: dict[str, Any] = {
     "lr": 3e-3, "fine_tune_lr": 5e-4, "restarts": 0, "batch_size": 16, "checkpoint_every": 10_000,
 }  # fmt: skip
 DEEPSIM: dict[str, Any] = {
-    "schedule": "cosine", "batch_size": 16, "lr": 2e-3, "width": 16,
-    "image": 1.0, "features": 0.01, "adversarial": 10.0,
+    "schedule": "cosine", "batch_size": 16, "lr": 2e-3, "width": 16, "image": 1.0,
 }  # fmt: skip
 PIXELS: dict[str, Any] = {
-    "lr": 0.05, "betas": (0.5, 0.9), "schedule": "cosine", "patience": None, "match": 1.0, "tv": 3.0, "l2": 0.0,
+    "betas": (0.5, 0.9), "schedule": "cosine", "patience": None, "match": 1.0, "l2": 0.0,
 }  # fmt: skip
 PENALTY = {"DeepInversion": 0.1, "DeepDream": 0.0}  # weight of the batch-norm statistics beside PIXELS
 # What the rivals are tuned over, on training images; divide and conquer takes the settings of ``depth`` as they are.
-PIXEL_TRIES: list[dict[str, float]] = [{"tv": tv, "lr": lr} for tv in (0.3, 3.0, 30.0) for lr in (0.03, 0.1)]
-DEEPSIM_TRIES: list[dict[str, float]] = [
-    {"features": weight, "adversarial": gan} for weight in (0.01, 0.1, 1.0) for gan in (1.0, 10.0)
-]
+PIXEL_GRID = {"tv": [0.3, 3.0, 30.0], "lr": [0.03, 0.1]}
+DEEPSIM_GRID = {"features": [0.01, 0.1, 1.0], "adversarial": [1.0, 10.0]}
+TRIES = 6  # settings of each rival
+TUNED_ON = 30  # training images
 LAYER = "layer3.2"
 DEPTHS = {RESNET20: (4, 7, 10), ROBUST: (1, 3, 5)}
 RADII = (2 / 255, 8 / 255)
@@ -190,9 +189,12 @@ def methods(
     chain = partition_network(target)
     photos, labels = shop.photos(test)
     features = ik.methods.layer_features(target, photos, LAYER)
-    deepsim, pixels = tuned_rivals(shop, target, min(deepsim_steps, tuning_steps), min(pixel_steps, tuning_steps))
-    deepsim = replace(deepsim, steps=deepsim_steps)
-    pixels = {name: replace(config, steps=pixel_steps) for name, config in pixels.items()}
+    tuned = tuned_rivals(shop, target, features, min(deepsim_steps, tuning_steps), min(pixel_steps, tuning_steps))
+    deepsim = ik.DeePSiMConfig(**DEEPSIM | tuned.pop("DeePSiM"), steps=deepsim_steps)
+    pixels = {
+        name: ik.FeatureInversionConfig(**PIXELS | settings, steps=pixel_steps, batch_norm=PENALTY[name])
+        for name, settings in tuned.items()
+    }
     shown = {"test images": first(photos, labels)}
 
     def score(name: str, pictures: Tensor, more: Mapping[str, float]) -> None:
@@ -238,7 +240,7 @@ def methods(
         "is the mean over them, for each seed of training or of the start. DCI and DeePSiM learnt from the same "
         "images, named in the row; DeepInversion and DeepDream change pixels until the features agree, "
         f"{pixel_steps:,} steps for all images together. Each of these three has the best of "
-        f"{len(PIXEL_TRIES)} settings by PSNR on {TUNED_ON} training images; divide and conquer was tried with one. "
+        f"{TRIES} settings by PSNR on {TUNED_ON} training images; divide and conquer was tried with one. "
         "Seconds are wall time on a shared machine, of inversion alone, without training. Distance "
         "in ResNet-44: mean squared distance of its features at the ends of three stages, each position of unit length "
         "(LPIPS without learnt weights). Feature error: distance of the features of the result from those given, over "
@@ -246,38 +248,32 @@ def methods(
     )  # fmt: skip
 
 
-TUNED_ON = 30
-"""Training images, of which none is among those that the inverses are judged on."""
-
-
 def tuned_rivals(
-    shop: Workshop, target: ik.Target, deepsim_steps: int, pixel_steps: int
-) -> tuple[ik.DeePSiMConfig, dict[str, ik.FeatureInversionConfig]]:
+    shop: Workshop, target: ik.Target, evaluated: Tensor, deepsim_steps: int, pixel_steps: int
+) -> dict[str, dict[str, Any]]:
     """The settings of each rival that come nearest to some training images, in fewer steps than are judged later."""
     sought = shop.data.train.per_class(TUNED_ON // 10).images
-    features = ik.methods.layer_features(target, sought, LAYER)
-    tries = 1 if shop.run.quick else None
     made = shop.training_images("synthetic")
 
-    def by_generator(change: dict[str, float]) -> tuple[float, ik.DeePSiMConfig]:
-        config = ik.DeePSiMConfig(**DEEPSIM | change, steps=deepsim_steps)
-        inverse, _ = ik.deepsim(target, made, LAYER, config, generator=ik.seeded(TUNING_SEED))
-        return float(psnr(quantise(inverse(features).clamp(0, 1)), sought)), config
+    def by_generator(given: Tensor, generator: torch.Generator, **settings: Any) -> Tensor:
+        config = ik.DeePSiMConfig(**DEEPSIM | settings, steps=deepsim_steps)
+        return ik.deepsim(target, made, LAYER, config, generator=generator)[0](given).clamp(0, 1)
 
-    def by_pixels(change: dict[str, float], penalty: float) -> tuple[float, ik.FeatureInversionConfig]:
-        config = ik.FeatureInversionConfig(**PIXELS | change, steps=pixel_steps, batch_norm=penalty)
-        found = ik.feature_inversion(target, features, LAYER, config, generator=ik.seeded(TUNING_SEED)).images
-        return float(psnr(quantise(found.clamp(0, 1)), sought)), config
+    def by_pixels(penalty: float, given: Tensor, generator: torch.Generator, **settings: Any) -> Tensor:
+        config = ik.FeatureInversionConfig(**PIXELS | settings, steps=pixel_steps, batch_norm=penalty)
+        return ik.feature_inversion(target, given, LAYER, config, generator=generator).images
 
-    deepsim = max((by_generator(change) for change in DEEPSIM_TRIES[:tries]), key=itemgetter(0))[1]
-    pixels = {
-        name: max((by_pixels(change, penalty) for change in PIXEL_TRIES[:tries]), key=itemgetter(0))[1]
-        for name, penalty in PENALTY.items()
-    }
-    return deepsim, pixels
-
-
-TUNING_SEED = 100
+    rivals: dict[str, Any] = {name: (partial(by_pixels, weight), PIXEL_GRID) for name, weight in PENALTY.items()}
+    tuned = ik.analysis.tune(
+        rivals | {"DeePSiM": (by_generator, DEEPSIM_GRID)},
+        ik.methods.layer_features(target, sought, LAYER),
+        lambda images: {"PSNR": psnr(quantise(images), sought)},
+        "PSNR",
+        tries=1 if shop.run.quick else TRIES,
+        evaluation=evaluated,
+        seeds=(100,),
+    )
+    return {name: dict(best.settings) for name, best in tuned.items()}
 
 
 @recorded_run(data=True, smoke={"images": 8, "steps": 1, "fine_tune_steps": 1, "test": 10, "attack_steps": 1})
