@@ -51,7 +51,7 @@ def depth(
     target, judges = run.network(NETWORK), {title: run.network(file) for title, file in JUDGES.items()}
     photos, labels = photographs(run, target)
     learnt, sought, truth = photos[:LEARNT], photos[LEARNT:][:test], labels[LEARNT:][:test]
-    synthesis = ik.DeepInversionConfig(steps=synthesis_steps, bf16=True, low_resolutions=((0.5, synthesis_steps),))
+    synthesis = ik.DeepInversionConfig(steps=synthesis_steps, low_resolutions=((0.5, synthesis_steps),))
     training = ik.DCIConfig(steps=steps, fine_tune_steps=fine_tune_steps, stages=stages, **TRAINING)
     sources = {"synthetic": run.synthetic(target, images, synthesis, folder="synthetic_224", batch_size=BATCH)}
     if not run.quick:
