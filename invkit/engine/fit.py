@@ -107,6 +107,8 @@ class Learner(Generic[Batch]):
     """Those whose learning rates follow the schedule."""
     device: torch.device = torch.device("cpu")
     """Where it computes."""
+    depends_on: str = ""
+    """What its steps depend on beside config and state, in a word: a checkpoint of another word is refused."""
 
     def step(self, batch: Batch, /) -> Mapping[str, float | Tensor]:
         """One step on ``batch``; returns the step's terms, without a gradient and not yet on the host."""
@@ -287,7 +289,7 @@ def fit(
         the learner is back at its last good state, the checkpoint is one from before, and a warning says so.
 
     Raises:
-        ValueError: Where the checkpoint belongs to another config or there are no batches.
+        ValueError: Where the checkpoint belongs to another config or other networks, or there are no batches.
         OSError: Where the checkpoint cannot be written.
 
     >>> from invkit.engine.classifier import ClassifierConfig, ClassifierLearner
@@ -410,17 +412,22 @@ class _Run:
     def _save(self) -> None:
         assert self.path is not None
         state = {
-            "config": config_hash(self.config), "step": self.step, "position": self.position,
+            "config": self._key(), "step": self.step, "position": self.position,
             "history": self.history, "metrics": self.metrics, "epoch": self.epoch_state,
             "random": _random_state(self.generator, self.device), "rates": self.rates,
             "learner": self.learner.state_dict(),
         }  # fmt: skip
         save_state(self.path, state)
 
+    def _key(self) -> str:
+        return config_hash(self.config) + self.learner.depends_on
+
     def _resume(self, path: Path) -> None:
         state = read_checkpoint(path, fields=_CHECKPOINT)
-        if state["config"] != config_hash(self.config):
-            raise ValueError(f"{path} is the checkpoint of a run with another config; delete it or name another file")
+        if state["config"] != self._key():
+            raise ValueError(
+                f"{path} is the checkpoint of a run with another config or other networks; delete it or name another"
+            )
         try:
             self.learner.load_state_dict(state["learner"])
         except (ValueError, KeyError, RuntimeError) as error:  # torch's own, where shapes differ

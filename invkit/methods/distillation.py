@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ class Distillation(ClassifierLearner):
         super().__init__(student, teacher.spec, config, generator=generator, device=teacher.device)
         teacher.check_frozen()
         self.teacher, self.views = teacher, views
+        # Without addresses: a function among the views has another in each process.
+        self.depends_on = teacher.fingerprint() + re.sub(" at 0x[0-9a-f]+", "", repr(views))
 
     def augment(self, images: Tensor) -> Tensor:
         """Shifted and flipped images, as configured, then seen by ``views``, then mixed."""
@@ -121,7 +124,7 @@ def distil(
             shapes.
         generator: Source of order and augmentation.
         callbacks: Called after each step; one that returns True stops the run.
-        checkpoint: A file to resume from.
+        checkpoint: A file to resume from, with the same teacher and views.
 
     Returns:
         The student, whose module is ``student``, and how the training went.

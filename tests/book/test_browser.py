@@ -149,6 +149,23 @@ def test_dark_mode_is_dark_and_leaves_images_as_they_are(browser, address, chapt
         assert browser.execute_script(FILTERS) == [], page
 
 
+def test_what_the_package_shows_stands_on_the_ground_of_a_dark_page(browser, address, chapters, screen):
+    screen(1280, "dark")  # from the start: a change of theme fades
+    boxed = """
+        const ours = box => box.querySelector(':scope > [class*="inv-"], :scope > p > [class*="inv-"]')
+        const clear = box => getComputedStyle(box).backgroundColor == 'rgba(0, 0, 0, 0)'
+        const boxes = [...document.querySelectorAll('.cell_output .text_html')].filter(ours)
+        return [boxes.length, boxes.filter(box => !clear(box)).map(box => box.innerHTML.slice(0, 80))]
+    """
+    seen = 0
+    for page in chapters:
+        browser.get(f"{address}/{page}")
+        count, bad = browser.execute_script(boxed)
+        assert bad == [], page
+        seen += count
+    assert seen > 50
+
+
 def test_the_console_is_quiet(browser, address, everything):
     for page in everything:
         browser.get(f"{address}/{page}")

@@ -114,7 +114,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, stop_after: int)
 def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.checkpoint"
     run(FitConfig(steps=5), checkpoint=path)
-    with pytest.raises(ValueError, match="another config; delete it"):
+    with pytest.raises(ValueError, match="another config or other networks; delete it"):
         run(FitConfig(steps=6), checkpoint=path)
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not a readable checkpoint"):

@@ -8,6 +8,7 @@ from torchvision.transforms import v2
 
 from invkit.core.rng import seeded
 from invkit.methods.distillation import Distillation, DistillationConfig, distil
+from invkit.testing import tiny_target
 from invkit.transforms import RandomViews
 
 
@@ -109,6 +110,23 @@ def test_a_rest_of_one_image_does_not_stop_batch_norm(target):
     config = DistillationConfig(steps=4, warmup=1, batch_size=16)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
     assert distil(target, flat, images, labels, config)[1].stopped == "steps"
+
+
+def test_a_checkpoint_is_that_of_one_teacher_and_one_set_of_views(target, tmp_path):
+    (images, labels), path = images_for(target, 8), tmp_path / "student.pt"
+    config = DistillationConfig(steps=2, warmup=0)
+
+    def teach(teacher=target, views=None):
+        return distil(teacher, student(), images, labels, config, views=views, checkpoint=path)[1].steps
+
+    def flipped(image):
+        return image.flip(2)
+
+    assert teach(views=RandomViews(flipped)) == 2
+    assert teach(views=RandomViews(flipped)) == 2  # read, not taught again
+    for others in ({"views": None}, {"views": RandomViews(v2.RandomInvert(1.0))}, {"teacher": tiny_target(seed=5)}):
+        with pytest.raises(ValueError, match="other networks"):
+            teach(**{"views": RandomViews(flipped)} | others)
 
 
 def test_what_is_refused(target):
