@@ -93,6 +93,7 @@ def depth(
         },
         seeds=seeds,
         photographs=True,
+        claims=("dci.shallow",),
         figure=show.image_rows(
             {name: resize_images(made.clamp(0, 1), (96, 96)) for name, made in shown.items()},
             [target.spec.classes[int(label)] for label in truth[:SHOWN]],
@@ -150,7 +151,7 @@ def title_of(chain: Chain, k: int) -> str:
     """A name for a depth: how many convolutions deep, and the numbers that are left of each value of the image."""
     block = chain.blocks[k - 1]
     share = math.prod(block.outputs) / math.prod(chain.target.spec.shape)
-    return f"{k} convolutions, {share:.2f}"
+    return f"{k} convolution{'s' * (k > 1)}, {share:.2f}"
 
 
 if __name__ == "__main__":
