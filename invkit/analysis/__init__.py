@@ -1,10 +1,11 @@
 """What an inversion tells of a network: comparisons, probes of logits, planes and codes of features."""
 
 from invkit.analysis import logits
-from invkit.analysis.compare import Comparison, Lead, Run, SeedRows, compare
+from invkit.analysis.compare import Comparison, Run, compare
 from invkit.analysis.feature_space import FeaturePlane, Regions, cluster_counts, decision_regions, tsne
 from invkit.analysis.grid import best_row, grid_points, grid_search, local_maxima
 from invkit.analysis.logit_probe import LogitProbe
+from invkit.analysis.seed_rows import Lead, SeedRows
 from invkit.analysis.sparse_autoencoder import (
     SparseAutoencoder,
     SparseAutoencoderConfig,

@@ -6,7 +6,8 @@ import statistics
 import pytest
 import torch
 
-from invkit.analysis.compare import Comparison, Run, SeedRows, compare
+from invkit.analysis.compare import Comparison, Run, compare
+from invkit.analysis.seed_rows import SeedRows
 from invkit.core.rng import seeded
 from invkit.methods.deepdream import DeepDreamConfig, class_inversion
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
