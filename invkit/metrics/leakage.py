@@ -13,6 +13,7 @@ from torch import Tensor
 from invkit.core.rng import seeded
 from invkit.core.spec import check_images
 from invkit.core.target import Target
+from invkit.metrics.pairwise_ssim import pairwise_ssim
 from invkit.metrics.quality import in_batches
 
 
@@ -372,13 +373,4 @@ def similarities(images: Tensor, others: Tensor, verifier: Target | None = None)
             for x in (images, others)
         )
         return one @ two.T
-    if min(images.shape[-2:]) < 11:
-        raise ValueError(f"SSIM's window is 11 pixels wide; the images are {tuple(images.shape[-2:])}")
-    return torch.stack([_ssim_to_all(image, others) for image in images]).double()
-
-
-def _ssim_to_all(image: Tensor, others: Tensor) -> Tensor:
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    value = structural_similarity_index_measure(image.expand_as(others), others, data_range=1.0, reduction="none")
-    return value[0] if isinstance(value, tuple) else value
+    return pairwise_ssim(images, others)
