@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,7 +24,6 @@ from typing import Any
 from invkit.book.parameters import BadParameters, Parameter, read_parameters, refuse
 
 PROFILES = ("ci", "book", "paper")
-INPUTS = ("invkit/**/*", "book/recorded/**/*")
 RUNNER = (
     "run.py",
     "book/runner.py",
@@ -82,12 +82,14 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
 
 
 def key_of(root: Path, notebook: Path, parameters: dict[str, Any]) -> str:
-    """Fingerprint of a run: code cells, parameters, package sources, recorded results."""
+    """Fingerprint of a run: code cells, parameters, package sources, and the recorded runs that the code names."""
     cells = json.loads(notebook.read_text("utf8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     digest = hashlib.sha256(json.dumps([code, parameters], sort_keys=True).encode())
-    files = {file for pattern in INPUTS for file in root.glob(pattern) if file.is_file()}
+    named = set(re.findall(r"""["']([\w-]+)["']""", "\n".join(code)))
+    files = {file for file in root.glob("invkit/**/*") if file.is_file()}
     files -= {root / "invkit" / name for name in RUNNER}
+    files |= {file for file in root.glob("book/recorded/*.*") if file.stem in named and file.suffix != ".py"}
     for file in sorted(file for file in files if file.suffix != ".pyc" and file.name[0] != "."):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ import pytest
 from invkit.book import runner
 from invkit.book.parameters import BadParameters, read_parameters, refuse
 
+ROOT = Path(__file__).parents[2]
 PARAMETERS = """\
 profile: str = "book"  # how much work; one of: ci, book, paper
 seed: int = 0  # random seed
@@ -207,19 +208,29 @@ def test_runs_are_published_with_their_record_and_not_repeated(book, capsys):
     assert outputs(done / "02_b.ipynb") == "3\n"
 
 
-def test_the_key_follows_package_and_records_but_not_the_runner(book):
-    path = notebook(book, "01_a")
-    for name in ("invkit/a.py", "invkit/run.py", "book/recorded/r.json"):
+def test_the_key_follows_package_and_named_records_but_not_the_runner(book):
+    path = notebook(book, "01_a", 'load_recorded("mine")')
+    for name in ("invkit/a.py", "invkit/run.py", "book/recorded/mine.json", "book/recorded/other.json"):
         (book / name).parent.mkdir(parents=True, exist_ok=True)
         (book / name).write_text("1")
     keys = [runner.key_of(book, path, {})]
-    for name in ("invkit/a.py", "book/recorded/r.json"):
+    for name in ("invkit/a.py", "book/recorded/mine.json"):
         (book / name).write_text("2")
         keys.append(runner.key_of(book, path, {}))
     assert len(set(keys)) == 3
-    (book / "invkit/run.py").write_text("2")
+    for name in ("invkit/run.py", "book/recorded/other.json", "book/recorded/mine.py"):
+        (book / name).write_text("2")
     assert runner.key_of(book, path, {}) == keys[-1]
     assert runner.key_of(book, path, {"seed": 1}) != keys[-1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_recorded_run_is_named_in_whole(path):
+    # By its name in quotes a page is known to depend on it: one put together would leave the page stale unnoticed.
+    code = "".join(
+        "".join(c["source"]) for c in json.loads(path.read_text("utf8"))["cells"] if c["cell_type"] == "code"
+    )
+    assert not re.findall(r"_recorded\(\s*f[\"']", code)
 
 
 def test_own_values_never_reach_the_published_runs(book):
