@@ -1,19 +1,26 @@
 """Repeat the recorded run of divide-and-conquer inversion at 224 pixels: Tiny Darknet for ImageNet, run backwards.
 
-    INVKIT_DATA=FOLDER python book/recorded/imagenet_dci.py
+    INVKIT_DATA=FOLDER python book/recorded/imagenet_dci.py depth
+    INVKIT_DATA=FOLDER python book/recorded/imagenet_dci.py pictures
 
 Inverses learn from crops of photographs, or of images that DeepInversion made from the network itself, and are judged
-on photographs that none of them saw. ``FOLDER`` holds ``imagenet_photos/``, ``weights/`` and ``networks.py``.
-``INVKIT_WORK`` names a folder in which synthetic images and inverses are kept for the next try.
+on photographs that none of them saw. ``FOLDER`` holds ``imagenet_photos/``, which may not be shown, ``weights/`` and
+``networks.py``; the pictures are of photographs that come with scikit-learn and matplotlib. ``INVKIT_WORK`` names a
+folder in which synthetic images and inverses are kept for the next try, and for the other run.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import matplotlib
+import numpy as np
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -36,7 +43,13 @@ BATCH = 32  # synthetic images at a time: their statistics are compared with tho
 TRAINING: dict[str, Any] = {
     "lr": 3e-3, "fine_tune_lr": 5e-4, "restarts": 0, "batch_size": 16, "checkpoint_every": 10_000,
 }  # fmt: skip
-SHOWN = 6  # photographs in the picture
+SQUARES = {  # left, top and side in pixels, of photographs that may be shown
+    "temple": ("china", 120, 20, 400),
+    "roofs": ("china", 300, 180, 224),
+    "flower": ("flower", 110, 0, 427),
+    "petals": ("flower", 240, 110, 224),
+    "portrait": ("grace_hopper", 60, 20, 400),
+}  # fmt: skip
 
 
 @recorded_run(
@@ -51,13 +64,11 @@ def depth(
     target, judges = run.network(NETWORK), {title: run.network(file) for title, file in JUDGES.items()}
     photos, labels = photographs(run, target)
     learnt, sought, truth = photos[:LEARNT], photos[LEARNT:][:test], labels[LEARNT:][:test]
-    synthesis = ik.DeepInversionConfig(steps=synthesis_steps, low_resolutions=((0.5, synthesis_steps),))
-    training = ik.DCIConfig(steps=steps, fine_tune_steps=fine_tune_steps, stages=stages, **TRAINING)
+    synthesis, training = configs(synthesis_steps, steps, fine_tune_steps, stages)
     sources = {"synthetic": run.synthetic(target, images, synthesis, folder="synthetic_224", batch_size=BATCH)}
     if not run.quick:
         sources["real"] = learnt
-    small = ik.Target(target.module, replace(target.spec, size=(CROP, CROP)), target.name)
-    narrow, wide = partition_network(small), partition_network(target)
+    narrow, wide = chains(target)
 
     def known(pictures: Tensor) -> dict[str, float]:
         return {
@@ -74,16 +85,12 @@ def depth(
     trivial = baselines(sought, one_class[0], learnt, one_class[1])
     for name, title in TRIVIAL.items():
         score(title, trivial[name])
-    shown = {"photographs": sought[:SHOWN]}
     for source, pictures in sources.items():
         for seed in range(seeds):
             crops = crops_of(pictures, 16 if run.quick else CROPS, ik.seeded(seed))
             for k, inverse in enumerate(inverses(run, narrow, wide, crops, training, source, seed), start=1):
                 rebuilt = in_batches(lambda x, i=inverse, d=k: i(wide.read(x, d)[-1]), sought, 8, run.device)
-                title = title_of(wide, k)
-                score(f"{title}, {source}", rebuilt)
-                if source == "synthetic" and seed == 0:
-                    shown[title] = rebuilt[:SHOWN]
+                score(f"{title_of(wide, k)}, {source}", rebuilt)
     run.record(
         "imagenet_dci",
         title="Divide-and-conquer inversion of Tiny Darknet at 224 pixels: photographs from the features of its blocks",
@@ -92,23 +99,74 @@ def depth(
             "photographs learnt": LEARNT,
         },
         seeds=seeds,
-        photographs=True,
         claims=("dci.shallow",),
-        figure=show.image_rows(
-            {name: resize_images(made.clamp(0, 1), (96, 96)) for name, made in shown.items()},
-            [target.spec.classes[int(label)] for label in truth[:SHOWN]],
-            columns=SHOWN,
-            scale=1.0,
-            numbers={t: f"{run.mean(f'{t}, synthetic', 'PSNR'):.1f} dB" for t in shown if t != "photographs"},
-            numbers_name="PSNR",
-        ),
         note=f"{len(sought)} photographs that no inverse saw; PSNR is the mean over them, for each seed of training. "
         "Behind the name of each block stands how many numbers it keeps for each value of the image. Inverses learnt "
-        f"from {CROPS:,} crops of {CROP} pixels of {images} images that DeepInversion made from the network itself "
-        f"(shown), or of {LEARNT} photographs, and run on whole images. Each depth as it was at the end of its own "
+        f"from {CROPS:,} crops of {CROP} pixels of {images} images that DeepInversion made from the network itself, "
+        f"or of {LEARNT} photographs, and run on whole images. Each depth as it was at the end of its own "
         "stage. The trivial answers run no network backwards: the mean photograph and the nearest are of those "
         f"{LEARNT}. The judges saw neither inverses nor features. Scores are of images rounded to 8 bits.",
     )  # fmt: skip
+
+
+@recorded_run(data=True, smoke={"images": 2, "synthesis_steps": 1, "steps": 1, "fine_tune_steps": 1, "stages": 2})
+def pictures(
+    run: Run, *, images: int = 64, synthesis_steps: int = 150, steps: int = 120, fine_tune_steps: int = 60,
+    stages: int = 7,
+) -> None:  # fmt: skip
+    """Photographs of no data set, and what the first inverses make of their features."""
+    target = run.network(NETWORK)
+    synthesis, training = configs(synthesis_steps, steps, fine_tune_steps, stages)
+    drawn = run.synthetic(target, images, synthesis, folder="synthetic_224", batch_size=BATCH)
+    narrow, wide = chains(target)
+    crops = crops_of(drawn, 16 if run.quick else CROPS, ik.seeded(0))
+    sought = torch.cat([square(*where, side=target.spec.size[0]) for where in SQUARES.values()])
+    shown = {"photographs": sought}
+    for k, inverse in enumerate(inverses(run, narrow, wide, crops, training, "synthetic", 0), start=1):
+        shown[title_of(wide, k)] = quantise(inverse(wide.read(sought, k)[-1]))
+        for name, rebuilt, photo in zip(SQUARES, shown[title_of(wide, k)], sought, strict=True):
+            run.row(title_of(wide, k), {name: psnr(rebuilt[None], photo[None])})
+    run.record(
+        "imagenet_dci_pictures",
+        title="Five photographs, and what comes back from the features of Tiny Darknet's first convolutions",
+        config={"synthesis": synthesis, "training": training, "images": images, "crops": CROPS, "crop": CROP},
+        seeds=1,
+        photographs=True,
+        figure=show.image_rows(
+            {name: resize_images(made.clamp(0, 1), (112, 112)) for name, made in shown.items()},
+            list(SQUARES),
+            columns=len(SQUARES),
+            scale=1.0,
+        ),
+        note="PSNR in dB of each photograph. Behind the name of each depth stands how many numbers it keeps for each "
+        "value of the image. The inverses saw nothing but images that DeepInversion made from the network. "
+        "Photographs: china.jpg and flower.jpg of scikit-learn, by danielbuechele and vultilion (CC BY 2.0), and the "
+        "portrait of Grace Hopper of matplotlib, by the US Navy (public domain).",
+    )
+
+
+def configs(
+    synthesis_steps: int, steps: int, fine_tune_steps: int, stages: int
+) -> tuple[ik.DeepInversionConfig, ik.DCIConfig]:
+    """How images are drawn from the network, and how inverses are trained."""
+    synthesis = ik.DeepInversionConfig(steps=synthesis_steps, low_resolutions=((0.5, synthesis_steps),))
+    return synthesis, ik.DCIConfig(steps=steps, fine_tune_steps=fine_tune_steps, stages=stages, **TRAINING)
+
+
+def chains(target: ik.Target) -> tuple[Chain, Chain]:
+    """The network in blocks, for crops and for whole images."""
+    small = ik.Target(target.module, replace(target.spec, size=(CROP, CROP)), target.name)
+    return partition_network(small), partition_network(target)
+
+
+def square(name: str, left: int, top: int, width: int, *, side: int) -> Tensor:
+    """A square of a photograph that comes with a library, ``(1, 3, side, side)``."""
+    if name == "grace_hopper":
+        pixels = np.array(Image.open(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg"))
+    else:
+        pixels = load_sample_image(f"{name}.jpg")
+    part = torch.tensor(pixels[top : top + width, left : left + width]).permute(2, 0, 1)[None] / 255
+    return resize_images(part, (side, side)).clamp(0, 1)
 
 
 TRIVIAL = {
@@ -155,4 +213,4 @@ def title_of(chain: Chain, k: int) -> str:
 
 
 if __name__ == "__main__":
-    command_line(depth)
+    command_line(depth, pictures)
