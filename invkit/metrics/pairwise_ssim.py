@@ -42,7 +42,7 @@ def pairwise_ssim(images: Tensor, others: Tensor) -> Tensor:
         raise ValueError(f"SSIM's window is {WINDOW} pixels wide; the images are {tuple(images.shape[-2:])}")
     images, others = (F.pad(part.float(), [WINDOW // 2] * 4, mode="reflect") for part in (images, others))
     rows = [torch.cat([_of_chunk(a, b) for b in others.split(_CHUNK)], 1) for a in images.split(_CHUNK)]
-    return torch.cat(rows) if rows else torch.empty(0, len(others), dtype=torch.float64)
+    return torch.cat(rows)
 
 
 def _of_chunk(images: Tensor, others: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -75,3 +76,16 @@ def test_every_script_ends_with_its_runs(script):
     assert script.read_text("utf8").endswith(f'if __name__ == "__main__":\n    command_line({", ".join(runs)})\n'), (
         "runs in the order of their definition"
     )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book/recorded").glob("*.json")), ids=lambda path: path.stem)
+def test_the_command_of_a_record_is_still_understood(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("INVKIT_DATA", str(tmp_path))
+    started = []
+    monkeypatch.setattr(RecordedRun, "start", lambda run, given, part: started.append(run.name))
+    words = shlex.split(load_recorded(path.stem, path.parent).command)
+    script = next(word for word in words if word.endswith(".py"))
+    module = load(ROOT / script)
+    runs = [value for value in vars(module).values() if isinstance(value, RecordedRun)]
+    module.command_line(*runs, argv=words[words.index(script) + 1 :])
+    assert len(started) == 1
