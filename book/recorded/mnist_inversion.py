@@ -1,0 +1,296 @@
+"""Repeat the recorded runs of network inversion and of reconstruction on the images of MNIST.
+
+    INVKIT_DATA=FOLDER python book/recorded/mnist_inversion.py inversion
+    INVKIT_DATA=FOLDER python book/recorded/mnist_inversion.py reconstruction
+
+``FOLDER`` holds ``mnist.npz``. Of its 60,000 training images a tenth is kept apart, so 54,000 are trained on in the
+first run. In the second each network knows one half of the images that it is asked about, of at most 24,000 each:
+without a second half, which it never saw, nobody can say whether its images are those that it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import invkit as ik
+from invkit import show
+from invkit.book.recording import Run, command_line, recorded_run
+from invkit.data.datasets import DataSet, Split
+from invkit.methods.network_inversion import make_generators, steps_to, train_generators, until
+from invkit.metrics import accuracy, diversity, in_batches, noise_rate
+from invkit.networks.classifiers import build
+
+DIGITS = 10
+WEIGHTS = (0.0, 1.0, 5.0)  # of the cosine similarity
+ENOUGH = 0.95  # share of samples in their class at which a conditioning counts as learnt
+GROUPS: dict[str, dict[str, float]] = {
+    "perturbation": {"kl_perturbed": 0.0, "cross_entropy_perturbed": 0.0},
+    "gradient": {"gradient": 0.0},
+    "pixel": {"variation": 0.0},
+}
+
+
+# --- network inversion ---
+
+
+@recorded_run(data=True, smoke={"seeds": 1, "train": 80, "steps": 2, "learning": 1, "samples": 3, "test": 40})
+def inversion(
+    run: Run, *, seeds: int = 3, train: int = 54000, test: int = 10000, steps: int = 600, learning: int = 1200,
+    samples: int = 50,
+) -> None:  # fmt: skip
+    """Four conditionings and three weights of the cosine similarity, of networks that read 99 % of MNIST."""
+    data = images_of(run, test, train)
+    labels = torch.arange(DIGITS).repeat_interleave(samples)
+    settings = {"steps": steps, "dropout": 0.3}
+    rows = {"held-out": data.heldout.per_class(1).images}
+    judge = run.uses(trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST")
+    note_noise(run, judge, len(labels))
+    for seed in range(seeds):
+        target = run.uses(trained(run, "bn_cnn", data, learning, seed=seed), "bn_cnn on MNIST")
+        run.row("target", {"test": read(target, data.test)})
+        real = data.heldout.per_class(min(samples, 50))
+        run.row("held-out images", facts(target, judge, real.images, real.labels, data))
+        noise = torch.rand(len(labels), *data.spec.shape, generator=ik.seeded(seed))
+        run.row("noise", facts(target, judge, noise, labels, data))
+        for kind in ik.networks.KINDS:
+            config = ik.NetworkInversionConfig.for_profile("book", **settings | {"conditioning": kind})
+            _, result = ik.network_inversion(target, config, generator=ik.seeded(seed), callbacks=[until(ENOUGH)])
+            run.row(f"{kind}, to 95 %", {"steps": float(steps_to(result, ENOUGH) or steps)})
+        for weight in WEIGHTS:
+            config = ik.NetworkInversionConfig.for_profile("book", **settings | {"cosine": weight})
+            generator, result = ik.network_inversion(target, config, generator=ik.seeded(seed))
+            images, _ = generator.sample(labels, generator=ik.seeded(seed + 9))
+            own = {"inversion accuracy": result.metrics["inversion_accuracy"]}
+            run.row(f"cosine {weight:g}", own | facts(target, judge, images, labels, data))
+            if seed == 0:
+                rows[f"cosine {weight:g}"] = images[::samples]
+    run.record(
+        "mnist_network_inversion",
+        title="Network inversion of networks that read MNIST",
+        config={"inversion": ik.NetworkInversionConfig.for_profile("book", **settings), "training steps": learning},
+        seeds=seeds,
+        claims=("ni.accuracy", "ni.cosine", "ni.vector-slow", "ni.unlike"),
+        figure=show.image_rows(rows, columns=DIGITS, scale=1.5),
+        note=f"By seed: another network and another generator. {len(data.train)} training images of 28 pixels, all "
+        f"{len(data.test)} test images, {samples} samples of each class. A conditioning counts as learnt where over "
+        f"ten batches {ENOUGH:.0%} of the samples were put into their class; {steps} steps where it never was. "
+        "Distances between two images are Euclidean, in pixels, over those that the target reads; nearest: to all "
+        "training images, and of the quarter of the images that the target is surest of.",
+    )
+
+
+def facts(target: ik.Target, judge: ik.Target, images: Tensor, labels: Tensor, data: DataSet) -> dict[str, float]:
+    """What one set of images shows: class, diversity, sureness and distance from the training images."""
+    logits = in_batches(target, images)
+    right = logits.argmax(1) == labels
+    confidence = logits.softmax(1).amax(1)
+    surest = images[confidence >= confidence.quantile(0.75)].flatten(1)
+    columns = {
+        "target": float(right.double().mean()),
+        "judge": read_images(judge, images, labels),
+        "confidence of the surest": float(confidence[confidence >= confidence.quantile(0.75)].mean()),
+        "nearest of the surest": float(in_chunks(surest, data.train).mean()),
+    }
+    pixels, of = images[right].flatten(1), labels[right]
+    if len(of.unique()) > 1:
+        columns["within a class"] = diversity(pixels, of)["within"]
+        columns["between classes"] = float(torch.cdist(pixels, pixels)[of[:, None] != of].mean())
+    return columns
+
+
+def in_chunks(pixels: Tensor, split: Split, size: int = 10_000) -> Tensor:
+    """Distance of each row of pixels from the nearest image of a split."""
+    nearest = [
+        torch.cdist(pixels, split[slice(at, at + size)].images.flatten(1)).amin(1) for at in range(0, len(split), size)
+    ]
+    return torch.stack(nearest).amin(0)
+
+
+# --- reconstruction ---
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks of one size of training set: what the one has seen, the other has not."""
+
+    seed: int
+    halves: tuple[Split, Split]
+    targets: tuple[ik.Target, ik.Target]
+
+
+@recorded_run(
+    data=True, smoke={"pairs": 1, "small": 2, "medium": 3, "large": 4, "test": 20, "steps": 2, "learning": 1, "each": 1}
+)
+def reconstruction(
+    run: Run, *, pairs: int = 3, small: int = 100, medium: int = 1000, large: int = 2400, test: int = 10000,
+    steps: int = 400, learning: int = 1200, each: int = 4,
+) -> None:  # fmt: skip
+    """What networks give away that were trained on 1,000, 10,000 and 24,000 images, against what they never saw."""
+    data = images_of(run, test)
+    labels = torch.arange(DIGITS).repeat(each)
+    config = ik.ReconstructionConfig.for_profile("book", steps=steps, gradient_images=4, variation=0.2)
+    judge = run.uses(trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST")
+    note_noise(run, judge, len(labels))
+    rows: dict[str, Tensor] = {}
+    for size in (small, medium, large):
+        for seed in range(pairs):
+            pair = pair_of(run, data, size, seed, learning)
+            methods = drawn_by(config, labels, run.quick, ablate=size == small)
+            for name, draw in methods.items():
+                images = (draw(pair, 0), draw(pair, 1))
+                measure(run, name, pair, images, labels if len(images[0]) == len(labels) else None, judge)
+                if seed == 0 and name in ("reconstruction", "DeepInversion"):
+                    rows[f"{name}, {size * DIGITS}"] = images[0][:DIGITS]
+            for name, images in controls(pair, data, each).items():
+                measure(run, name, pair, images, None, judge)
+            if seed == 0 and size == small:
+                rows = {"trained on": pair.halves[0].per_class(1).images} | rows
+    run.record(
+        "mnist_reconstruction",
+        title="What networks give away that read MNIST, by the size of their training set",
+        config={"reconstruction": config, "training steps": learning},
+        seeds=pairs,
+        claims=("rec.size", "rec.conv", "rec.terms"),
+        figure=show.image_rows(rows, columns=DIGITS, scale=1.5),
+        note="By pair of networks, each trained on one of two halves of which the other network saw nothing, equally "
+        f"many images of each class. The 54,000 training images allow halves of {large * DIGITS:,}, no more. "
+        f"{len(labels)} images of each network; seen and unseen: mean similarity (SSIM) to the nearest image of the "
+        "own and of the other half; gap: their difference; features: the same gap by cosine of the judge's features, "
+        "which has seen both halves. Target and judge: the share that they put into the class asked for.",
+    )
+
+
+def pair_of(run: Run, data: DataSet, size: int, seed: int, learning: int) -> Pair:
+    """Two networks trained by heart: no shifts, no smoothing, as many passes as the steps give."""
+    order = torch.randperm(len(data.train), generator=ik.seeded(seed))
+    shuffled = data.train[order]
+    halves = tuple(from_each_class(shuffled, at, at + size) for at in (0, size))
+    targets = []
+    for half in halves:
+        part = replace(data, train=half)
+        target = trained(run, "bn_cnn", part, learning, seed=seed, shift=0, label_smoothing=0.0)
+        targets.append(run.uses(target, f"bn_cnn on {size * DIGITS} images of MNIST"))
+        row = {"trained on": read(target, half), "test": read(target, data.test)}
+        run.row(f"targets, {size * DIGITS} images", row)
+    return Pair(seed, (halves[0], halves[1]), (targets[0], targets[1]))
+
+
+def drawn_by(
+    config: ik.ReconstructionConfig, labels: Tensor, quick: bool, ablate: bool
+) -> dict[str, Callable[[Pair, int], Tensor]]:
+    """The methods by name: each draws images of a pair's network."""
+    plain = ik.NetworkInversionConfig.for_profile("book", steps=config.steps, batch_size=config.batch_size)
+    deep = ik.DeepInversionConfig.for_profile("book", steps=2 if quick else 200)
+
+    def reconstruct(**changes: float) -> Callable[[Pair, int], Tensor]:
+        def draw(pair: Pair, k: int) -> Tensor:
+            changed = replace(config, **changes)  # type: ignore[arg-type]
+            made, _ = ik.reconstruct(pair.targets[k], changed, generator=ik.seeded(pair.seed))
+            return made.sample(labels, generator=ik.seeded(pair.seed + 1))[0]
+
+        return draw
+
+    def invert(pair: Pair, k: int) -> Tensor:
+        made, _ = ik.network_inversion(pair.targets[k], plain, generator=ik.seeded(pair.seed))
+        return made.sample(labels, generator=ik.seeded(pair.seed + 1))[0]
+
+    def deep_invert(pair: Pair, k: int) -> Tensor:
+        return ik.deep_inversion(pair.targets[k], labels, deep, generator=ik.seeded(pair.seed)).images.cpu()
+
+    def reconstruct_softly(pair: Pair, k: int) -> Tensor:
+        """With the soft conditions of network inversion."""
+        rng = ik.seeded(pair.seed)
+        networks = make_generators(pair.targets[k], config, rng, bounded=True)
+        made, _ = train_generators(ik.methods.Reconstruction(pair.targets[k], networks, config), rng)
+        return made.sample(labels, generator=ik.seeded(pair.seed + 1))[0]
+
+    methods = {"reconstruction": reconstruct(), "network inversion": invert, "DeepInversion": deep_invert}
+    if ablate:
+        methods["reconstruction, no confidence"] = reconstruct_softly
+        methods |= {f"reconstruction, no {name}": reconstruct(**changes) for name, changes in GROUPS.items()}
+    return methods
+
+
+def controls(pair: Pair, data: DataSet, each: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Images that show what the measure can say: copies, means of the classes, fresh images and noise."""
+    fresh = data.test[torch.randperm(len(data.test), generator=ik.seeded(pair.seed))]
+    rng = ik.seeded(pair.seed)
+    shape = (DIGITS * each, *data.spec.shape)
+    return {
+        "copies": both(lambda k: pair.halves[k].per_class(each).images),
+        "class means of the own half": both(lambda k: class_means(pair.halves[k])),
+        "fresh images": both(lambda k: from_each_class(fresh, k * each, (k + 1) * each).images),
+        "noise": both(lambda k: torch.rand(shape, generator=rng)),
+    }
+
+
+def measure(
+    run: Run, name: str, pair: Pair, images: tuple[Tensor, Tensor], labels: Tensor | None, judge: ik.Target
+) -> None:  # fmt: skip
+    """The gap of one pair's images, and whether their class can be read."""
+    sets = (pair.halves[0].images, pair.halves[1].images)
+    leak = ik.metrics.crossed_leakage(images, sets, draws=1)
+    features = ik.metrics.crossed_leakage(images, sets, verifier=judge, draws=1)
+    columns = {"gap": leak.gap, "seen": float(leak.to_train.mean()), "unseen": float(leak.to_heldout.mean())}
+    columns["features"] = features.gap
+    if labels is not None:
+        reads = [read_images(target, x, labels) for target, x in zip(pair.targets, images, strict=True)]
+        columns |= {"target": sum(reads) / 2, "judge": read_images(judge, torch.cat(images), labels.repeat(2))}
+    run.row(f"{name}, {len(sets[0])} images", columns)
+
+
+def both(make: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+    """The same for both networks of a pair."""
+    return make(0), make(1)
+
+
+def class_means(split: Split) -> Tensor:
+    """Mean image of each class."""
+    return torch.stack([split.images[split.labels == c].mean(0) for c in range(DIGITS)])
+
+
+def from_each_class(split: Split, first: int, last: int) -> Split:
+    """Images number ``first`` to ``last`` of each class, class by class."""
+    return split[torch.cat([torch.nonzero(split.labels == c)[first:last, 0] for c in range(DIGITS)])]
+
+
+# --- both ---
+
+
+def images_of(run: Run, test: int, train: int | None = None) -> DataSet:
+    """MNIST, with no more training and test images than asked for."""
+    data = ik.load_data("mnist", folder=run.data, limit=train)
+    return replace(data, test=data.test.per_class(test // DIGITS) if test < len(data.test) else data.test)
+
+
+def trained(run: Run, network: str, data: DataSet, steps: int, seed: int, **settings: Any) -> ik.Target:
+    """A classifier of these images."""
+    changed: Mapping[str, Any] = {"steps": steps} | settings | run.trial
+    module = build(network, data.spec, width=16, seed=seed)
+    ik.train_classifier(module, data, ik.ClassifierConfig.for_network(network, **changed), seed=seed, device="cpu")
+    return ik.Target(module, data.spec, network)
+
+
+def note_noise(run: Run, judge: ik.Target, count: int) -> None:
+    """What the judge takes noise for."""
+    for kind, numbers in noise_rate(judge, count).items():
+        run.row(f"judge, {kind}", numbers)
+
+
+def read(target: ik.Target, split: Split) -> float:
+    """Share of a split's images that a network puts into their class."""
+    return read_images(target, split.images, split.labels)
+
+
+def read_images(target: ik.Target, images: Tensor, labels: Tensor) -> float:
+    """Share of images that a network puts into their class."""
+    return float(accuracy(target, images, labels)["top1"])
+
+
+if __name__ == "__main__":
+    command_line(inversion, reconstruction)
