@@ -30,7 +30,8 @@ _DIGITS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GANConfig(FitConfig):
-    """How to train a GAN. The defaults are Miyato et al.'s for residual networks (section 4, appendix B.4).
+    """How to train a GAN. The defaults are Miyato et al.'s for residual networks (section 4, appendix B.4), but for the
+    averaged weights.
 
     >>> GANConfig(discriminator_steps=2).betas
     (0.0, 0.9)

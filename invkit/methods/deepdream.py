@@ -53,7 +53,7 @@ class DeepDreamConfig(LoopConfig):
     PROFILES: ClassVar[dict[str, dict[str, Any]]] = {
         "ci": {"steps": 5, "octaves": 2},
         "book": {},
-        "paper": {"steps": 200, "lr": 0.02, "normalised": True},
+        "paper": {"steps": 200, "lr": 0.02, "normalised": True},  # no paper here gives its numbers
     }
 
     @classmethod

@@ -28,7 +28,8 @@ _DIGITS: dict[str, Any] = {
     "jitter": 1, "wrap": False, "flip": 0.0, "form": "norm", "per_image": 0.0,
     "cross_entropy": 10.0, "temperature": 1.0, "roughness": 0.0, "tv": 0.5, "l2": 0.0, "batch_norm": 1.0,
 }  # fmt: skip
-# The report's own setting for ImageNet networks at 224 pixels (§4.1.2, §5.1), in its own units.
+# The report's own setting for ImageNet networks at 224 pixels (§4.1.2, §5.1), in its own units. The factor of the
+# plateau and the betas are not given: those that its library has unasked.
 _PAPER: dict[str, Any] = {
     "steps": 20_000, "lr": 0.2, "betas": (0.9, 0.999), "schedule": "plateau", "plateau_factor": 0.1, "patience": 0.15,
     "low_resolutions": (), "scales": 1, "jitter": 30, "together": True, "wrap": True, "flip": 0.5,

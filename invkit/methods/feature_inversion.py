@@ -44,7 +44,7 @@ class FeatureInversionConfig(LoopConfig):
     steps: int = 20_000
     """Appendix A.1: setting 2 of Yin et al., all steps at full resolution."""
     lr: float = 0.2
-    """Adam's step size (Yin et al.)."""
+    """Adam's step size, as Botach & Cohen have it for DeepInversion (§5.1); the paper gives none."""
     match: float | None = 1e-3
     """Distance to the features given (appendix A.1, "to similar magnitudes as other loss terms"). None measures it at
     the first images, so that the term is the mean of the others: features of another norm want another weight."""

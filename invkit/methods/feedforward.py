@@ -42,9 +42,9 @@ class FeedforwardConfig(GANConfig):
     """
 
     steps: int = 100_000
-    """Of the generator."""
+    """Of the generator. The paper names no number."""
     batch_size: int = 256
-    """Images per step of the discriminator."""
+    """Images per step of the discriminator. The paper names no number."""
     latent: int = 120
     """Entries of the noise, from a standard normal distribution (Teterwak et al., section 3)."""
     width: int = 96

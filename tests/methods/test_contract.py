@@ -578,4 +578,4 @@ def test_every_method_has_a_row_and_a_line():
 def test_where_the_papers_setting_waits_on_a_plateau_it_divides_by_ten(config: Any) -> None:
     paper = config.for_profile("paper")
     if getattr(paper, "schedule", "") == "plateau":
-        assert paper.plateau_factor == 0.1, "Botach & Cohen, §4.1.2"
+        assert paper.plateau_factor == 0.1, "PyTorch's own; Botach & Cohen, §4.1.2, give the patience"
