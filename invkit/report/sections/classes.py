@@ -39,7 +39,7 @@ def classes(case: Case, seconds: float) -> Section:
         section.numbers[f"sure of {kind}"] = sure
         if kind not in ("training images", "held-out images") and sure >= worst[1]:
             worst = (kind, sure)
-    section.table("What it answers to images of no class", rows)
+    section.table("What it answers, to images of no class and to yours", rows)
     section.say(
         "A classifier must name one of its classes, whatever it sees. A network that is sure of noise will be sure "
         "of a broken camera too; a class for garbage, or a threshold on its confidence, is meant for these."
@@ -52,24 +52,32 @@ def classes(case: Case, seconds: float) -> Section:
     per_pixel = distance / torch.tensor(case.spec.shape, dtype=torch.float32).prod().sqrt()
     section.numbers["classes reached from grey"] = float(reached.double().mean())
     if reached.any():
-        bars = {names[c]: float(d) for c, d in zip(case.classes, per_pixel, strict=True) if d.isfinite()}
-        canvas = bar_with_spread(bars, ylabel="change per pixel, of a range of 1")
-        section.picture(canvas, f"How far the pixels of a grey image must move until the class has {100 * SURE:.0f} %.")
+        bars = {names[c]: 255 * float(d) for c, d in zip(case.classes, per_pixel, strict=True) if d.isfinite()}
+        canvas = bar_with_spread(bars, ylabel="change per pixel, of 255 levels")
+        far = "How far the pixels of a grey image move, in the root mean square"
+        section.picture(canvas, f"{far}, until a class has {100 * SURE:.0f} %.")
     out = [names[c] for c, there in zip(case.classes, reached.tolist(), strict=True) if not there]
     if out:
-        section.say(f"Within {steps} steps grey did not turn into {listed(out)}.")
+        section.say(f"Within {steps} steps grey did not become {listed([quoted(name) for name in out])}.")
     section.summary = (
-        f"It puts {100 * worst[1]:.0f} % of {worst[0]}, which are of no class, into one with more than "
-        f"{100 * SURE:.0f} % confidence"
+        f"It is more than {100 * SURE:.0f} % sure of {100 * worst[1]:.0f} % of {worst[0]}, though they are of no class."
     )
     if reached.any():
         change = 255 * float(per_pixel[reached].median())
         section.summary += (
-            f"; grey turns into {int(reached.sum())} of {len(case.classes)} classes by a change of {change:.0f} of 255 "
-            f"levels per pixel in the median, into {names[case.classes[int(distance.argmin())]]} by the least"
+            f" Grey becomes {int(reached.sum())} of {len(case.classes)} classes, by a median change of {change:.0f} of "
+            f"255 levels per pixel; the nearest is {quoted(names[case.classes[int(distance.argmin())]])}."
         )
-    section.summary += "."
     return section
+
+
+def quoted(name: str) -> str:
+    """The name of a class, told from a number.
+
+    >>> quoted("8")
+    '“8”'
+    """
+    return f"“{name}”"
 
 
 def garbage(case: Case, count: int = 100) -> dict[str, Tensor]:

@@ -23,6 +23,8 @@ DEPTHS = 5
 """Depths that are inverted, evenly spread."""
 LEARNT_FROM = 600
 """Images that inverses learn from."""
+MARGIN = 1.0
+"""PSNR in dB, above that of the best trivial answer, from which a depth counts as brought back."""
 ENOUGH = 100
 """Steps of an optimisation of pixels below which a report says how few there were."""
 Recovered = tuple[dict[str, Tensor], dict[str, int]]
@@ -54,7 +56,7 @@ def depth(case: Case, seconds: float) -> Section:
         if learnt
         else "by optimising pixels until the features agree, with total variation.",
         "PSNR is the mean over the images; the trivial answers know only each image's mean colour, or take the nearest "
-        "other image. What is below them has not been brought back.",
+        f"other image. A depth counts as brought back where it is more than {MARGIN:g} dB above the better of them.",
     )
     sizes = chain_sizes(chain, sought[:2])
     values = sought[0].numel()
@@ -66,7 +68,11 @@ def depth(case: Case, seconds: float) -> Section:
         rows[name] = {"PSNR, dB": f"{quality:.1f}"}
         if count:
             ratio = f"{count / values:.2g}"
-            rows[name] |= {"values": f"{count:,}", "values per pixel value": ratio, "steps": str(steps[name])}
+            rows[name] |= {
+                "values": f"{count:,}",
+                "values per value of the image": ratio,
+                "steps": str(steps[name]),
+            }
     section.table("From the first depth to the last", rows)
     shown = {"images": sought[:6]} | {name: quantise(made[:6]) for name, made in (recovered | trivial).items()}
     numbers = {name: f"{section.numbers[f'PSNR, {name}']:.1f} dB" for name in rows}
@@ -177,7 +183,7 @@ def _pixels(case: Case, features: Tensor, layer: str, steps: int) -> Tensor:
 
 def _summary(section: Section, depths: list[str], trivial: list[str], count: int, source: str) -> str:
     floor = max(section.numbers[f"PSNR, {name}"] for name in trivial)
-    back = [name for name in depths if section.numbers[f"PSNR, {name}"] > floor + 1]
+    back = [name for name in depths if section.numbers[f"PSNR, {name}"] > floor + MARGIN]
     section.numbers["depths that go back"] = len(back)
     if not back:
         return (
@@ -186,7 +192,7 @@ def _summary(section: Section, depths: list[str], trivial: list[str], count: int
         )
     deepest = back[-1]
     return (
-        f"Features go back as far as {deepest.partition(': ')[2]}, {len(back)} of {len(depths)} depths tried: "
-        f"{section.numbers[f'PSNR, {deepest}']:.1f} dB against {floor:.1f} dB of the best trivial answer "
-        f"({count} {source})."
+        f"Images come back from {len(back)} of {len(depths)} depths, the last of them "
+        f"{deepest.partition(': ')[2]}: {section.numbers[f'PSNR, {deepest}']:.1f} dB, where the best trivial answer "
+        f"has {floor:.1f} dB ({count} {source})."
     )

@@ -19,6 +19,8 @@ def identity(case: Case, seconds: float) -> Section:
     """Layers, statistics, accuracy on the images given, and agreement with the judge."""
     section = Section(name="identity", title="Who it is")
     target = case.target
+    # Of a file of one's own the name will do, wherever it lies.
+    name = target.name.rpartition("/")[2] if ".py:" in target.name else target.name
     weights = sum(parameter.numel() for parameter in target.parameters())
     weighted = (m for m in target.module.modules() if any(True for _ in m.parameters(recurse=False)))
     layers = Counter(type(m).__name__ for m in weighted)
@@ -27,7 +29,7 @@ def identity(case: Case, seconds: float) -> Section:
     section.table(
         "The network",
         {
-            "name": {"": target.name},
+            "name": {"": name},
             "weights": {"": f"{weights:,}"},
             "layers with weights": {"": ", ".join(f"{count} {name}" for name, count in layers.most_common(5))},
             "batch norms with statistics": {"": norms},
@@ -41,7 +43,7 @@ def identity(case: Case, seconds: float) -> Section:
     known = _accuracy(case, section)
     agreement = _agreement(case, section)
     section.summary = (
-        f"{target.name} has {weights:,} weights and {target.spec.n_classes:,} classes"
+        f"{name} has {weights:,} weights and {target.spec.n_classes:,} classes"
         f"{known or '; without labelled images its accuracy is not known'}{agreement}."
     )
     return section

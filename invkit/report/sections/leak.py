@@ -56,7 +56,7 @@ def leak(case: Case, seconds: float) -> Section:
     control = _control(section)
     member = section.numbers["membership AUROC"]
     interval = f"[{section.numbers['membership low']:.2f}, {section.numbers['membership high']:.2f}]"
-    verdict = f"It leaks ({', '.join(flags)})" if flags else "No leak was found"
+    verdict = f"It leaks, by {len(flags)} of {TESTS} tests ({', '.join(flags)})" if flags else "No leak was found"
     section.summary = (
         f"{verdict}: its answers tell {len(train)} training images from {len(heldout)} held-out ones with an AUROC of "
         f"{member:.2f} {interval}{control}."
@@ -87,7 +87,7 @@ def _row(measured: Membership) -> dict[str, str]:
     return {
         "AUROC": f"{measured.auroc:.2f} [{measured.low:.2f}, {measured.high:.2f}]",
         "members caught at 1 % false alarms": f"{100 * measured.caught:.0f} %",
-        "by chance": f"p = {measured.p:.2g}",
+        "p": f"{measured.p:.2g}",
     }
 
 
@@ -182,7 +182,7 @@ def _drawn(case: Case, train: Pictures, heldout: Pictures, section: Section) -> 
             "nearest training image": f"{float(part.to_train.mean()):.3f}",
             "nearest held-out image": f"{float(part.to_heldout.mean()):.3f}",
             "gap": f"{part.gap:+.3f} [{part.low:+.3f}, {part.high:+.3f}]",
-            "by chance": f"p = {chances[name]:.2g}",
+            "p": f"{chances[name]:.2g}",
         }
         section.numbers |= {f"gap, {name}": part.gap, f"gap p, {name}": chances[name]}
     section.table("Similarity (SSIM) of drawn images to the nearest of equally many images of each kind", rows)
@@ -206,7 +206,10 @@ def _show_nearest(section: Section, name: str, drawn: Tensor, near: Tensor, far:
         "nearest training image": near[similarities(chosen, near).argmax(1)],
         "nearest held-out image": far[similarities(chosen, far).argmax(1)],
     }
-    section.picture(image_rows(rows), f"{name}: the images that are most of all nearer to a training image.")
+    over_all = f"over all of them it is {part.gap:+.3f}"
+    section.picture(
+        image_rows(rows), f"{name}: the {len(order)} of {len(drawn)} images with the largest gap; {over_all}."
+    )
 
 
 def _control(section: Section) -> str:
@@ -222,8 +225,8 @@ def _control(section: Section) -> str:
     section.say(
         f"As a control, {CANARIES} images of noise with labels by chance were planted among the training images of the "
         f"networks trained anew; they were told from others like them with an AUROC of {canaries:.2f}, interval over "
-        f"networks [{low:.2f}, {section.numbers['canaries high']:.2f}].",
-        "So the measurement finds what was learnt by heart."
+        f"networks [{low:.2f}, {min(1, section.numbers['canaries high']):.2f}].",
+        "So the tests of membership find what was learnt by heart; that of drawn images has no such control."
         if works
         else "So the measurement cannot be relied on here: what it does not find may be there all the same.",
     )

@@ -14,7 +14,7 @@ from invkit.data.datasets import Split, channel_statistics
 from invkit.metrics.leakage import mean_interval
 from invkit.metrics.membership import measure_membership, membership_scores
 from invkit.report.case import Case
-from invkit.report.section import Section
+from invkit.report.section import Section, listed
 
 SEEDS = 4
 ENOUGH = 400
@@ -125,10 +125,11 @@ def _summary(section: Section, scores: dict[str, list[dict[str, float]]]) -> str
     sure = {name: change for name, change in changes.items() if change[2] < 0}
     if not sure:
         return f"None of {len(changes)} measures against leaks is shown to help with {len(plain)} networks each."
-    best = min(sure, key=lambda name: sure[name][0])
-    change, low, high = sure[best]
-    cost = _change(scores[best], plain, "accuracy")[0]
+    told = []
+    for name in sorted(sure, key=lambda name: sure[name][0]):
+        cost = 100 * _change(scores[name], plain, "accuracy")[0]
+        told.append(f"{name} ({sure[name][0]:+.2f}, accuracy {cost:+.0f} points)")
     return (
-        f"What helps most of {len(changes)} measures tried is {best}: it takes {-change:.2f} [{-high:.2f}, "
-        f"{-low:.2f}] from the AUROC of membership, and changes accuracy by {100 * cost:+.0f} points."
+        f"{len(sure)} of {len(changes)} measures {'lowers' if len(sure) == 1 else 'lower'} the AUROC of membership, by "
+        f"{len(plain)} networks each: {listed(told)}."
     )
