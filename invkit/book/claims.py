@@ -21,6 +21,8 @@ from invkit.book.numbers import Summary, format_summary, summaries
 from invkit.book.recorded import load_recorded
 from invkit.book.root import find_root
 from invkit.book.verdicts import (
+    MARKS,
+    NOT_SEEN,
     NOT_TESTED,
     Rule,
     Test,
@@ -281,6 +283,13 @@ def about(claim: Claim) -> list[str]:
     return [f"Reported: {claim.reported}", f"Effect: {effect}"]
 
 
+LEGEND = (
+    f"{MARKS[NOT_SEEN]} says that an interval reaches across a threshold, not that there is no effect. On the digits "
+    "alone a claim holds in part at most."
+)
+"""What readers take amiss, beneath each table."""
+
+
 @dataclass(frozen=True)
 class ClaimsTable:
     """Answered claims as HTML and Markdown; ``digest`` ties the shown table to the saved file."""
@@ -295,7 +304,7 @@ class ClaimsTable:
         widths = "".join(f'<col style="width:{width}%">' for _, width in HEADS.values())
         body = "".join(map(self._html_row, self.rows))
         table = f"<colgroup>{widths}</colgroup><thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-        return f'<table class="inv-claims" data-claims="{self.digest}">{table}</table>'
+        return f'<table class="inv-claims" data-claims="{self.digest}">{table}</table><p>{LEGEND}</p>'
 
     def _html_row(self, row: Row) -> str:
         claim = self.claims[row.id]
@@ -323,7 +332,7 @@ class ClaimsTable:
                 found = map("<br>".join, (line.tested_on, line.finding, line.effect))
                 cells = [first, mark(row.verdict) if i == 0 else "", *found, mark(line.verdict)]
                 text.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        return "\n".join(text)
+        return "\n".join([*text, "", LEGEND])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         text = self._repr_markdown_()
