@@ -32,6 +32,7 @@ from invkit.networks.classifiers import build
 from invkit.partition.chain import partition_network
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+WIDTH = 8  # channels after the first layer, half the usual
 TEMPERATURE = 0.5  # of the contrast
 SHOWN = (0, 1, 3, 6, 7, 8)  # classes in the picture
 SMOKE = {"seeds": 1, "each": 4, "steps": 1, "batch": 8, "images": 8, "dci_steps": 1, "fine_tune_steps": 1, "test": 10}
@@ -39,7 +40,7 @@ SMOKE = {"seeds": 1, "each": 4, "steps": 1, "batch": 8, "images": 8, "dci_steps"
 
 @recorded_run(data=True, smoke=SMOKE)
 def features(
-    run: Run, *, seeds: int = 3, each: int = 1500, steps: int = 700, batch: int = 128, images: int = 1500,
+    run: Run, *, seeds: int = 3, each: int = 1500, steps: int = 600, batch: int = 128, images: int = 1000,
     dci_steps: int = 50, fine_tune_steps: int = 25, test: int = 200,
 ) -> None:  # fmt: skip
     """PSNR of test images from features learnt by labels, by contrast and not at all, at every depth."""
@@ -67,7 +68,7 @@ def features(
             run.row(way, {"top-1": accuracy(target, photos.images, photos.labels)["top1"]})
             chain = partition_network(target)
             # Behind the last block come the mean over positions and the linear layer, which was trained in one of them.
-            blocks = chain.names[:-1]
+            blocks = ["conv1", *chain.names[1:-1]]
             chosen = train.images[torch.randperm(len(train), generator=ik.seeded(seed))[:images]]
             store: dict[int, Tensor] = {}
 
@@ -81,18 +82,18 @@ def features(
             for depth, name in enumerate(blocks, start=1):
                 made = store[depth]
                 columns = {"PSNR": psnr(made, photos.images), "SSIM": ssim(made, photos.images)}
-                run.row(f"{depth} {name.removesuffix(':input')}, {way}", columns)
+                run.row(f"{depth} {name}, {way}", columns)
             if seed == 0:
                 rows[way] = shown(store[len(blocks)], photos.labels)
     run.record(
         "self_supervised",
-        title="Features learnt from labels, by contrast and not at all, inverted at equal depths: ResNet-20, CIFAR-10",
-        config={"divide and conquer": config, "training": {"steps": steps, "batch": batch, "temperature": TEMPERATURE}},
+        title="Features learnt from labels, by contrast and not at all, inverted at equal depths: CIFAR-10",
+        config={"divide and conquer": config, "training": {"steps": steps, "batch": batch, "width": WIDTH}},
         seeds=seeds,
         claims=("dci.self-supervised",),
         figure=show.image_rows(rows, [CLASSES[k] for k in SHOWN], columns=len(SHOWN), scale=2.0),
-        note=f"{len(pool[0]):,} training images, {steps} steps of {batch} images (by contrast two views of each); the "
-        "same number of steps for both. Top-1 on the test images: of the network trained on labels its own; of the "
+        note=f"A ResNet-20 of half the usual width. {len(pool[0]):,} training images, {steps} steps of {batch} images (by "
+        "contrast two views of each); the same number of steps for both. Top-1 on the test images: of the network trained on labels its own; of the "
         f"others a linear layer on their features, which learnt from {len(train):,} labelled images. {len(photos)} "
         f"test images, inverses trained on {images:,} other real images; by seed of network and inverses. "
         "Shown: the last block.",
@@ -105,7 +106,7 @@ def features(
 def by_labels(spec: ik.ImageSpec, pool: tuple[Tensor, Tensor], steps: int, batch: int, seed: int) -> nn.Module:
     """Trained by cross-entropy on flipped and shifted images."""
     pixels, labels = pool
-    module = build("resnet20", spec, seed=seed)
+    module = build("resnet20", spec, width=WIDTH, seed=seed)
 
     def loss(chosen: Tensor, rng: torch.Generator) -> Tensor:
         return F.cross_entropy(module(spec.normalise(moved(pixels[chosen] / 255, rng, colour=False))), labels[chosen])
@@ -115,7 +116,7 @@ def by_labels(spec: ik.ImageSpec, pool: tuple[Tensor, Tensor], steps: int, batch
 
 def by_contrast(spec: ik.ImageSpec, pixels: Tensor, steps: int, batch: int, seed: int) -> nn.Module:
     """Trained so that two views of an image have like features (NT-Xent, Chen et al. 2020, eq. 1)."""
-    module = build("resnet20", spec, seed=seed)
+    module = build("resnet20", spec, width=WIDTH, seed=seed)
     linear = module.linear
     width = linear.in_features
     with torch.random.fork_rng():
@@ -137,7 +138,7 @@ def by_contrast(spec: ik.ImageSpec, pixels: Tensor, steps: int, batch: int, seed
 
 def untrained(spec: ik.ImageSpec, pixels: Tensor, batch: int, seed: int) -> nn.Module:
     """As drawn, with the statistics of real images in its batch norms."""
-    module = build("resnet20", spec, seed=seed).train()
+    module = build("resnet20", spec, width=WIDTH, seed=seed).train()
     rng = ik.seeded(seed)
     with torch.no_grad():
         for _ in range(50):
