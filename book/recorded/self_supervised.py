@@ -92,10 +92,10 @@ def features(
         seeds=seeds,
         claims=("dci.self-supervised",),
         figure=show.image_rows(rows, [CLASSES[k] for k in SHOWN], columns=len(SHOWN), scale=2.0),
-        note=f"A ResNet-20 of half the usual width. {len(pool[0]):,} training images, {steps} steps of {batch} images (by "
-        "contrast two views of each); the same number of steps for both. Top-1 on the test images: of the network trained on labels its own; of the "
-        f"others a linear layer on their features, which learnt from {len(train):,} labelled images. {len(photos)} "
-        f"test images, inverses trained on {images:,} other real images; by seed of network and inverses. "
+        note=f"A ResNet-20 of half the usual width, {steps} steps of {batch} of {len(pool[0]):,} training images (by "
+        "contrast two views of each). Top-1 on the test images: of the network trained on labels its own, of the "
+        f"others that of a linear layer on their features, which learnt from {len(train):,} labelled images. "
+        f"{len(photos)} test images, inverses trained on {images:,} other real ones; by seed of network and inverses. "
         "Shown: the last block.",
     )
 
