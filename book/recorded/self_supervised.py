@@ -8,7 +8,7 @@ images of CIFAR-10 as JPEG files, a folder for each class.
 Three networks of one architecture for each seed: one learns from labels, one by contrast, as SimCLR does (Chen et al.
 2020: two views of an image are to have like features, views of other images unlike ones), one learns nothing but the
 statistics of its batch norms. Divide and conquer inverts all three at the same depths by the same settings, and learns
-from the same real images: what differs is how the features came about.
+from the same real images: what differs is how the features came about. The verdict is drawn at the last block.
 """
 
 from __future__ import annotations
