@@ -81,6 +81,14 @@ def styled() -> Iterator[list[Any]]:
         yield sns.color_palette(PALETTE)
 
 
+TERMS = {
+    "tv": "total variation", "l2": "l2 norm", "kl": "divergence", "cross_entropy": "cross-entropy",
+    "cross_entropy_perturbed": "cross-entropy, perturbed", "kl_perturbed": "divergence, perturbed",
+    "batch_norm": "batch-norm statistics", "variation": "squared variation", "gradient": "gradient's norm",
+}  # fmt: skip
+"""Words for the terms of losses that have names of fields."""
+
+
 def loss_curves(
     history: InversionResult | Mapping[str, Sequence[float]], log: bool = True, *, title: str | None = None
 ) -> Canvas:
@@ -101,7 +109,11 @@ def loss_curves(
     'Loss by term over 3 steps: total from 4 to 1.'
     """
     terms = history.history if isinstance(history, InversionResult) else history
-    curves = {name: line(values, f"loss_curves: term {name!r}") for name, values in terms.items() if len(values)}
+    curves = {
+        TERMS.get(name, name.replace("_", " ")): line(values, f"loss_curves: term {name!r}")
+        for name, values in terms.items()
+        if len(values)
+    }
     if not curves:
         raise ValueError("loss_curves was given a history without a single value")
     with styled() as palette:

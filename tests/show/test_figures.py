@@ -92,6 +92,8 @@ def test_loss_curves_choose_an_axis_that_shows_every_value():
     assert loss_curves({"a": [3.0, 2.0], "b": [1.0, 0.1]}).axes[0].get_yscale() == "log"
     assert loss_curves({"a": [3.0, -2.0], "b": [1.0, 0.0]}).axes[0].get_yscale() == "symlog"
     assert "a from 3 to 2" in loss_curves({"a": [3.0, 2.0]}).alt
+    curves = loss_curves({"cross_entropy": [3.0, 2.0], "my_term": [1.0, 0.5]})
+    assert [text.get_text() for text in curves.axes[0].get_legend().get_texts()] == ["cross-entropy", "my term"]
     with pytest.raises(ValueError, match="'a' is not finite at index 1"):
         loss_curves({"a": [1.0, float("nan")]})
     with pytest.raises(ValueError, match="without a single value"):
