@@ -87,6 +87,12 @@ def test_without_batch_norm_the_report_says_what_it_leaves_out():
     assert "no batch norms" in " ".join(report.ask("identity").paragraphs)
 
 
+def test_what_a_method_warns_of_this_network_is_a_sentence_of_the_report(at_home, recwarn):
+    section = open_report("my_file:make_net", "my.pt", least=True).ask("drawn")
+    assert any("DeepInversion: the network takes no images of (8, 8) pixels" in said for said in section.paragraphs)
+    assert not [warning for warning in recwarn if "takes no images" in str(warning.message)]
+
+
 def test_a_transformer_is_inverted_by_pixels_where_no_inverse_can_be_learnt():
     spec = tiny_target(channels=1, size=(16, 16)).spec
     target = ik.Target(ik.networks.build("vit_tiny", spec, width=16, seed=0), spec, "vit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -35,10 +36,13 @@ def drawn(case: Case, seconds: float) -> Section:
     columns = 5 if large else 10  # large ones are shown large
     for name, (weight, draw) in ways.items():
         try:
-            images = quantise(draw(case, seconds * weight / sum(parts.values())))
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                images = quantise(draw(case, seconds * weight / sum(parts.values())))
         except (ValueError, RuntimeError, ArithmeticError, DivergedError) as error:
             section.say(f"{name} is left out: {str(error).splitlines()[0]}.")
             continue
+        _pass_on(case, told, section, name)
         section.images[name] = (images * 255).round().byte()
         shown[name] = images[: min(columns, len(case.classes))]
         rows[name] = read(case, images, section, name)
@@ -59,6 +63,20 @@ def drawn(case: Case, seconds: float) -> Section:
     section.picture(canvas, "Drawn from the weights alone, one image of each class.", lossless=not large)
     section.summary = _summary(case, section, rows)
     return section
+
+
+def _pass_on(case: Case, told: list[warnings.WarningMessage], section: Section, name: str) -> None:
+    """What a method warns of this network is a sentence of the report; other warnings stay what they are."""
+    own = case.target.name
+    said = []
+    for warning in told:
+        text = str(warning.message)
+        if own and text.startswith(own):
+            said.append(f"{name}: the network{text.removeprefix(own)}.")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if said:
+        section.say(*dict.fromkeys(said))
 
 
 def possible(case: Case) -> tuple[dict[str, tuple[float, Draw]], list[str]]:
