@@ -76,16 +76,18 @@ def int8(
     )
 
 
-@recorded_run(data=True, smoke={"images": 20, "steps": 1, "seeds": 1})
-def pruned(run: Run, *, images: int = 200, steps: int = 200, seeds: int = 3) -> None:
+@recorded_run(data=True, smoke={"images": 20, "steps": 1, "test": 20, "seeds": 1})
+def pruned(run: Run, *, images: int = 200, steps: int = 200, test: int = 600, seeds: int = 3) -> None:
     """ResNet-20 for CIFAR-10 pruned by magnitude: as it is, and with statistics from images of several origins."""
     data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
     target = run.network("cifar10_resnet20")
     real = data.train.images[torch.randperm(len(data.train), generator=ik.seeded(0))]
-    test, labels = data.test.images, data.test.labels
-    run.row("whole network", {"test accuracy": accuracy(target, test, labels)})
+    photos, labels = data.test.images[:test], data.test.labels[:test]
+    run.row("whole network", {"test accuracy": accuracy(target, photos, labels)})
     networks = {share: prune_weights(target, share) for share in SHARES}
-    run.row("statistics as stored", {f"{share:.0%} pruned": accuracy(n, test, labels) for share, n in networks.items()})
+    run.row(
+        "statistics as stored", {f"{share:.0%} pruned": accuracy(n, photos, labels) for share, n in networks.items()}
+    )
     config = ik.DeepInversionConfig(steps=steps, low_resolutions=((0.5, steps // 2 or 1),))
     classes = torch.arange(images) % target.spec.n_classes
     for seed in range(seeds):
@@ -98,13 +100,13 @@ def pruned(run: Run, *, images: int = 200, steps: int = 200, seeds: int = 3) -> 
         for name, pictures in sets.items():
             anew, moved = {}, {}
             for share, network in networks.items():
-                anew[f"{share:.0%} pruned"] = accuracy(calibrate(network, pictures), test, labels)
-                moved[f"{share:.0%} pruned"] = accuracy(move_statistics(network, target, pictures), test, labels)
+                anew[f"{share:.0%} pruned"] = accuracy(calibrate(network, pictures), photos, labels)
+                moved[f"{share:.0%} pruned"] = accuracy(move_statistics(network, target, pictures), photos, labels)
             run.row(f"gathered anew from {name}", anew)
             run.row(f"moved by {name}", moved)
     run.record(
         "work_without_data_pruned",
-        title=f"ResNet-20 pruned: accuracy on {len(test)} real test images, statistics from {images} images each",
+        title=f"ResNet-20 pruned: accuracy on {len(photos)} real test images, statistics from {images} images each",
         config={"inversion": config, "shares": SHARES},
         seeds=seeds,
         note="All weights ranked by magnitude, none trained after. Statistics as stored, gathered anew, or moved.",

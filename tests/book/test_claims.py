@@ -227,8 +227,11 @@ def test_the_table_shows_finding_interval_threshold_data_and_verdicts():
         assert text in page, text
     assert page.count("✓ holds") == 2, "on CIFAR-10 and overall"
     assert page.count("○ not seen at this scale") == 1
-    text = claims.table()._repr_markdown_()
-    assert {line.replace("\\|", "").count("|") for line in text.splitlines()} == {7}
+    *lines, empty, legend = claims.table()._repr_markdown_().splitlines()
+    assert {line.replace("\\|", "").count("|") for line in lines} == {7}
+    assert not empty
+    assert legend in page
+    assert legend.startswith("○ says")
 
 
 def test_saved_tests_come_back(tmp_path):
