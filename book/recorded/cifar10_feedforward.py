@@ -10,27 +10,21 @@ is not in the package. ``INVKIT_WORK`` names a folder in which what was trained 
 from __future__ import annotations
 
 import copy
-import io
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 import invkit as ik
 from invkit import show
 from invkit.analysis.logit_probe import LogitProbe
 from invkit.attacks import pgd, random_perturbation, robust_accuracy
-from invkit.book.recording import NETWORKS, Run, command_line, recorded_run
+from invkit.book.recording import NETWORKS, Run, command_line, recorded_run, zipped_images
 from invkit.data.batching import to_float
-from invkit.data.datasets import Split
 from invkit.data.images import load_image
 
 
@@ -78,7 +72,7 @@ def logits(
     """Train what is not there yet, measure, record."""
     data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}", limit=train)
     verifier = run.network("cifar10_resnet44")
-    pool = training_images(run.data / "cifar10_jpeg_train.zip", verifier.spec.classes, each)
+    pool = zipped_images(run.data / "cifar10_jpeg_train.zip", verifier.spec.classes, each)
     test = data.test.per_class(judged // 10)
     photos = sorted((run.data / "imagenet_photos").glob("*.jpg"))[:judged]
     others = {
@@ -132,18 +126,6 @@ def logits(
         "and by random changes: radius 8/255, in the verifier's features, in units of the distance between two images. "
         "Logits moved by half the distance between those of two images.",
     )
-
-
-def training_images(archive: Path, classes: tuple[str, ...], each: int) -> Split:
-    """The first images of each class, all classes in turn."""
-    pixels, labels = [], []
-    with zipfile.ZipFile(archive) as files:
-        names = sorted(files.namelist())
-        for label, name in enumerate(classes):
-            for file in [n for n in names if n.startswith(f"{name}/")][:each]:
-                pixels.append(pil_to_tensor(Image.open(io.BytesIO(files.read(file))).convert("RGB")))
-                labels.append(label)
-    return Split(pixels=torch.stack(pixels), labels=torch.tensor(labels))
 
 
 def network(run: Run, subject: Subject, data: ik.DataSet) -> ik.Target:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def inversion(
     for seed in range(seeds):
         target = run.uses(trained(run, "bn_cnn", data, learning, seed=seed), "bn_cnn on MNIST")
         run.row("target", {"test": read(target, data.test)})
-        real = data.heldout.per_class(min(samples, 50))
+        real = data.heldout.per_class(samples)
         run.row("held-out images", facts(target, judge, real.images, real.labels, data))
         noise = torch.rand(len(labels), *data.spec.shape, generator=ik.seeded(seed))
         run.row("noise", facts(target, judge, noise, labels, data))
@@ -84,12 +85,12 @@ def facts(target: ik.Target, judge: ik.Target, images: Tensor, labels: Tensor, d
     logits = in_batches(target, images)
     right = logits.argmax(1) == labels
     confidence = logits.softmax(1).amax(1)
-    surest = images[confidence >= confidence.quantile(0.75)].flatten(1)
+    surest = confidence >= confidence.quantile(0.75)
     columns = {
         "target": float(right.double().mean()),
         "judge": read_images(judge, images, labels),
-        "confidence of the surest": float(confidence[confidence >= confidence.quantile(0.75)].mean()),
-        "nearest of the surest": float(in_chunks(surest, data.train).mean()),
+        "confidence of the surest": float(confidence[surest].mean()),
+        "nearest of the surest": float(in_chunks(images[surest].flatten(1), data.train).mean()),
     }
     pixels, of = images[right].flatten(1), labels[right]
     if len(of.unique()) > 1:
@@ -171,8 +172,11 @@ def pair_of(run: Run, data: DataSet, size: int, seed: int, learning: int) -> Pai
         part = replace(data, train=half)
         target = trained(run, "bn_cnn", part, learning, seed=seed, shift=0, label_smoothing=0.0)
         targets.append(run.uses(target, f"bn_cnn on {size * DIGITS} images of MNIST"))
-        row = {"trained on": read(target, half), "test": read(target, data.test)}
-        run.row(f"targets, {size * DIGITS} images", row)
+    reads = {
+        "trained on": fmean(read(target, half) for target, half in zip(targets, halves, strict=True)),
+        "test": fmean(read(target, data.test) for target in targets),
+    }
+    run.row(f"targets, {size * DIGITS} images", reads)
     return Pair(seed, (halves[0], halves[1]), (targets[0], targets[1]))
 
 

@@ -13,19 +13,15 @@ from the same real images: what differs is how the features came about. The verd
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 import invkit as ik
 from invkit import show
-from invkit.book.recording import Run, command_line, recorded_run
+from invkit.book.recording import Run, command_line, recorded_run, zipped_images
 from invkit.data.images import quantise
 from invkit.metrics import accuracy, baselines, in_batches, psnr, ssim
 from invkit.networks.classifiers import build
@@ -45,7 +41,8 @@ def features(
 ) -> None:  # fmt: skip
     """PSNR of test images from features learnt by labels, by contrast and not at all, at every depth."""
     data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
-    pool = training_images(run, each)
+    learnt_from = zipped_images(run.data / "cifar10_jpeg_train.zip", CLASSES, each)
+    pool = learnt_from.pixels, learnt_from.labels
     photos = data.test.per_class(test // 10)
     train = data.train
     config = ik.DCIConfig(
@@ -207,18 +204,6 @@ def read_out(module: nn.Module, images: Tensor, labels: Tensor, spec: ik.ImageSp
         linear.weight.copy_(weight / std)
         linear.bias.copy_(bias - (weight / std) @ mean)
     module.linear = linear
-
-
-def training_images(run: Run, each: int) -> tuple[Tensor, Tensor]:
-    """Pixels and labels of the first images of each class."""
-    pixels, labels = [], []
-    with zipfile.ZipFile(run.data / "cifar10_jpeg_train.zip") as files:
-        names = sorted(files.namelist())
-        for label, name in enumerate(CLASSES):
-            for file in [n for n in names if n.startswith(f"{name}/")][:each]:
-                pixels.append(pil_to_tensor(Image.open(io.BytesIO(files.read(file))).convert("RGB")))
-                labels.append(label)
-    return torch.stack(pixels), torch.tensor(labels)
 
 
 def shown(images: Tensor, labels: Tensor) -> Tensor:

@@ -21,26 +21,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import io
 import json
 import os
 import shlex
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from invkit.book.numbers import finite, format_summary, is_summary, summarise
 from invkit.book.recorded import record
 from invkit.book.verdicts import load_rules
 from invkit.core.rng import seeded
 from invkit.core.target import FrozenNetwork, Target
-from invkit.data.datasets import load_data
+from invkit.data.datasets import Split, load_data
 from invkit.engine.synthesis import synthesise
 from invkit.methods.deepinversion import DeepInversionConfig, deep_inversion
 from invkit.networks.loading import load_target
@@ -103,6 +107,28 @@ def published(name: str, *, device: str = "cpu", folder: Path | None = None) -> 
     if str(folder) not in sys.path:  # networks.py lies there
         sys.path.append(str(folder))
     return load_target(NETWORKS[name], weights=folder / "weights" / f"{name}.safetensors", device=device)
+
+
+def zipped_images(archive: Path, classes: Sequence[str], each: int) -> Split:
+    """The first images of each class from an archive that has a folder for each, as ``cifar10_jpeg_train.zip``.
+
+    >>> import tempfile
+    >>> archive = Path(tempfile.mkdtemp(), "two.zip")
+    >>> with zipfile.ZipFile(archive, "w") as files:
+    ...     for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+    ...         with files.open(name, "w") as file:
+    ...             Image.new("RGB", (4, 4)).save(file, "png")
+    >>> zipped_images(archive, ("cat", "dog"), 1).labels
+    tensor([0, 1])
+    """
+    pixels, labels = [], []
+    with zipfile.ZipFile(archive) as files:
+        names = sorted(files.namelist())
+        for label, name in enumerate(classes):
+            for file in [n for n in names if n.startswith(f"{name}/")][:each]:
+                pixels.append(pil_to_tensor(Image.open(io.BytesIO(files.read(file))).convert("RGB")))
+                labels.append(label)
+    return Split(pixels=torch.stack(pixels), labels=torch.tensor(labels))
 
 
 @dataclass(kw_only=True)

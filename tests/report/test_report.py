@@ -13,6 +13,7 @@ from invkit.report import SECTIONS, Case, Pair, Pictures, Report, open_report
 from invkit.report import report as module
 from invkit.report.__main__ import main
 from invkit.report.section import Section
+from invkit.report.sections.remedies import _summary as summary_of_remedies
 from invkit.testing import tiny_target
 
 IMAGES = "folder:images"
@@ -91,6 +92,23 @@ def test_what_a_method_warns_of_this_network_is_a_sentence_of_the_report(at_home
     section = open_report("my_file:make_net", "my.pt", least=True).ask("drawn")
     assert any("DeepInversion: the network takes no images of (8, 8) pixels" in said for said in section.paragraphs)
     assert not [warning for warning in recwarn if "takes no images" in str(warning.message)]
+
+
+def test_a_network_goes_by_the_name_of_its_file_wherever_that_lies(at_home):
+    report = open_report("my_file:make_net", "my.pt", least=True)
+    report.case.target.name = f"{at_home}/my_file.py:make_net"
+    assert report.ask("identity").summary.startswith("my_file.py:make_net has ")
+
+
+def test_all_measures_that_help_are_named_the_strongest_first():
+    def runs(area: float) -> list[dict[str, float]]:
+        return [{"accuracy": 0.5, "AUROC": area + noise} for noise in (0.0, 0.01, 0.02)]
+
+    scores = {"as it is": runs(0.9), "weak": runs(0.8), "strong": runs(0.6), "none": runs(0.9)}
+    said = summary_of_remedies(Section(name="remedies", title=""), scores)
+    assert said.startswith("2 of 3 measures lower the AUROC of membership")
+    assert said.index("strong (-0.30") < said.index("weak (-0.10")
+    assert "none" not in said
 
 
 def test_a_transformer_is_inverted_by_pixels_where_no_inverse_can_be_learnt():

@@ -58,21 +58,7 @@ def depth(case: Case, seconds: float) -> Section:
         "PSNR is the mean over the images; the trivial answers know only each image's mean colour, or take the nearest "
         f"other image. A depth counts as brought back where it is more than {MARGIN:g} dB above the better of them.",
     )
-    sizes = chain_sizes(chain, sought[:2])
-    values = sought[0].numel()
-    rows: dict[str, dict[str, str]] = {}
-    for name, made in (recovered | trivial).items():
-        quality = psnr(quantise(made), sought)
-        section.numbers[f"PSNR, {name}"] = quality
-        count = sizes.get(name)
-        rows[name] = {"PSNR, dB": f"{quality:.1f}"}
-        if count:
-            ratio = f"{count / values:.2g}"
-            rows[name] |= {
-                "values": f"{count:,}",
-                "values per value of the image": ratio,
-                "steps": str(steps[name]),
-            }
+    rows = _rows(section, chain, sought, recovered | trivial, steps)
     section.table("From the first depth to the last", rows)
     shown = {"images": sought[:6]} | {name: quantise(made[:6]) for name, made in (recovered | trivial).items()}
     numbers = {name: f"{section.numbers[f'PSNR, {name}']:.1f} dB" for name in rows}
@@ -84,6 +70,21 @@ def depth(case: Case, seconds: float) -> Section:
         section.say(f"The time allowed {fewest} steps at the slowest depth; more would bring back more.")
         section.summary = f"{section.summary[:-1]}, in as few as {fewest} steps."
     return section
+
+
+def _rows(
+    section: Section, chain: Chain, sought: Tensor, answers: dict[str, Tensor], steps: dict[str, int]
+) -> dict[str, dict[str, str]]:
+    """PSNR of each answer, and how much is kept of an image at the depths among them."""
+    sizes, values = chain_sizes(chain, sought[:2]), sought[0].numel()
+    rows: dict[str, dict[str, str]] = {}
+    for name, made in answers.items():
+        quality = section.numbers[f"PSNR, {name}"] = psnr(quantise(made), sought)
+        rows[name] = {"PSNR, dB": f"{quality:.1f}"}
+        if count := sizes.get(name):
+            ratio = f"{count / values:.2g}"
+            rows[name] |= {"values": f"{count:,}", "values per value of the image": ratio, "steps": str(steps[name])}
+    return rows
 
 
 def _images(case: Case, count: int) -> tuple[Tensor, Tensor, str]:
