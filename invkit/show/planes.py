@@ -19,8 +19,9 @@ PANEL = 3.3  # inches across
 
 
 def feature_planes(
-    panels: Mapping[str, tuple[Tensor, Tensor]], *, regions: Regions | None = None, shared: bool = True
-) -> Canvas:
+    panels: Mapping[str, tuple[Tensor, Tensor]], *, regions: Regions | None = None, shared: bool = True,
+    axis_names: tuple[str, str] = ("", ""),
+) -> Canvas:  # fmt: skip
     """Panels side by side, a dot per image in the colour of its class.
 
     The number of each class stands at the median of its places, since ten colours are too many to tell apart. Axes
@@ -30,6 +31,7 @@ def feature_planes(
         panels: By name, places ``(N, 2)`` and labels ``(N,)``.
         regions: Decision regions under every panel in the same colours, the paler the less sure.
         shared: Whether all panels have the same axes.
+        axis_names: What the two directions are, from left to right and upwards.
 
     Returns:
         A figure whose alt text counts the points and classes of each panel.
@@ -56,8 +58,9 @@ def feature_planes(
                 _fill(place, regions, colours)
             _dots(place, points, labels, colours)
             place.set_title(name)
-            place.set(xticks=[], yticks=[])
+            place.set(xticks=[], yticks=[], xlabel=axis_names[0])
             place.grid(visible=False)
+        axes[0].set_ylabel(axis_names[1])
     parts = [f"{name}, {len(points)} points of {len(np.unique(k))} classes" for name, (points, k) in checked.items()]
     under = f", over decision regions of {len(regions.labels.unique())} classes" if regions is not None else ""
     figure.alt = f"Features as points in a plane, coloured by class{under}: {'; '.join(parts)}."

@@ -169,3 +169,14 @@ def test_profiles_and_a_generator_that_goes_on(target):
     assert isinstance(again, TrainedGenerator)
     assert again.networks[0] is made.networks[0]
     assert not torch.equal(before, again.networks[0].state_dict()["late.0.weight"])
+
+
+def test_sampling_uses_the_statistics_of_the_weights_as_they_are(target):
+    """After four fast steps the running averages are far from what the weights give now."""
+    made, _ = network_inversion(target, config(lr=0.05, dropout=0.0, batch_size=64), generator=seeded(0))
+    norm, seen = made.networks[0].early[1], []
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    made.sample(2000, generator=seeded(1))
+    given = torch.cat(seen)
+    torch.testing.assert_close(norm.running_mean, given.mean((0, 2, 3)), rtol=0, atol=0.1 * float(given.std()))
+    torch.testing.assert_close(norm.running_var, given.var((0, 2, 3)), rtol=0.1, atol=0)

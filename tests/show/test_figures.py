@@ -179,6 +179,8 @@ def test_feature_planes_draw_each_point_over_the_regions():
     assert (shade[0, 0] != shade[0, 3]).any()
     assert "over decision regions of 2 classes: made, 3 points of 2 classes; real, 2 points" in figure.alt
     assert "regions" not in feature_planes({"made": (places, labels)}).alt
+    named = feature_planes({"made": (places, labels), "real": (places, labels)}, axis_names=("first", "second"))
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in named.axes] == [("first", "second"), ("first", "")]
 
 
 def test_feature_planes_refuse_what_is_no_plane():
