@@ -27,7 +27,7 @@ from invkit.book.verdicts import load_rules
 from invkit.core.config import plain
 from invkit.core.files import atomic_path, write_json
 from invkit.show.picture import Canvas, img_tag, png, render_png, webp
-from invkit.show.tables import table_body
+from invkit.show.tables import separate_tables
 
 Measured = dict[str, dict[str, list[float] | Summary]]
 
@@ -165,7 +165,7 @@ class Recorded:
         head = f"<p><strong>Recorded run</strong> {html.escape(self.title)}</p><p>{html.escape(self.origin)}</p>"
         return (
             f'<figure class="inv-recorded"><figcaption>{head}</figcaption>{image}'
-            f"<table>{table_body(rows)}</table>{note}"
+            f"{separate_tables(rows)}{note}"
             f"<p>Repeat it: <code>{html.escape(self.command)}</code></p></figure>"
         )
 

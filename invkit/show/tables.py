@@ -77,3 +77,24 @@ def table_body(
         cells = "".join(f"<td>{html.escape(str(row.get(column, '')), quote=False)}</td>" for column in columns)
         lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
     return f"{head}<tbody>{''.join(lines)}</tbody>"
+
+
+def separate_tables(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """HTML tables of rows, as few as leave no two rows together that are measured by nothing in common.
+
+    Rows that share a column, directly or by way of others, stay together, in the order of the first of each.
+
+    >>> rows = {"teacher": {"accuracy": 1}, "round 1": {"bits": 0.5}, "student": {"accuracy": 0}}
+    >>> separate_tables(rows).count("<table>")
+    2
+    """
+    families: list[tuple[set[str], list[str]]] = []  # columns, and the names of the rows that have some of them
+    for name, row in rows.items():
+        alike = [family for family in families if not family[0].isdisjoint(row)]
+        apart = [family for family in families if family[0].isdisjoint(row)]
+        columns = set(row).union(*(family[0] for family in alike))
+        names = [other for family in alike for other in family[1]] + [name]
+        families = [*apart, (columns, names)]
+    together = [{name: row for name, row in rows.items() if name in names} for _, names in families]
+    together.sort(key=lambda part: list(rows).index(next(iter(part))))
+    return "".join(f"<table>{table_body(part)}</table>" for part in together)

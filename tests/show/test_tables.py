@@ -1,8 +1,10 @@
 """Tables: plain rows, rows over seeds, and what is refused."""
 
+import re
+
 import pytest
 
-from invkit.show.tables import table
+from invkit.show.tables import separate_tables, table
 
 
 def test_a_row_over_seeds_has_its_spread():
@@ -18,3 +20,15 @@ def test_a_row_over_seeds_has_its_spread():
 def test_nothing_to_show_is_refused(rows, sentence):
     with pytest.raises(ValueError, match=sentence):
         table(rows)
+
+
+def test_rows_measured_by_nothing_in_common_stand_in_tables_of_their_own():
+    rows = {
+        "network": {"accuracy": 0.9},
+        "step 1": {"bits": 0.5},
+        "images": {"verifier": 0.8},
+        "student": {"accuracy": 0.7, "verifier": 0.6},  # joins the first and the third
+        "step 2": {"bits": 0.6},
+    }
+    found = [re.findall(r'scope="row">([^<]+)', part) for part in separate_tables(rows).split("</table>")[:-1]]
+    assert found == [["network", "images", "student"], ["step 1", "step 2"]]
