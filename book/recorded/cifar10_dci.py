@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -29,7 +30,6 @@ from torch import Tensor
 import invkit as ik
 from invkit import show
 from invkit.attacks import pgd, random_perturbation
-from invkit.book.numbers import Summary, summarise
 from invkit.book.recording import Run, command_line, recorded_run
 from invkit.data.images import quantise
 from invkit.metrics import accuracy, baselines, in_batches, psnr, ssim
@@ -276,10 +276,13 @@ def tuned_rivals(
     return {name: dict(best.settings) for name, best in tuned.items()}
 
 
-@recorded_run(data=True, smoke={"images": 8, "steps": 1, "fine_tune_steps": 1, "test": 10, "attack_steps": 1})
+@recorded_run(
+    data=True, smoke={"images": 8, "steps": 1, "fine_tune_steps": 1, "test": 10, "attack_steps": 1, "seeds": 1}
+)
 def attacks(
-    run: Run, *, images: int = 384, steps: int = 200, fine_tune_steps: int = 100, test: int = 60, attack_steps: int = 20
-) -> None:
+    run: Run, *, images: int = 384, steps: int = 200, fine_tune_steps: int = 100, test: int = 60,
+    attack_steps: int = 20, seeds: int = 3,
+) -> None:  # fmt: skip
     """Inversions of attacked and of randomly changed images, for a standard and for a robust network."""
     shop = workshop(run, images, 1, steps, fine_tune_steps)
     verifier = run.network(RESNET44)
@@ -288,31 +291,32 @@ def attacks(
     for name, depths in DEPTHS.items():
         target = run.network(name)
         chain = partition_network(target)
-        inverses, changes = shop.inverses(chain, name, "real"), changed(target, photos, labels, attack_steps)
-        for depth in depths:
-            clean = features_at(chain, photos, depth)
-            for kind, pictures in changes.items():
+        changes = changed(target, photos, labels, attack_steps)
+        for seed in range(seeds):
+            inverses = shop.inverses(chain, name, "real", seed)
+            for depth, (kind, pictures) in product(depths, changes.items()):
                 rebuilt = reconstruct(chain, inverses[depth - 1], pictures)
+                clean, there = (features_at(chain, x, depth) for x in (photos, pictures))
                 run.row(
                     f"{TITLES[name]} {titles(chain)[depth - 1]}, {kind}",
                     {
-                        "PSNR to the test image": psnr_summary(rebuilt, photos),
-                        "PSNR to what was inverted": psnr_summary(rebuilt, pictures),
-                        "change of the features": float(
-                            (features_at(chain, pictures, depth) - clean).norm() / clean.norm()
-                        ),
+                        "PSNR to the test image": psnr(rebuilt, photos),
+                        "PSNR to what was inverted": psnr(rebuilt, pictures),
+                        "change of the features": float((there - clean).norm() / clean.norm()),
                         "its top-1 on what was inverted": accuracy(target, pictures, labels)["top1"],
                         "ResNet-44 top-1 on the inversion": accuracy(verifier, rebuilt, labels)["top1"],
                     },
                 )
-                if depth == depths[-1] and kind in ("clean", "random 8/255", "PGD 8/255"):
+                if seed == 0 and depth == depths[-1] and kind in ("clean", "random 8/255", "PGD 8/255"):
                     rows[f"{TITLES[name]}, {kind}"] = first(rebuilt, labels)
     run.record(
         "cifar10_dci_attacks",
         title="Attacked and randomly changed images after inversion, of a standard and of a robust network",
         config=shop.config | {"radii": RADII, "attack": {"steps": attack_steps}},
+        seeds=seeds,
+        claims=("dci.adversarial",),
         figure=show.image_rows(rows, class_names({"": verifier}), columns=len(SHOWN), scale=2.0),
-        note=f"{len(photos)} test images; PSNR is mean and standard deviation over them, one seed. Both networks' "
+        note=f"{len(photos)} test images; PSNR is the mean over them, for each seed of the training. Both networks' "
         f"inverses learnt from the same {images:,} real training images (the robust network has no batch norms to "
         "make images from). Attacks by PGD on the network itself, within the radius in the maximum norm; random "
         "changes have this size in every pixel and channel. Change of the features: distance from those of the test "
@@ -356,11 +360,6 @@ def reconstruct(chain: Chain, inverse: ChainInverse, images: Tensor) -> Tensor:
     """Images from their features at the depth of ``inverse``, after rounding to 8 bits."""
     depth = len(inverse)
     return quantise(in_batches(lambda x: inverse(chain.read(x, depth)[-1]), images, 100, chain.target.device))
-
-
-def psnr_summary(rebuilt: Tensor, images: Tensor) -> Summary:
-    """PSNR over the images, in dB."""
-    return summarise(-10 * (rebuilt - images).square().flatten(1).mean(1).clamp_min(1e-10).log10())
 
 
 def scores(rebuilt: Tensor, images: Tensor, labels: Tensor, networks: Mapping[str, ik.Target]) -> dict[str, float]:

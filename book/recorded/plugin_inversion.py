@@ -308,7 +308,7 @@ def cifar10(run: Run, *, seeds: int = 3, real: int = 600) -> None:
             numbers={row: f"{run.mean(row, 'ResNet-44'):.0%}" for row in images},
             numbers_name="ResNet-44",
         ),
-        note=f"40 images, four of each class; mean and standard deviation over {seeds} seeds (of real images: three "
+        note=f"40 images, four of each class; {seeds} seeds (of real images: three "
         "samples, taken from the training set of all three networks). ResNet-44 and ResNet-20 are of one family and "
         "trained alike; the other net is the one of the two that was not inverted. The robust net takes only whole "
         "images, so patches are resized for both. Networks ran in bfloat16 autocast; scores are of images rounded to 8 "
