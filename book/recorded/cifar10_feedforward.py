@@ -10,7 +10,8 @@ is not in the package. ``INVKIT_WORK`` names a folder in which what was trained 
 from __future__ import annotations
 
 import copy
-import json
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 
 import invkit as ik
 from invkit import show
-from invkit.analysis.logit_probe import LogitProbe
+from invkit.analysis.logit_probe import LogitInverter, LogitProbe
 from invkit.attacks import pgd, random_perturbation, robust_accuracy
 from invkit.book.recording import NETWORKS, Run, command_line, recorded_run, zipped_images
 from invkit.data.batching import to_float
@@ -41,35 +42,34 @@ class Subject:
 SUBJECTS = {
     "ResNet-20": Subject("cifar10_resnet20", "linear", "layer3"),
     "ResNet-20, robust": Subject("cifar10_resnet20", "linear", "layer3", hardened=True),
-    "robust net": Subject("cifar10_resnet4b_robust", "linear2", "layer2"),
 }
+TUNED = "ResNet-20, robust"  # the subject that settings are sought for
 HARDENING: dict[str, Any] = {
     "steps": 700, "warmup": 30, "lr": 1e-3, "batch_size": 64, "eps": 4 / 255, "attack_steps": 2, "shift": 4,
     "flip": True, "label_smoothing": 0.0,
 }  # fmt: skip
 OURS: dict[str, Any] = {
-    "schedule": "cosine", "batch_size": 32, "latent": 32, "width": 16, "hidden": 128, "discriminator_steps": 1,
-    "lr_generator": 1e-3, "lr_discriminator": 1e-3, "ema": 0.995,
+    "schedule": "cosine", "batch_size": 32, "latent": 32, "hidden": 128, "discriminator_steps": 1, "ema": 0.995,
 }  # fmt: skip
-BASELINE: dict[str, Any] = {"schedule": "cosine", "batch_size": 32, "lr": 2e-3, "width": 16, "image": 1.0}
-BASELINES = {  # weights of the feature and the adversarial loss beside 1 for the image
-    "Dosovitskiy & Brox": {"features": 0.01, "adversarial": 10.0},
-    "regression": {"features": 0.0, "adversarial": 0.0},
+BASELINE: dict[str, Any] = {"schedule": "cosine", "batch_size": 32, "lr": 2e-3, "image": 1.0}
+GRIDS: dict[str, dict[str, list[Any]]] = {
+    "ours": {"lr": [5e-4, 1e-3, 2e-3], "width": [16, 32]},
+    "Dosovitskiy & Brox": {"features": [0.01, 0.1, 1.0], "adversarial": [1.0, 10.0], "width": [16]},
+    "regression": {"lr": [1e-3, 2e-3, 4e-3], "width": [16, 32]},
 }
+TRIES = 5
 RADIUS = 8 / 255
-Inverse = Callable[[Tensor], Tensor]
 
 
 @recorded_run(
     data=True,
-    smoke={"steps": 1, "baseline_steps": 1, "train": 64, "each": 2, "judged": 20,
-           "attack_steps": 1},
-)  # fmt: skip
+    smoke={"seconds": 0.1, "tuning_seconds": 0.1, "seeds": 1, "train": 64, "each": 2, "judged": 20, "attack_steps": 1},
+)
 def logits(
-    run: Run, *, steps: int = 8000, baseline_steps: int = 600, train: int = 4000,
+    run: Run, *, seconds: float = 180.0, tuning_seconds: float = 30.0, seeds: int = 3, train: int = 4000,
     each: int = 2000, judged: int = 300, attack_steps: int = 20,
 ) -> None:  # fmt: skip
-    """Train what is not there yet, measure, record."""
+    """Tune, train and measure every method, in equal time of the processor for each training."""
     data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}", limit=train)
     verifier = run.network("cifar10_resnet44")
     pool = zipped_images(run.data / "cifar10_jpeg_train.zip", verifier.spec.classes, each)
@@ -79,41 +79,53 @@ def logits(
         "MNIST": ik.data.other_images("mnist", judged, verifier.spec),
         "photographs": torch.cat([load_image(photo, size=verifier.spec.size) for photo in photos]),
     }
+    targets = {name: network(run, subject, data) for name, subject in SUBJECTS.items()}
+    settings = tuned(run, data, pool, targets[TUNED], verifier, tuning_seconds, judged)
     shown = torch.arange(0, len(test), judged // 10)
     pictures = {"test images": test.images[shown]}
-    uses: dict[str, dict[str, float]] = {}
-    for name, subject in SUBJECTS.items():
-        target = network(run, subject, data)
-        inverses = learn(run, name, target, pool.pixels, steps, baseline_steps)
-        probes = {method: LogitProbe(target, inverse, test, verifier) for method, inverse in inverses.items()}
-        for method, probe in probes.items():
-            run.row(f"{name} / {method}", probe.scores())
-        ours = probes["ours"]
-        drawn = ours.draws(1, ik.seeded(0))[0]
-        run.row(f"{name} / ours, drawn", ours.scores(drawn))
+    uses: dict[str, dict[str, list[float]]] = {}
+    for name, target in targets.items():
+        trainings = {
+            method: training(method, target, SUBJECTS[name], pool.pixels, chosen) for method, chosen in settings.items()
+        }
+        steps = {method: 1 if run.quick else steps_within(learn, seconds) for method, learn in trainings.items()}
+        for seed in range(seeds):
+            inverses = {method: learn(steps[method], ik.seeded(seed)) for method, learn in trainings.items()}
+            probes = {method: LogitProbe(target, inverse, test, verifier) for method, inverse in inverses.items()}
+            for method, probe in probes.items():
+                run.row(f"{name} / {method}", probe.scores() | {"steps": steps[method]})
+            ours = probes["ours"]
+            drawn = ours.draws(1, ik.seeded(seed))[0]
+            run.row(f"{name} / ours, drawn", ours.scores(drawn))
+            for use, number in used(ours, others, attack_steps).items():
+                uses.setdefault(use, {}).setdefault(name, []).append(number)
+            if seed == 0:
+                pictures[f"{name}: ours"], pictures[f"{name}: ours, drawn"] = ours.reconstructions[shown], drawn[shown]
+                rivals = [method for method in probes if method != "ours"]
+                pictures |= {f"{name}: {method}": probes[method].reconstructions[shown] for method in rivals}
         for guess, images in ours.baselines(pool).items():
             run.row(f"{name} / {guess}", ours.scores(images))
-        for use, number in used(ours, others, attack_steps).items():
-            uses.setdefault(use, {})[name] = number
-        pictures[f"{name}: ours"] = ours.reconstructions[shown]
-        pictures[f"{name}: ours, drawn"] = ours.draws(1, ik.seeded(0), shown)[0]
-        pictures |= {f"{name}: {method}": probes[method].reconstructions[shown] for method in BASELINES}
     config = {
-        "ours": {"steps": steps, **OURS},
-        "baselines": {"steps": baseline_steps} | BASELINE | BASELINES,
+        "ours": OURS | settings["ours"],
+        "baselines": [BASELINE, {method: chosen for method, chosen in settings.items() if method != "ours"}],
+        "seconds": seconds,
+        "tuning": {"seconds": tuning_seconds, "tries": TRIES, "grids": GRIDS},
         "robust": HARDENING,
     }
     note = (
-        f"{len(test)} test images, which no network was trained on; one seed. Inverses learnt from {len(pool):,} "
-        "training images, stored as JPEG, and their logits; the verifier is a ResNet-44. ResNet-20, robust: the "
-        f"published ResNet-20 trained on for {HARDENING['steps']} steps under attack with radius 4/255; robust net: "
-        "published, another architecture, without batch norm."
+        f"{len(test)} test images, which no network was trained on; {seeds} seeds of the inverses, of one network of "
+        f"each kind. Each inverse learnt for {seconds:.0f} s of the processor from {len(pool):,} training images, kept "
+        f"as JPEG, and their logits, with the best of {TRIES} settings on training images by feature distance times "
+        "Fréchet distance; the verifier, whose features both take, is a ResNet-44. ResNet-20, robust: the published "
+        f"ResNet-20 trained on for {HARDENING['steps']} steps under attack with radius 4/255."
     )
     few_bytes = {row: images.mul(31).round().div(31) for row, images in pictures.items()}
     run.record(
         "cifar10_feedforward",
-        title="Test images of CIFAR-10 from the ten logits of standard and robust networks",
+        title="Test images of CIFAR-10 from the ten logits of a standard and a robust network",
         config=config,
+        seeds=seeds,
+        claims=("ff.rich", "ff.robust", "ff.better"),
         figure=show.image_rows(few_bytes, list(verifier.spec.classes), columns=10, scale=1.5),
         note=note,
     )
@@ -121,11 +133,80 @@ def logits(
         "cifar10_feedforward_uses",
         title="What the inverses of logits tell of networks for CIFAR-10",
         config=config,
+        seeds=seeds,
+        claims=("ff.invariance", "ff.attacked", "ff.ood"),
         measured=uses,
         note=f"{note} Accuracy under attack: {attack_steps} steps of PGD with radius 4/255; images moved by attacks "
         "and by random changes: radius 8/255, in the verifier's features, in units of the distance between two images. "
         "Logits moved by half the distance between those of two images.",
     )
+
+
+Training = Callable[[int, torch.Generator], Callable[[Tensor], Tensor] | LogitInverter]
+"""Gives an inverse after so many steps."""
+
+
+def training(
+    method: str, target: ik.Target, subject: Subject, images: Tensor, chosen: dict[str, Any]
+) -> Training:  # fmt: skip
+    """The training of a method with the settings that were chosen for it, on these images and their logits."""
+
+    def ours(steps: int, generator: torch.Generator) -> LogitInverter:
+        settings = {name: value for name, value in chosen.items() if name != "lr"}
+        rates = {f"lr_{network}": chosen["lr"] for network in ("generator", "discriminator")}
+        config = ik.FeedforwardConfig(**OURS | settings | rates, steps=steps)
+        return ik.feedforward_inversion(target, images, config, generator=generator)[0]
+
+    def baseline(steps: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+        plain = {"features": 0.0, "adversarial": 0.0}
+        config = ik.DeePSiMConfig(**BASELINE | plain | chosen, steps=steps)
+        inverse, _ = ik.deepsim(
+            target, to_float(images), subject.layer, config, generator=generator, comparator=subject.comparator
+        )
+        return inverse
+
+    return ours if method == "ours" else baseline
+
+
+def steps_within(learn: Training, seconds: float) -> int:
+    """How many steps of a training fit into some seconds of the processor, with what comes before the first."""
+    times = []
+    for steps in (2, 5, 35):  # the first pays for what is made once
+        start = time.process_time()
+        learn(steps, ik.seeded(0))
+        times.append(time.process_time() - start)
+    step = (times[2] - times[1]) / 30
+    return max(1, int((seconds - times[1]) / step) + 5)
+
+
+def tuned(
+    run: Run, data: ik.DataSet, pool: ik.Split, target: ik.Target, verifier: ik.Target, seconds: float, judged: int
+) -> dict[str, dict[str, Any]]:
+    """Each method's settings that bring back training images best, trained for less time than is judged later."""
+    known = data.train.per_class(judged // 10)
+    few = pool.pixels[torch.randperm(len(pool), generator=ik.seeded(0))[:4000]]
+
+    def method(name: str) -> Callable[..., Tensor]:
+        def invert(logits: Tensor, generator: torch.Generator, **settings: Any) -> Tensor:
+            learn = training(name, target, SUBJECTS[TUNED], few, settings)
+            inverse = learn(1 if run.quick else steps_within(learn, seconds), generator)
+            return inverse.draws(logits, 1, generator=generator)[0] if hasattr(inverse, "draws") else inverse(logits)
+
+        return invert
+
+    probe = LogitProbe(target, lambda logits: logits, known, verifier)
+
+    def judge(images: Tensor) -> dict[str, float]:
+        scores = probe.scores(images)
+        return {"nearness": -math.log(scores["distance"] * scores["Fréchet"])}
+
+    found = ik.analysis.tune(
+        {name: (method(name), grid) for name, grid in GRIDS.items()},
+        probe.logits, judge, "nearness", tries=1 if run.quick else TRIES, seeds=(100,),
+    )  # fmt: skip
+    for name, best in found.items():
+        print(name, best.rows, flush=True)
+    return {name: best.settings for name, best in found.items()}
 
 
 def network(run: Run, subject: Subject, data: ik.DataSet) -> ik.Target:
@@ -144,35 +225,6 @@ def network(run: Run, subject: Subject, data: ik.DataSet) -> ik.Target:
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, file)
     spec = run.data / "weights" / f"{subject.weights}.json"
     return ik.load_target(NETWORKS[subject.weights], weights=file, spec=spec, device="cpu")
-
-
-def learn(
-    run: Run, name: str, target: ik.Target, images: Tensor, steps: int, baseline_steps: int
-) -> dict[str, Inverse]:
-    """The feedforward inverse and the baselines, all learnt from the same images and their logits, and kept."""
-    subject, folder = SUBJECTS[name], run.work / name.replace(" ", "_").replace(",", "")
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "seconds.json"  # a run that finds its checkpoint takes no time
-    seconds: dict[str, float] = json.loads(log.read_text()) if log.exists() else {}
-    inverses: dict[str, Inverse] = {}
-    for method in ("ours", *BASELINES):
-        checkpoint = folder / f"{method}.pt"
-        if method == "ours":
-            config = ik.FeedforwardConfig(steps=steps, **OURS)
-            inverses[method], result = ik.feedforward_inversion(
-                target, images, config, generator=ik.seeded(0), checkpoint=checkpoint
-            )
-        else:
-            inverses[method], result = ik.deepsim(
-                target, to_float(images), subject.layer,
-                ik.DeePSiMConfig(**BASELINE, **BASELINES[method], steps=baseline_steps),
-                generator=ik.seeded(0), comparator=subject.comparator, checkpoint=checkpoint,
-            )  # fmt: skip
-        if method in seconds:
-            run.earlier[f"{name}, {method}"] = seconds[method]
-        seconds.setdefault(method, result.seconds)
-        log.write_text(json.dumps(seconds))
-    return inverses
 
 
 def used(probe: LogitProbe, others: dict[str, Tensor], attack_steps: int) -> dict[str, float]:
