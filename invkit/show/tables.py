@@ -44,7 +44,9 @@ def _over_seeds(name: str, rows: Sequence[Mapping[str, Any]], digits: int) -> di
     if not rows:
         raise ValueError(f"table: row {name!r} is an empty list")
     columns = {key: np.array([row[key] for row in rows], float) for key in rows[0]}
-    return {key: f"{v.mean():.{digits}f}" + _spread(v, digits) for key, v in columns.items()}
+    return {
+        key: "–" if np.isnan(v).all() else f"{v.mean():.{digits}f}" + _spread(v, digits) for key, v in columns.items()
+    }
 
 
 def _spread(values: NDArray[np.float64], digits: int) -> str:

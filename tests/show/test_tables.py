@@ -8,7 +8,11 @@ from invkit.show.tables import separate_tables, table
 
 
 def test_a_row_over_seeds_has_its_spread():
-    page = table({"one": {"x": 1.0}, "two": [{"x": 1.0}, {"x": 3.0}], "lone": [{"x": 0.5}]}, 2, corner="run").to_html()
+    nowhere = [{"x": float("nan")}, {"x": float("nan")}]  # a network without the statistics that are scored
+    rows = {"one": {"x": 1.0}, "two": [{"x": 1.0}, {"x": 3.0}], "lone": [{"x": 0.5}], "none": nowhere}
+    page = table(rows, 2, corner="run").to_html()
+    assert "–" in page
+    assert "nan" not in page
     assert "2.00 ± 1.41" in page
     assert "1.00" in page
     assert "0.50" in page
