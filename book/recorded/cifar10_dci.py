@@ -31,6 +31,7 @@ import invkit as ik
 from invkit import show
 from invkit.attacks import pgd, random_perturbation
 from invkit.book.recording import Run, command_line, recorded_run
+from invkit.core.config import config_hash
 from invkit.data.images import quantise
 from invkit.metrics import accuracy, baselines, in_batches, psnr, ssim
 from invkit.networks.inverse import ChainInverse
@@ -102,7 +103,8 @@ class Workshop:
 
     def inverses(self, chain: Chain, network: str, source: str, seed: int = 0) -> list[ChainInverse]:
         """Of each depth, as they are at the end of its own stage: later ones change them in favour of theirs."""
-        folder = self.run.work / f"inverse_{TITLES[network].replace(' ', '_')}_{source}_{seed}"
+        name = f"inverse_{TITLES[network].replace(' ', '_')}_{source}_{seed}"
+        folder = self.run.work / f"{name}_{config_hash(self.config)}"  # parts of this script differ in amounts
         stages = [folder / f"stage_{k:02d}" for k in range(1, len(chain) + 1)]
         log = folder / "seconds.json"
         if log.exists():

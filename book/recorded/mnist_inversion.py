@@ -130,7 +130,9 @@ def reconstruction(
     data = images_of(run, test)
     labels = torch.arange(DIGITS).repeat(each)
     config = ik.ReconstructionConfig.for_profile("book", steps=steps, gradient_images=4, variation=0.2)
-    judge = run.uses(trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST")
+    judge = run.uses(
+        trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST, judge of reconstructions"
+    )
     note_noise(run, judge, len(labels))
     rows: dict[str, Tensor] = {}
     for size in (small, medium, large):

@@ -22,7 +22,8 @@ from invkit.networks.conditional_generator import KINDS, ConditionalGenerator, C
 from invkit.networks.sampling import TrainedGenerator
 from invkit.objectives import losses
 
-_PASS = 20  # batches between two looks at the random state that a checkpoint goes back to; also for statistics
+_PASS = 20  # batches between two looks at the random state that a checkpoint goes back to
+_GATHERED = 20  # batches that the statistics for sampling are of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,11 +197,13 @@ def train_generators(
 ) -> tuple[TrainedGenerator, FitResult]:  # fmt: skip
     """Train a learner by the fit loop; arguments and results are those of :func:`network_inversion`."""
     networks: list[ConditionalGenerator] = list(learner.networks)  # type: ignore[arg-type]
-    seed = spawn(generator).initial_seed()
+    seed, gathered = spawn(generator).initial_seed(), False
 
     def evaluate() -> dict[str, float]:
+        nonlocal gathered
         try:
-            gather_statistics(networks, learner.config.batch_size, seeded(seed))
+            gather_statistics(networks, learner.config.batch_size, seeded(seed + 1))
+            gathered = True
             fresh = seeded(seed)  # the same draws at each evaluation
             images, labels = TrainedGenerator(networks).sample(500, generator=fresh)
             return {"inversion_accuracy": accuracy(learner.target, images, labels)["top1"]}
@@ -212,7 +215,8 @@ def train_generators(
         learner, batches, learner.config, generator=generator, callbacks=callbacks, checkpoint=checkpoint,
         evaluate=evaluate, desc="inverting the network",
     )  # fmt: skip
-    gather_statistics(networks, learner.config.batch_size, seeded(seed))  # a run from its last file evaluates nothing
+    if not gathered or result.stopped == "diverged":  # a run from its last file evaluates nothing
+        gather_statistics(networks, learner.config.batch_size, seeded(seed + 1))
     return learner.trained(), result
 
 
@@ -220,7 +224,7 @@ def gather_statistics(networks: Sequence[ConditionalGenerator], batch_size: int,
     """Put means and variances over twenty fresh batches into the generators' batch norms, for sampling.
 
     The running averages of training are of weights that have moved on since; after few steps they are off by so much
-    that images miss their class. The mode that the networks are in is kept.
+    that images miss their class. Networks in training stay so, others are left in evaluation mode.
 
     >>> from invkit.networks.conditional_generator import Conditioning
     >>> from invkit.testing import quadrants_target
@@ -231,7 +235,7 @@ def gather_statistics(networks: Sequence[ConditionalGenerator], batch_size: int,
     """
     for network in networks:
         device = next(network.parameters()).device
-        batches = list(_conditions(network.conditioning, batch_size, generator))
+        batches = [network.conditioning.draw(batch_size, generator) for _ in range(_GATHERED)]
         with isolated_rng(generator, device):  # dropout knows no generator
             update_bn(batches, network, device)
 

@@ -58,9 +58,9 @@ def feature_planes(
                 _fill(place, regions, colours)
             _dots(place, points, labels, colours)
             place.set_title(name)
-            place.set(xticks=[], yticks=[], xlabel=axis_names[0])
+            beside = "" if shared and place is not axes[0] else axis_names[1]
+            place.set(xticks=[], yticks=[], xlabel=axis_names[0], ylabel=beside)
             place.grid(visible=False)
-        axes[0].set_ylabel(axis_names[1])
     parts = [f"{name}, {len(points)} points of {len(np.unique(k))} classes" for name, (points, k) in checked.items()]
     under = f", over decision regions of {len(regions.labels.unique())} classes" if regions is not None else ""
     figure.alt = f"Features as points in a plane, coloured by class{under}: {'; '.join(parts)}."

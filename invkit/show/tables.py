@@ -45,7 +45,7 @@ def _over_seeds(name: str, rows: Sequence[Mapping[str, Any]], digits: int) -> di
         raise ValueError(f"table: row {name!r} is an empty list")
     columns = {key: np.array([row[key] for row in rows], float) for key in rows[0]}
     return {
-        key: "–" if np.isnan(v).all() else f"{v.mean():.{digits}f}" + _spread(v, digits) for key, v in columns.items()
+        key: "–" if np.isnan(v).any() else f"{v.mean():.{digits}f}" + _spread(v, digits) for key, v in columns.items()
     }
 
 

@@ -8,7 +8,7 @@ from invkit.show.tables import separate_tables, table
 
 
 def test_a_row_over_seeds_has_its_spread():
-    nowhere = [{"x": float("nan")}, {"x": float("nan")}]  # a network without the statistics that are scored
+    nowhere = [{"x": float("nan")}, {"x": 1.0}]  # of one seed there is no score
     rows = {"one": {"x": 1.0}, "two": [{"x": 1.0}, {"x": 3.0}], "lone": [{"x": 0.5}], "none": nowhere}
     page = table(rows, 2, corner="run").to_html()
     assert "–" in page
