@@ -94,9 +94,9 @@ def logits(
             for method, learn in trainings.items():
                 start = time.process_time()
                 inverse = learn(steps[method], ik.seeded(seed))
-                cost = {"steps": steps[method], "seconds": time.process_time() - start}
+                print(f"{name}, {method}: {time.process_time() - start:.0f} s of the processor", flush=True)
                 probes[method] = LogitProbe(target, inverse, test, verifier)
-                run.row(f"{name} / {method}", probes[method].scores() | cost)
+                run.row(f"{name} / {method}", probes[method].scores() | {"steps": steps[method]})
             ours = probes["ours"]
             drawn = ours.draws(1, ik.seeded(seed))[0]
             run.row(f"{name} / ours, drawn", ours.scores(drawn))
