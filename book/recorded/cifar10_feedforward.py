@@ -3,8 +3,8 @@
     INVKIT_DATA=FOLDER INVKIT_WORK=OTHER python book/recorded/cifar10_feedforward.py
 
 ``FOLDER`` holds ``cifar10_4600.npz``, ``cifar10_jpeg_train.zip`` (training images, a folder for each class),
-``mnist.npz``, ``imagenet_photos/`` and ``weights/`` with the networks. ``INVKIT_WORK`` names a folder in which the network
-that was trained under attack is kept, for the next try.
+``mnist.npz``, ``imagenet_photos/`` and ``weights/`` with the networks. ``INVKIT_WORK`` names a folder in which the
+network that was trained under attack is kept, for the next try.
 """
 
 from __future__ import annotations
