@@ -253,12 +253,12 @@ class Line:
 
 
 HEADS = {
-    "claim": ("Claim", 23),
-    "overall": ("Overall", 13),
-    "tested": ("Tested on", 12),
-    "finding": ("Finding", 24),
-    "effect": ("Effect against threshold", 15),
-    "verdict-there": ("Verdict there", 13),
+    "claim": ("Claim", 18),
+    "overall": ("Overall", 14),
+    "tested": ("Tested on", 18),
+    "finding": ("Finding", 23),
+    "effect": ("Effect against threshold", 13),
+    "verdict-there": ("Verdict there", 14),
 }
 """Columns of the tables by the ends of their CSS classes: head, and width in percent."""
 
