@@ -173,7 +173,10 @@ def training(
 
 
 def steps_within(learn: Training, seconds: float) -> int:
-    """How many steps of a training fit into some seconds of the processor, with what comes before the first."""
+    """How many steps of a training fit into some seconds of the processor, with what comes before the first.
+
+    The report's ``pace`` divides by all of a trial's time, of which most is here that of the logits before the steps.
+    """
     times = []
     for steps in (2, 5, 35):  # the first pays for what is made once
         start = time.process_time()

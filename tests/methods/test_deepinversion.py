@@ -209,7 +209,6 @@ def test_nonsense_in_the_config_is_named(field, value):
 
 def test_profiles():
     paper = DeepInversionConfig.for_profile("paper")
-    assert (paper.steps, paper.jitter, paper.tv, paper.l2, paper.batch_norm) == (20_000, 30, 8e-3, 1e-5, 1e-2)
     assert paper == DeepInversionConfig.paper()
     assert DeepInversionConfig().steps < 1000
     ci, book = (DeepInversionConfig.for_profile(p, batch_norm=7.0) for p in ("ci", "book"))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from invkit.engine.gan import GANConfig
 from invkit.methods.dci import DCIConfig
 from invkit.methods.deepinversion import DeepInversionConfig
 from invkit.methods.feedforward import FeedforwardConfig
@@ -29,6 +30,8 @@ NAMED = {
         "steps": 3000, "fine_tune_steps": 3000, "lr": 1e-3, "fine_tune_lr": 1e-4, "restarts": 3, "cycle": 1.0,
         "means": False, "fine_tune": True, "end_to_end": False,
     },
+    # The generator that they invert (ibid.): SNGAN's codes.
+    GANConfig: {"latent": 128},
     # Suhail & Sethi (2024), §3.2, §4: what is told of the class; heavy dropout. They name no weight of the loss.
     NetworkInversionConfig: {"conditioning": "vector-matrix", "dropout": 0.5},
     ReconstructionConfig: {"conditioning": "vector-matrix", "dropout": 0.5},
