@@ -1,9 +1,9 @@
 """Sphinx extension: what a notebook's outputs need to stand on a page.
 
 After `executed` has brought the outputs in: sliders and recorded runs are numbered and captioned, ids of claims lead to
-the scoreboard, and tables of more than ten rows become dots, with the rows in a fold. The first use of a term leads to
-the glossary. Large pictures become files that
-are loaded when they are scrolled to. What a long table holds lies beside the pages as CSV and JSON, and so do the
+the scoreboard, and tables of more than ten rows become dots, with the rows in a fold; each table scrolls for itself.
+The cells that test claims stand in one fold. The first use of a term leads to the glossary. Large pictures become files
+that are loaded when they are scrolled to. What a long table holds lies beside the pages as CSV and JSON, and so do the
 recorded runs and the executed notebook, with its outputs.
 """
 
@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import re
+import textwrap
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,6 +33,8 @@ DRAWN = 48  # rows that fit a figure
 HEAVY = 8_000  # characters of a picture within the page; larger ones become files
 DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
+MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
+INTERVAL = re.compile(r"\[([-−+]?[\d.]+), ([-−+]?[\d.]+)\]")
 PICTURE = re.compile(r'(\bsrc=|"src": )"data:image/(\w+);base64,([^"]+)"')
 EVERYDAY = {
     "claim",
@@ -63,7 +66,7 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
         up: From the page to the root of the site.
     """
     files: Files = {}
-    notebook["cells"] = [part for cell in notebook["cells"] for part in apart(cell)]
+    notebook["cells"] = [part for cell in in_one_fold(notebook["cells"]) for part in apart(cell)]
     for number, cell in enumerate(notebook["cells"]):
         id = cell.get("id", f"cell-{number}")
         for output in cell.get("outputs", []):
@@ -72,8 +75,34 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
                 html = link_claims("".join(data["text/html"]), up)
                 number_figure(cell, html, f"fig-{name[:2]}-{id}")
                 html = fold_tables(html, f"data/{name}-{id}", up, files)
+                html = typeset(html)
                 data["text/html"] = move_pictures(html, up, files)
     return notebook, files
+
+
+def in_one_fold(cells: list[dict]) -> list[dict]:
+    """The cells, with those that test claims joined to one, so that a page has one fold and not a sentence for each.
+
+    The sentences between them become comments. A cell that shows something, or a heading, ends what is joined.
+    """
+    joined: list[dict] = []
+    for cell in cells:
+        before = joined[-2:]
+        if tests_claims(cell) and len(before) == 2 and tests_claims(before[0]) and before[1]["cell_type"] == "markdown":
+            first, text = before[0], "".join(before[1]["source"])
+            if not first["outputs"] and not text.lstrip().startswith("#"):
+                comment = textwrap.fill(text.strip().rstrip(":"), 86, initial_indent="# ", subsequent_indent="# ")
+                source = f"{''.join(first['source']).rstrip()}\n\n{comment}\n{''.join(cell['source'])}"
+                joined[-2:] = [first | {"source": source, "outputs": cell["outputs"]}]
+                continue
+        joined.append(cell)
+    return joined
+
+
+def tests_claims(cell: dict) -> bool:
+    """Whether a cell belongs to those that hold what a chapter measured against its claims."""
+    folded = cell["cell_type"] == "code" and "hide-input" in cell["metadata"].get("tags", [])
+    return folded and "check_parameters" not in "".join(cell["source"])
 
 
 def apart(cell: dict) -> list[dict]:
@@ -172,6 +201,32 @@ def fold_tables(html: str, stem: str, up: str, files: Files) -> str:
         if (picture := draw(rows)) and not (table.find_parent(class_="inv-recorded") and soup.find("img")):
             fold.insert_before(BeautifulSoup(f'<div class="inv-figure">{picture}</div>', "html.parser"))
     return str(soup) if tables else html
+
+
+def typeset(html: str) -> str:
+    """Give each table a place to scroll in, and its numbers a minus and no break before their spread."""
+    if "<table" not in html and "inv-statements" not in html:
+        return html
+    soup = BeautifulSoup(html, "html.parser")
+    for table in soup.find_all("table"):
+        if "inv-claims" not in table.get("class", []) and not table.find_parent(class_="inv-scroll"):
+            table.wrap(soup.new_tag("div", attrs={"class": "inv-scroll"}))
+        for text in table.find_all(string=True):
+            if text.find_parent("td"):
+                text.replace_with(unbroken(MINUS.sub("−", str(text))))
+    for sentence in soup.select(".inv-statements"):
+        for text in sentence.find_all(string=True):
+            text.replace_with(unbroken(str(text)))
+    return str(soup)
+
+
+def unbroken(text: str) -> str:
+    """A text whose numbers stay in a line with their spread, and intervals in one piece.
+
+    >>> unbroken("0.93 ± 0.02 [0.9, 1]") == "0.93\\xa0±\\xa00.02 [0.9,\\xa01]"
+    True
+    """
+    return INTERVAL.sub("[\\1,\xa0\\2]", text.replace(" ± ", "\xa0±\xa0"))
 
 
 def move_pictures(html: str, up: str, files: Files) -> str:

@@ -9,8 +9,13 @@ document.addEventListener("DOMContentLoaded", function () {
   dialog.innerHTML =
     '<form method="dialog"><button type="button" data-step="-1">‹ previous</button>' +
     '<button type="button" data-step="1">next ›</button><button>close</button></form>' +
-    "<figure><img alt=''><figcaption></figcaption></figure>";
+    "<figure><div><img alt=''></div><figcaption></figcaption></figure>";
   document.body.append(dialog);
+  // Labels within a picture are small on a phone: said once, above the first of them.
+  var hint = document.createElement("p");
+  hint.className = "inv-hint";
+  hint.textContent = "Tap a picture to see it at its own size.";
+  (pictures[0].closest(".cell, figure, table") || pictures[0]).before(hint);
   var image = dialog.querySelector("img"), caption = dialog.querySelector("figcaption"), at = 0;
 
   function show(index) {

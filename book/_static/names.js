@@ -10,7 +10,7 @@ document.addEventListener("DOMContentLoaded", function () {
 
   // What scrolls sideways, a wide table or equation, is reached by the Tab key and moved by arrow keys. The theme sees to
   // it for outputs without a number only.
-  var wide = ".bd-content :is(.text_html, .inv-matrix, .inv-data table, mjx-container[display='true'])";
+  var wide = ".bd-content :is(.text_html, .inv-scroll, .inv-matrix, mjx-container[display='true'])";
   var watch = new ResizeObserver(function () {
     document.querySelectorAll(wide).forEach(function (part) {
       if (part.scrollWidth > part.clientWidth + 1) part.tabIndex = 0;

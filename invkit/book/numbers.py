@@ -82,13 +82,26 @@ def summaries(measured: Any, what: str) -> dict[str, Summary]:
 
 
 def format_summary(summary: Summary) -> str:
-    """A summary as ``mean ± sd``, to three and two significant digits.
+    """A summary as ``mean ± sd``, both with as many decimals: the mean's for three significant digits, or fewer where
+    the deviation has no more than two.
 
     >>> format_summary(summarise([1.0, 3.0])), format_summary(summarise(12345.6))
-    ('2 ± 1.4', '12,346')
+    ('2.0 ± 1.4', '12,346')
+    >>> format_summary({"mean": 373.2, "sd": 104.4, "n": 3}), format_summary({"mean": 12.94, "sd": 0.027, "n": 3})
+    ('373 ± 104', '12.9 ± 0.03')
     """
     mean, sd = summary["mean"], summary["sd"]
-    return format_number(mean) if sd is None else f"{format_number(mean)} ± {format_number(sd, 2)}"
+    if sd is None:
+        return format_number(mean)
+    if max(abs(mean), sd) >= 1e6:
+        return f"{format_number(mean)} ± {format_number(sd, 2)}"
+    decimals = min((_decimals(value, digits) for value, digits in ((mean, 3), (sd, 2)) if value), default=0)
+    spread = f"{sd:,.{decimals}f}"
+    return f"{mean:,.{decimals}f} ± {spread if sd == 0 or float(spread.replace(',', '')) else format_number(sd, 1)}"
+
+
+def _decimals(value: float, digits: int) -> int:
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
 def format_number(value: float, digits: int = 3) -> str:

@@ -323,7 +323,7 @@ def test_what_scrolls_sideways_on_a_phone_is_reached_by_the_tab_key(browser, add
     (chapter,) = [name for name in chapters if "/09_" in name]
     browser.get(f"{address}/{chapter}")
     count = """
-        const parts = [...document.querySelectorAll(".bd-content .text_html")];
+        const parts = [...document.querySelectorAll(".bd-content :is(.text_html, .inv-scroll)")];
         const wide = parts.filter(part => part.scrollWidth > part.clientWidth + 1);
         return [wide.length, wide.filter(part => part.tabIndex !== 0).length];
     """

@@ -109,7 +109,9 @@ def test_a_table_of_more_than_ten_rows_is_drawn_with_its_rows_in_a_fold_and_as_f
 def test_ten_rows_stay_a_table_and_many_are_not_drawn():
     ten = rows(10)
     _, html, files = page(ten)
-    assert (html, files) == (ten, {})
+    assert files == {}
+    assert html.count("<tr") == ten.count("<tr")
+    assert "inv-data" not in html
     _, html, _ = page(rows(49))
     assert "<img" not in html
     assert "The numbers: 49 rows" in html
@@ -169,3 +171,78 @@ def test_large_pictures_become_files_and_small_ones_stay():
     _, html, files = page(f'<script>[{{"label": "1", "src": "data:image/webp;base64,{large}"}}]</script>')
     (name,) = files
     assert f'"src": "../_static/{name}"' in html
+
+
+# --- claims in one fold ---
+
+
+def cell(id: str, source: str, kind: str = "code", *outputs: dict, tags: tuple[str, ...] = ("hide-input",)) -> dict:
+    made = {"cell_type": kind, "id": id, "source": source, "metadata": {"tags": list(tags)} if kind == "code" else {}}
+    return made | {"outputs": list(outputs)} if kind == "code" else made
+
+
+TABLE = {"output_type": "execute_result", "data": {"text/html": "<b>claims</b>"}, "metadata": {}}
+
+
+def test_cells_that_test_claims_are_one_fold_with_the_sentences_as_comments():
+    cells = [
+        cell("a", "claims = Claims()"),
+        cell("t", "On zoom:", "markdown"),
+        cell("b", "claims.test(1)"),
+        cell("u", "On both; then all rows:", "markdown"),
+        cell("c", "claims.table()", "code", TABLE),
+    ]
+    (joined,) = dressing.in_one_fold(cells)
+    assert joined["source"] == (
+        "claims = Claims()\n\n# On zoom\nclaims.test(1)\n\n# On both; then all rows\nclaims.table()"
+    )
+    assert joined["outputs"] == [TABLE]
+    assert joined["id"] == "a"
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [cell("a", "x", "code", TABLE), cell("t", "On zoom:", "markdown")],  # shows something
+        [cell("a", "x"), cell("t", "## Zoom", "markdown")],  # a heading
+        [cell("a", "x", tags=("other",)), cell("t", "On zoom:", "markdown")],  # not folded
+        [cell("a", "check_parameters()"), cell("t", "On zoom:", "markdown")],  # not of claims
+    ],
+)
+def test_other_cells_stay_apart(between):
+    cells = [*between, cell("b", "claims.test(1)")]
+    assert dressing.in_one_fold(cells) == cells
+
+
+# --- tables and numbers ---
+
+
+def test_each_table_scrolls_for_itself_and_the_text_beside_it_does_not():
+    _, html, _ = page("<p>before</p><table><tr><td>1</td></tr></table><table><tr><td>2</td></tr></table>")
+    places = re.findall(r'<div class="inv-scroll"><table>', html)
+    assert len(places) == 2
+    assert html.startswith("<p>before</p>")
+
+
+def test_the_table_of_a_fold_scrolls_and_its_links_do_not():
+    _, html, _ = page(rows(12))
+    assert html.count('class="inv-scroll"') == 1
+    assert html.index("</summary>") < html.index('class="inv-scroll"') < html.index("Download")
+
+
+def test_numbers_of_a_table_keep_to_their_spread_and_have_a_minus():
+    _, html, _ = page('<table data-x="-1"><tr><th>-a</th><td>-0.5 ± 0.1 [-1.0, 2.5] 1e-02 2026-11-30</td></tr></table>')
+    assert "<td>−0.5\xa0±\xa00.1 [−1.0,\xa02.5] 1e-02 2026-11-30</td>" in html
+    assert 'data-x="-1"' in html
+    assert "<th>-a</th>" in html
+
+
+def test_downloads_keep_the_numbers_that_programs_read():
+    _, html, files = page(show.table({f"row {i}": {"x": -float(i)} for i in range(12)}).to_html())
+    assert "-11.000" in files["data/01_deepinversion-cell-9.csv"].decode()
+    assert "−11.000" in html
+
+
+def test_sentences_of_a_run_keep_a_number_with_its_spread():
+    _, html, _ = page('<div class="inv-statements"><p>It is 0.5 ± 0.1.</p></div>')
+    assert "0.5\xa0±\xa00.1" in html
