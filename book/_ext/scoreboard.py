@@ -179,7 +179,8 @@ def matrix(claims: dict[str, Claim], published: dict[str, Chapter], address) -> 
             )
         body += matrix_row(claim, chapter, columns, address)
     table = (
-        f"<table><caption>Marks lead to the chapter, names to the numbers below.</caption>"
+        "<table><caption>Marks lead to the chapter, names to the numbers below. Several marks in a cell are tests of "
+        "several networks or sizes of data: pointing at one tells which.</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
     legend = "<legend>Show claims that are</legend>"
@@ -196,7 +197,7 @@ def matrix_row(claim: Claim, chapter: Chapter | None, columns: Sequence[str], ad
         marks[column_of(test.data)].append(
             f'<a class="{classes(test.verdict)}" href="{address(chapter.docname)}#{book_claims.anchor(claim.id)}" '
             f'title="{words}"><span aria-hidden="true">{mark_of(test.verdict)}</span>'
-            f'<span class="inv-spoken">{html.escape(test.data)}: {test.verdict}</span></a>'
+            f'<span class="inv-spoken">{html.escape(test.tested_on)}: {test.verdict}</span></a>'
         )
     name = f'<a href="#{board(claim)}"><code>{claim.id}</code></a> {html.escape(claim.claim)}'
     cells = "".join(f"<td>{' '.join(marks[column])}</td>" for column in columns)
