@@ -68,8 +68,8 @@ class Judges:
 @recorded_run(
     data=True,
     smoke={
-        "seeds": 1, "steps": 1, "learning": 1, "codes": 40, "inverse_steps": 2, "fine_tune_steps": 2, "asked": 20, "searched": 3,
-        "search_steps": 2,
+        "seeds": 1, "steps": 1, "learning": 1, "codes": 40, "inverse_steps": 2, "fine_tune_steps": 2, "asked": 20,
+        "searched": 3, "search_steps": 2,
     },
 )  # fmt: skip
 def generators(
