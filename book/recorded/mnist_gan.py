@@ -128,7 +128,7 @@ def trained(run: Run, network: str, data: ik.DataSet, steps: int, seed: int) -> 
     module = build(network, data.spec, width=16, seed=seed)
     config = ik.ClassifierConfig.for_network(network, **{"steps": steps} | run.trial)
     ik.train_classifier(module, data, config, seed=seed, device="cpu")
-    return run.uses(ik.Target(module, data.spec, network), f"{network} on MNIST")
+    return run.uses(ik.Target(module, data.spec, network), f"{network} on MNIST, judge of generators")
 
 
 def generator_of(run: Run, data: ik.DataSet, config: ik.GANConfig, seed: int) -> GAN:
