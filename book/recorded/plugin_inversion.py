@@ -221,8 +221,8 @@ def imagenet_ensemble(run: Run, *, seeds: int = 3, classes: int = 4, steps: int 
         claims=("pii.ensemble",),
         figure=picture(run, images, "Lite2", EIGHT),
         note=f"One image of each of {classes} classes and seed, so a step of {1 / classes:.0%}; reduced. As many steps "
-        "for each size. The verifier is EfficientNet-Lite2, a larger relative of the network that is inverted; SqueezeNet "
-        "is none. Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits, in float32.",
+        "for each size. The verifier is EfficientNet-Lite2, a larger relative of the network that is inverted, and "
+        "SqueezeNet none. Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits, in float32.",
     )
 
 
