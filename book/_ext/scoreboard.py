@@ -241,29 +241,30 @@ def made(heads: dict[str, int], body: list[nodes.row]) -> nodes.table:
 def rows(claim: Claim, chapter: Chapter | None) -> list[nodes.row]:
     """A claim's lines; its id leads to the row on the chapter's page."""
     row = chapter.rows.get(claim.id) if chapter else None
+    overall = verdict_mark(row.verdict) if row else verdict_mark(PENDING, f"Chapter {claim.chapter} {PENDING}")
     first = paragraphs(
-        [[name(claim, chapter if row else None), nodes.Text(" " + claim.claim)], *text(book_claims.about(claim))]
+        [
+            [name(claim, chapter if row else None), nodes.Text(" " + claim.claim)],
+            [nodes.Text(f"{book_claims.OVERALL} "), overall],
+            *text(book_claims.about(claim)),
+        ]
     )
     if row is None:
-        waiting = paragraphs([[verdict_mark(PENDING, f"Chapter {claim.chapter} {PENDING}")]])
-        cells = {key: [] for key in book_claims.HEADS} | {"claim": first, "overall": waiting}
+        cells = {key: [] for key in book_claims.HEADS} | {"claim": first}
         return [nodes.row("", *[entry(kind, content) for kind, content in cells.items()], ids=[board(claim)])]
     found = book_claims.lines(row)
     made_rows = []
     for i, line in enumerate(found):
         cells = {
-            "claim": first,
-            "overall": paragraphs([[verdict_mark(row.verdict)]]),
+            "claim": first,  # beside all its lines
             "tested": paragraphs(text(line.tested_on)),
             "finding": paragraphs(text(line.finding)),
-            "effect": paragraphs(text(line.effect)),
-            "verdict-there": paragraphs([[verdict_mark(line.verdict)]]),
+            "effect": paragraphs([*text(line.effect), [verdict_mark(line.verdict)]]),
         }
-        shared = ("claim", "overall")  # of all lines of the claim
         entries = [
-            entry(kind, content, len(found) if kind in shared else 1)
+            entry(kind, content, len(found) if kind == "claim" else 1)
             for kind, content in cells.items()
-            if i == 0 or kind not in shared
+            if i == 0 or kind != "claim"
         ]
         made_rows.append(nodes.row("", *entries, ids=[board(claim)] if i == 0 else []))
     return made_rows

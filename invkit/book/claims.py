@@ -253,12 +253,10 @@ class Line:
 
 
 HEADS = {
-    "claim": ("Claim", 18),
-    "overall": ("Overall", 14),
-    "tested": ("Tested on", 18),
-    "finding": ("Finding", 23),
-    "effect": ("Effect against threshold", 13),
-    "verdict-there": ("Verdict there", 14),
+    "claim": ("Claim, and the verdict overall", 30),
+    "tested": ("Tested on", 17),
+    "finding": ("Finding", 28),
+    "effect": ("Effect against threshold, and the verdict there", 25),
 }
 """Columns of the tables by the ends of their CSS classes: head, and width in percent."""
 
@@ -283,9 +281,12 @@ def about(claim: Claim) -> list[str]:
     return [f"Reported: {claim.reported}", f"Effect: {effect}"]
 
 
+OVERALL = "Overall:"
+"""What stands before a claim's verdict over all its tests."""
+
 LEGEND = (
-    f"{MARKS[NOT_SEEN]} says that an interval reaches across a threshold, not that there is no effect. On the digits "
-    "alone a claim holds in part at most."
+    f"{MARKS[NOT_SEEN]} says that an interval reaches across a threshold, the one to hold or that of absence, and not "
+    "that there is no effect. On the digits alone a claim holds in part at most, and none is contradicted."
 )
 """What readers take amiss, beneath each table."""
 
@@ -309,15 +310,15 @@ class ClaimsTable:
     def _html_row(self, row: Row) -> str:
         claim = self.claims[row.id]
         found = lines(row)
-        first = [f"<code>{row.id}</code> {html.escape(claim.claim)}", *map(html.escape, about(claim))]
+        name, verdict = f"<code>{row.id}</code> {html.escape(claim.claim)}", f"{OVERALL} {_html_mark(row.verdict)}"
+        first = [name, verdict, *map(html.escape, about(claim))]
         text = ""
         for i, line in enumerate(found):
-            cells = []
-            if i == 0:  # the claim and its verdict stand beside all its tests
-                cells = [_cell("claim", first, len(found)), _cell("overall", [_html_mark(row.verdict)], len(found))]
-            for kind, paragraphs in (("tested", line.tested_on), ("finding", line.finding), ("effect", line.effect)):
+            # The claim and its verdict stand beside all its tests.
+            cells = [_cell("claim", first, len(found))] if i == 0 else []
+            for kind, paragraphs in (("tested", line.tested_on), ("finding", line.finding)):
                 cells.append(_cell(kind, [html.escape(paragraph) for paragraph in paragraphs]))
-            cells.append(_cell("verdict-there", [_html_mark(line.verdict)]))
+            cells.append(_cell("effect", [*map(html.escape, line.effect), _html_mark(line.verdict)]))
             text += f'<tr id="{anchor(row.id)}">' if i == 0 else "<tr>"
             text += "".join(cells) + "</tr>"
         return text
@@ -328,9 +329,8 @@ class ClaimsTable:
         for row in self.rows:
             claim = self.claims[row.id]
             for i, line in enumerate(lines(row)):
-                first = "<br>".join([f"`{row.id}` {claim.claim}", *about(claim)]) if i == 0 else ""
-                found = map("<br>".join, (line.tested_on, line.finding, line.effect))
-                cells = [first, mark(row.verdict) if i == 0 else "", *found, mark(line.verdict)]
+                first = [f"`{row.id}` {claim.claim}", f"{OVERALL} {mark(row.verdict)}", *about(claim)] if i == 0 else []
+                cells = map("<br>".join, (first, line.tested_on, line.finding, [*line.effect, mark(line.verdict)]))
                 text.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         return "\n".join([*text, "", LEGEND])
 

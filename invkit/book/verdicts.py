@@ -191,13 +191,20 @@ class Effect:
         return cls(values=values, mean=statistics.fmean(values), low=low, high=high, verdict=judge(ends, part))
 
     def against(self, part: Part) -> str:
-        """The mean with its interval against the threshold, for a table cell."""
+        """The mean with its interval against the threshold, and against that of absence where it counts, for a table.
+
+        >>> part = Part(quantity="gain", holds=1, absent=-1)
+        >>> Effect.of([-1.0, 0.0, 1.0], part).against(part)
+        '0 [−2.48, 2.48] against 1, absent at −1'
+        """
         unit = f" {part.unit}" if part.unit else ""
         ends = ""
         if self.low is not None and self.high is not None and self.low != self.high:
             ends = f" [{signed(self.low)}, {signed(self.high)}]"
         name = f"{part.name}: " if part.name else ""
-        return f"{name}{signed(self.mean)}{ends}{unit} against {signed(part.holds)}{unit}"
+        counts = self.verdict not in (HOLDS, NOT_TESTED) and part.absent != part.holds
+        absent = f", absent at {signed(part.absent)}{unit}" if counts else ""
+        return f"{name}{signed(self.mean)}{ends}{unit} against {signed(part.holds)}{unit}{absent}"
 
 
 def judge(ends: tuple[float, float] | None, part: Part) -> str:

@@ -244,6 +244,41 @@ def test_a_figure_opens_in_a_window_and_the_keyboard_leads_on_and_out(browser, a
     assert browser.switch_to.active_element == second
 
 
+def test_on_a_phone_a_picture_opens_at_its_own_size_and_can_be_moved_about(browser, address, chapters, screen):
+    screen(400)
+    (chapter,) = [name for name in chapters if "/04_" in name]
+    browser.get(f"{address}/{chapter}")
+    hint = browser.find_element("css selector", ".inv-hint")
+    assert "own size" in hint.text
+    wide = """
+        const pictures = [...document.querySelectorAll('.inv-figure img')]
+        const wide = pictures.find(picture => picture.naturalWidth > 2 * picture.clientWidth)
+        wide.click()
+        const shown = document.querySelector('dialog.inv-large img'), box = shown.parentElement
+        return [shown.clientWidth, wide.naturalWidth, box.scrollWidth > box.clientWidth]
+    """
+    browser.execute_script("document.querySelectorAll('.inv-figure img').forEach(p => p.scrollIntoView())")
+    shown, own, moves = browser.execute_script(wide)
+    assert shown >= own
+    assert moves
+    browser.execute_script("document.querySelector('dialog.inv-large').close()")
+
+
+def test_the_map_of_methods_is_a_list_of_cards_on_a_phone(browser, address, screen):
+    screen(400)
+    browser.get(f"{address}/book/methods.html")
+    for name in ("inv-map", "inv-sheet"):
+        table = browser.find_element("css selector", f"table.{name}")
+        cells = browser.execute_script(
+            "return [...arguments[0].querySelectorAll('tbody td')].filter(cell => cell.clientHeight)"
+            ".map(cell => [cell.getBoundingClientRect().right, cell.textContent.trim()])",
+            table,
+        )
+        assert len(cells) > 10
+        assert max(right for right, _ in cells) <= 400
+        assert all(words for _, words in cells), "a card says what a cell is that holds nothing"
+
+
 def test_the_matrix_of_claims_is_filtered_by_the_keyboard(browser, address):
     from selenium.webdriver.common.keys import Keys
 
