@@ -126,7 +126,7 @@ def logits(
     note = (
         f"{len(test)} test images, which no network was trained on; {seeds} seeds of the inverses, of one network of "
         f"each kind. Each inverse took as many steps as fit into {seconds:.0f} s of the processor, timed in turns, on "
-        f"{len(pool):,} training images, kept as JPEG, and their logits, with the best of six settings for each network: "
+        f"{len(pool):,} training images, kept as JPEG, and their logits, with the best of six settings for each: "
         "that of least feature distance times Fréchet distance, in a robust network's features, on "
         f"{len(apart)} images that no inverse learnt from, after {tuning_seconds:.0f} s. The verifier, whose features "
         "the distances here take, is a ResNet-44. ResNet-20, robust: the published ResNet-20 trained on for "
