@@ -16,6 +16,7 @@ import io
 import json
 import re
 import textwrap
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +35,7 @@ HEAVY = 8_000  # characters of a picture within the page; larger ones become fil
 DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
 MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
+UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|[KMG]iB|px|pixels?|s|ms|min|minutes?|seconds?|images?|steps?)(?![\w-]))")
 INTERVAL = re.compile(r"\[([-−+]?[\d.]+), ([-−+]?[\d.]+)\]")
 PICTURE = re.compile(r'(\bsrc=|"src": )"data:image/(\w+);base64,([^"]+)"')
 EVERYDAY = {
@@ -73,7 +75,7 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
             data = output.get("data", {})
             if "text/html" in data:
                 html = link_claims("".join(data["text/html"]), up)
-                number_figure(cell, html, f"fig-{name[:2]}-{id}")
+                html = number_figure(cell, html, f"fig-{name[:2]}-{id}")
                 html = fold_tables(html, f"data/{name}-{id}", up, files)
                 html = typeset(html)
                 data["text/html"] = move_pictures(html, up, files)
@@ -83,26 +85,47 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
 def in_one_fold(cells: list[dict]) -> list[dict]:
     """The cells, with those that test claims joined to one, so that a page has one fold and not a sentence for each.
 
-    The sentences between them become comments. A cell that shows something, or a heading, ends what is joined.
+    The sentences between them become comments; a cell that shows something, or a heading, ends what is joined. Other
+    folded cells are joined where one follows the other.
     """
     joined: list[dict] = []
     for cell in cells:
-        before = joined[-2:]
-        if tests_claims(cell) and len(before) == 2 and tests_claims(before[0]) and before[1]["cell_type"] == "markdown":
-            first, text = before[0], "".join(before[1]["source"])
-            if not first["outputs"] and not text.lstrip().startswith("#"):
-                comment = textwrap.fill(text.strip().rstrip(":"), 86, initial_indent="# ", subsequent_indent="# ")
-                source = f"{''.join(first['source']).rstrip()}\n\n{comment}\n{''.join(cell['source'])}"
-                joined[-2:] = [first | {"source": source, "outputs": cell["outputs"]}]
-                continue
-        joined.append(cell)
+        first, last = [None, None, *joined][-2:]
+        if is_folded(cell) and last and is_silent(last):
+            joined[-1] = together(last, cell)
+        elif tests_claims(cell) and first and is_silent(first) and tests_claims(first) and is_sentence(last):
+            words = "".join(last["source"]).strip().rstrip(":")
+            comment = textwrap.fill(words, 86, initial_indent="# ", subsequent_indent="# ")
+            joined[-2:] = [together(first, cell, f"{comment}\n")]
+        else:
+            joined.append(cell)
     return joined
+
+
+def together(first: dict, cell: dict, between: str = "") -> dict:
+    """One cell of the sources of two, with what the second shows."""
+    source = f"{''.join(first['source']).rstrip()}\n\n{between}{''.join(cell['source'])}"
+    return first | {"source": source, "outputs": cell["outputs"]}
+
+
+def is_sentence(cell: dict) -> bool:
+    """Whether a cell is text without a heading."""
+    return cell["cell_type"] == "markdown" and not "".join(cell["source"]).lstrip().startswith("#")
+
+
+def is_silent(cell: dict) -> bool:
+    """Whether a cell is folded and shows nothing."""
+    return is_folded(cell) and not cell["outputs"]
+
+
+def is_folded(cell: dict) -> bool:
+    """Whether a page shows of a cell's source a fold alone."""
+    return cell["cell_type"] == "code" and "hide-input" in cell["metadata"].get("tags", [])
 
 
 def tests_claims(cell: dict) -> bool:
     """Whether a cell belongs to those that hold what a chapter measured against its claims."""
-    folded = cell["cell_type"] == "code" and "hide-input" in cell["metadata"].get("tags", [])
-    return folded and "check_parameters" not in "".join(cell["source"])
+    return is_folded(cell) and "check_parameters" not in "".join(cell["source"])
 
 
 def apart(cell: dict) -> list[dict]:
@@ -150,6 +173,7 @@ def link_terms(notebook: dict, terms: list[str]) -> dict:
                     parts[i : i + 1] = [before, f"{{term}}`{word} <{term}>`", after]
                     left.remove(term)
                     break
+        parts[::2] = map(unbroken, parts[::2])
         cell["source"] = "".join(parts)
     return notebook
 
@@ -163,12 +187,15 @@ def link_claims(html: str, up: str) -> str:
     return pattern.sub(lambda m: m[1] + link.format(up=up, anchor="board-" + anchor(m[2]), id=m[2]), html)
 
 
-def number_figure(cell: dict, html: str, name: str) -> None:
-    """Give a slider or a recorded run without a caption its number, by the title that it carries itself."""
+def number_figure(cell: dict, html: str, name: str) -> str:
+    """Give a slider or a recorded run without a caption its number, by the title that it carries itself.
+
+    Returns the HTML; a recorded run's no longer holds the title, which the caption says.
+    """
     book = cell["metadata"].setdefault("mystnb", {})
     shown = [output for output in cell["outputs"] if "data" in output]
     if "figure" in book or len(shown) > 1 or ('class="inv-frames"' not in html and 'class="inv-recorded"' not in html):
-        return
+        return html
     figure = BeautifulSoup(html, "html.parser")
     if slider := figure.select_one(".inv-frames label"):
         caption = f"A slider: {slider.get_text().strip()}."
@@ -178,7 +205,9 @@ def number_figure(cell: dict, html: str, name: str) -> None:
         head = figure.select_one(".inv-recorded figcaption p")
         words = head.get_text().strip().removeprefix("Recorded run").strip() if head else ""
         caption = f"Recorded run. {words}."
+        html = html.replace(f"</strong> {escape(words)}</p><p>", "</strong> ", 1)
     book["figure"] = {"name": name, "caption": re.sub(r"([_*`$\[\]])", r"\\\1", caption)}
+    return html
 
 
 def fold_tables(html: str, stem: str, up: str, files: Files) -> str:
@@ -199,7 +228,9 @@ def fold_tables(html: str, stem: str, up: str, files: Files) -> str:
         fold.insert(0, summary)
         fold.append(BeautifulSoup(f"<p>Download: {', '.join(links)}</p>", "html.parser"))
         if (picture := draw(rows)) and not (table.find_parent(class_="inv-recorded") and soup.find("img")):
-            fold.insert_before(BeautifulSoup(f'<div class="inv-figure">{picture}</div>', "html.parser"))
+            words = "A line for each row, a panel for each column; bars are the spread over seeds."
+            drawn = f'<div class="inv-figure">{picture}<p class="inv-reading">{words}</p></div>'
+            fold.insert_before(BeautifulSoup(drawn, "html.parser"))
     return str(soup) if tables else html
 
 
@@ -221,12 +252,12 @@ def typeset(html: str) -> str:
 
 
 def unbroken(text: str) -> str:
-    """A text whose numbers stay in a line with their spread, and intervals in one piece.
+    """A text whose numbers stay in a line with their spread and their unit, and intervals in one piece.
 
     >>> unbroken("0.93 ± 0.02 [0.9, 1]") == "0.93\\xa0±\\xa00.02 [0.9,\\xa01]"
     True
     """
-    return INTERVAL.sub("[\\1,\xa0\\2]", text.replace(" ± ", "\xa0±\xa0"))
+    return UNIT.sub("\xa0", INTERVAL.sub("[\\1,\xa0\\2]", text.replace(" ± ", "\xa0±\xa0")))
 
 
 def move_pictures(html: str, up: str, files: Files) -> str:

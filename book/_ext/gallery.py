@@ -114,7 +114,8 @@ class Gallery(Shown):
             for i, title in enumerate(map(html.escape, titles))
         )
         legend = "<legend>Drawn from</legend>"
-        hint = "<p>Pointing at a picture, or moving to it by the Tab key, shows the other network's.</p>"
+        words = "Pointing at a picture, or moving to it by the Tab key, shows the other network's."
+        hint = f'<p class="inv-hover">{words}</p>'
         shown = f"<fieldset>{legend}{choices}</fieldset>{hint}<ul>{''.join(items)}</ul>"
         return f'<div class="inv-gallery">{shown}</div>'
 
@@ -152,7 +153,8 @@ class Ways(Shown):
                 body += f'<tr><th scope="row">{what} <span>{number}</span></th>{cells}</tr>'
             bodies += f"<tbody>{body}</tbody>"
         head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:most])
-        return f'<table class="inv-ways"><thead><tr><td></td>{head}</tr></thead>{bodies}</table>'
+        table = f'<table class="inv-ways"><thead><tr><td></td>{head}</tr></thead>{bodies}</table>'
+        return f'<div class="inv-scroll">{table}</div>'
 
 
 class Depths(Shown):

@@ -108,6 +108,13 @@ def skip_inherited(app, what, name, obj, skip, options) -> bool | None:
     return True if not home.startswith("invkit") and callable(obj) else None
 
 
+def mark_options(app, doctree, docname: str) -> None:
+    """Tell commands with options from other words in code, so that a style sheet can keep an option in one piece."""
+    for node in doctree.findall(nodes.literal):
+        if re.search(r"(^|\s)-", node.astext()):
+            node["classes"].append("inv-option")
+
+
 def quiet_head(app, pagename, templatename, context, doctree) -> None:
     """Drop scripts that a page does not use: those of live code, and MathJax where nothing is to be set.
 
@@ -152,6 +159,7 @@ def setup(app) -> dict:
     app.connect("source-read", list_modules)
     app.connect("autodoc-process-docstring", plain_bars)
     app.connect("autodoc-skip-member", skip_inherited)
+    app.connect("doctree-resolved", mark_options)
     app.connect("html-page-context", quiet_head, priority=900)
     app.connect("build-finished", fewer_icons)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

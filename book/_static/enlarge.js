@@ -14,8 +14,8 @@ document.addEventListener("DOMContentLoaded", function () {
   // Labels within a picture are small on a phone: said once, above the first of them.
   var hint = document.createElement("p");
   hint.className = "inv-hint";
-  hint.textContent = "Tap a picture to see it at its own size.";
-  (pictures[0].closest(".cell, figure, table") || pictures[0]).before(hint);
+  hint.textContent = "Wide pictures can be moved sideways; a tap opens any of them at its own size.";
+  (pictures[0].closest(".inv-gallery, .inv-scroll, .cell, figure") || pictures[0]).before(hint);
   var image = dialog.querySelector("img"), caption = dialog.querySelector("figcaption"), at = 0;
 
   function show(index) {
@@ -27,6 +27,20 @@ document.addEventListener("DOMContentLoaded", function () {
     image.style.imageRendering = getComputedStyle(picture).imageRendering;
     image.style.width = Math.max(picture.naturalWidth, 2 * picture.width) + "px";
   }
+  // A picture that a phone would show at less than half its size gets a place to be moved in.
+  function widen(picture) {
+    if (picture.matches(".inv-tile, .hero img") || picture.naturalWidth < 1000 || picture.closest(".inv-scroll")) return;
+    var place = document.createElement("div");
+    place.className = "inv-scroll";
+    picture.classList.add("inv-wide");
+    picture.replaceWith(place);
+    place.append(picture);
+    document.dispatchEvent(new CustomEvent("inv-place", { detail: place }));
+  }
+  pictures.forEach(function (picture) {
+    if (picture.complete) widen(picture);
+    else picture.addEventListener("load", function () { widen(picture); }, { once: true });
+  });
   pictures.forEach(function (picture, index) {
     picture.tabIndex = 0;
     picture.setAttribute("role", "button");

@@ -16,7 +16,20 @@ document.addEventListener("DOMContentLoaded", function () {
       if (part.scrollWidth > part.clientWidth + 1) part.tabIndex = 0;
       else part.removeAttribute("tabindex");
     });
+    document.querySelectorAll(signed).forEach(sign);
   });
+  // What goes on at a side fades there.
+  var signed = ".bd-content :is(.inv-scroll, .pst-scrollable-table-container, div.highlight pre, mjx-container[display='true'])";
+  function sign(part) {
+    part.classList.toggle("inv-before", part.scrollLeft > 4);
+    part.classList.toggle("inv-after", part.scrollWidth - part.clientWidth - part.scrollLeft > 4);
+  }
+  function follow(part) {
+    watch.observe(part);
+    part.addEventListener("scroll", function () { sign(part); }, { passive: true });
+  }
+  document.querySelectorAll(signed).forEach(follow);
+  document.addEventListener("inv-place", function (event) { follow(event.detail); });
   // An equation is set later, which changes the size of its place.
   document.querySelectorAll(wide + ", .bd-content div.math").forEach(function (part) { watch.observe(part); });
 });

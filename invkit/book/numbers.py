@@ -93,7 +93,8 @@ def format_summary(summary: Summary) -> str:
     mean, sd = summary["mean"], summary["sd"]
     if sd is None:
         return format_number(mean)
-    if max(abs(mean), sd) >= 1e6:
+    size = max(abs(mean), sd)
+    if size >= 1e6 or 0 < size < 1e-3:  # with exponents
         return f"{format_number(mean)} ± {format_number(sd, 2)}"
     decimals = min((_decimals(value, digits) for value, digits in ((mean, 3), (sd, 2)) if value), default=0)
     spread = f"{sd:,.{decimals}f}"

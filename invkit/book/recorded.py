@@ -162,11 +162,13 @@ class Recorded:
             name: {column: format_summary(summary) for column, summary in row.items()}
             for name, row in self.summaries().items()
         }
+        # As Sphinx writes code, so that a page can keep an option in one piece.
+        words = " ".join(f'<span class="pre">{html.escape(word)}</span>' for word in self.command.split(" "))
         head = f"<p><strong>Recorded run</strong> {html.escape(self.title)}</p><p>{html.escape(self.origin)}</p>"
         return (
             f'<figure class="inv-recorded"><figcaption>{head}</figcaption>{image}'
             f"{separate_tables(rows)}{note}"
-            f"<p>Repeat it: <code>{html.escape(self.command)}</code></p></figure>"
+            f"<p>Repeat it: <code>{words}</code></p></figure>"
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:

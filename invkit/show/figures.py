@@ -26,7 +26,9 @@ from invkit.show.picture import CSS_DPI, Canvas
 
 PALETTE = "colorblind"
 COLOUR_MAP = "cividis"  # perceptually uniform, and the same to readers with red-green blindness
-DASHES = ("-", "--", ":", "-.")
+# Lines and points are told apart without colour, up to six of them.
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1.5, 1, 1.5, 1, 1.5)))
+MARKERS = "osD^vP"
 RC: dict[str, Any] = {
     "svg.hashsalt": "invkit",  # ids in SVG files are the same from run to run
     "figure.dpi": CSS_DPI,
@@ -219,7 +221,8 @@ def _log_scale(axes: Axes, values: NDArray[np.float64]) -> None:
 def legend(axes: Axes, n: int) -> None:
     """A legend of ``n`` entries below the axes, where it hides nothing."""
     columns = min(n, 3)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=columns, frameon=False, borderaxespad=0)
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.18), "borderaxespad": 0}
+    axes.legend(ncols=columns, frameon=False, handlelength=3.5, **place)
 
 
 def _frame_best(axes: Axes, grid: pd.DataFrame, best: str) -> tuple[int, int]:

@@ -25,7 +25,8 @@ def dot_panels(means: pd.DataFrame, spreads: pd.DataFrame | None = None, *, titl
         title: Heading of the figure.
 
     Returns:
-        A figure whose alt text tells each column's range and where its ends are.
+        A figure whose alt text tells each column's range and where its ends are. A column of positive numbers whose
+        largest is over ten times its median is drawn on a logarithmic scale.
 
     Raises:
         ValueError: If there is no row, no column with a finite number, or ``spreads`` has another form.
@@ -52,9 +53,12 @@ def dot_panels(means: pd.DataFrame, spreads: pd.DataFrame | None = None, *, titl
         for axes, column in zip(grid.flat, shown, strict=False):
             bars = None if spreads is None else spreads[column].astype(float).to_numpy()
             axes.errorbar(numbers[column], places, xerr=bars, fmt="o", markersize=4, linewidth=1.2)
+            if _spans_decades(numbers[column]):
+                axes.set_xscale("log")
             axes.set_title("\n".join(textwrap.wrap(str(column), 16)), size=9)
             axes.tick_params(labelsize=8)
-            axes.locator_params(axis="x", nbins=3)
+            if axes.get_xscale() == "linear":
+                axes.locator_params(axis="x", nbins=3)
             axes.margins(x=0.12)
             axes.grid(axis="y", linewidth=0.3)
         for axes in grid.flat[len(shown) :]:
@@ -65,6 +69,12 @@ def dot_panels(means: pd.DataFrame, spreads: pd.DataFrame | None = None, *, titl
             figure.suptitle(title, size=11, weight="bold", x=0.01, ha="left")
     figure.alt = f"Dots for {len(numbers)} rows: {'; '.join(_ends(numbers[column]) for column in shown)}."
     return figure
+
+
+def _spans_decades(column: pd.Series) -> bool:
+    """Whether most dots would lie on top of each other on a linear scale."""
+    shown = column[np.isfinite(column)]
+    return bool((shown > 0).all() and shown.max() > 10 * shown.median())
 
 
 def _ends(column: pd.Series) -> str:

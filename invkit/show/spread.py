@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invkit.show.figures import DASHES, legend, line, plot, styled
+from invkit.show.figures import DASHES, MARKERS, legend, line, plot, styled
 from invkit.show.picture import Canvas
 
 
@@ -56,7 +56,8 @@ def curve_with_spread(
         for i, (name, values) in enumerate(curves.items()):
             mean, spread = values.mean(0), _sd(values)
             colour = palette[i % len(palette)]
-            axes.plot(x, mean, color=colour, linestyle=DASHES[i % len(DASHES)], marker="o", markersize=4, label=name)
+            look = {"linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+            axes.plot(x, mean, color=colour, label=name, **look)
             axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         if log_x:

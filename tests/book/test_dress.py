@@ -246,3 +246,25 @@ def test_downloads_keep_the_numbers_that_programs_read():
 def test_sentences_of_a_run_keep_a_number_with_its_spread():
     _, html, _ = page('<div class="inv-statements"><p>It is 0.5 ± 0.1.</p></div>')
     assert "0.5\xa0±\xa00.1" in html
+
+
+def test_folds_that_follow_each_other_are_one():
+    cells = [cell("a", "check_parameters()"), cell("b", "import torch"), cell("c", "x = 1", tags=())]
+    first, second = dressing.in_one_fold(cells)
+    assert first["source"] == "check_parameters()\n\nimport torch"
+    assert second == cells[2]
+
+
+def test_a_recorded_run_says_its_title_in_the_caption_alone(tmp_path):
+    record("run", title="A <small> run", measured={"a": {"x": 1.0}}, config={}, command="make", seeds=[0], seconds=1,
+           device="cpu", folder=tmp_path)  # fmt: skip
+    made, html, _ = page(load_recorded("run", tmp_path)._repr_html_())
+    assert made["metadata"]["mystnb"]["figure"]["caption"] == "Recorded run. A <small> run."
+    assert "small" not in html
+    assert "Recorded run</strong> 20" in html
+
+
+def test_text_keeps_numbers_with_their_units():
+    notebook = dressing.link_terms(markdown("It took 5 s, 30 % and 3 images, in 2 stages; `5 s`."), [])
+    (only,) = notebook["cells"]
+    assert only["source"] == "It took 5\xa0s, 30\xa0% and 3\xa0images, in 2 stages; `5 s`."

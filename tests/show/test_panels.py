@@ -69,3 +69,8 @@ def test_names_of_three_lines_and_a_long_heading_stay_apart_and_on_the_sheet():
     assert len(boxes) == 2 * len(rows) + 1
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
     assert all(sheet.bbox.containsx(x) for box in boxes for x in (box.x0, box.x1))
+
+
+def test_a_column_over_decades_has_a_logarithmic_scale_and_others_do_not():
+    mixed = pd.DataFrame({"all": [0.1, 0.2, 0.3, 12.0], "alike": [1.0, 2.0, 3.0, 4.0], "signed": [-1.0, 0.1, 0.1, 9.0]})
+    assert [axes.get_xscale() for axes in dot_panels(mixed).axes] == ["log", "linear", "linear"]
