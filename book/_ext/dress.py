@@ -247,7 +247,7 @@ def typeset(html: str) -> str:
                 text.replace_with(unbroken(MINUS.sub("−", str(text))))
     for sentence in soup.select(".inv-statements"):
         for text in sentence.find_all(string=True):
-            text.replace_with(unbroken(str(text)))
+            text.replace_with(unbroken(MINUS.sub("−", str(text))))
     return str(soup)
 
 

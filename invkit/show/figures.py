@@ -219,8 +219,9 @@ def _log_scale(axes: Axes, values: NDArray[np.float64]) -> None:
 
 
 def legend(axes: Axes, n: int) -> None:
-    """A legend of ``n`` entries below the axes, where it hides nothing."""
-    columns = min(n, 3)
+    """A legend of ``n`` entries below the axes, where it hides nothing: three in a row, or two where names are long."""
+    _, names = axes.get_legend_handles_labels()
+    columns = min(n, 3 if max(map(len, names)) <= 14 else 2)
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.18), "borderaxespad": 0}
     axes.legend(ncols=columns, frameon=False, handlelength=3.5, **place)
 

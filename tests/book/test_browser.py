@@ -244,22 +244,28 @@ def test_a_figure_opens_in_a_window_and_the_keyboard_leads_on_and_out(browser, a
     assert browser.switch_to.active_element == second
 
 
-def test_on_a_phone_a_picture_opens_at_its_own_size_and_can_be_moved_about(browser, address, chapters, screen):
+def test_on_a_phone_a_wide_picture_can_be_moved_in_the_page_and_in_its_window(browser, address, chapters, screen):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     screen(400)
     (chapter,) = [name for name in chapters if "/04_" in name]
     browser.get(f"{address}/{chapter}")
-    hint = browser.find_element("css selector", ".inv-hint")
-    assert "own size" in hint.text
-    wide = """
-        const pictures = [...document.querySelectorAll('.inv-figure img')]
-        const wide = pictures.find(picture => picture.naturalWidth > 2 * picture.clientWidth)
-        wide.click()
-        const shown = document.querySelector('dialog.inv-large img'), box = shown.parentElement
-        return [shown.clientWidth, wide.naturalWidth, box.scrollWidth > box.clientWidth]
-    """
-    browser.execute_script("document.querySelectorAll('.inv-figure img').forEach(p => p.scrollIntoView())")
-    shown, own, moves = browser.execute_script(wide)
-    assert shown >= own
+    assert "own size" in browser.find_element("css selector", ".inv-hint").text
+    browser.execute_script("document.querySelectorAll('.inv-figure img').forEach(p => { p.loading = 'eager' })")
+    unread = "return [...document.querySelectorAll('.inv-figure img')].some(p => !p.complete)"
+    WebDriverWait(browser, 30).until_not(lambda b: b.execute_script(unread))
+    in_page, in_window = browser.execute_script("""
+        const room = box => [box.firstElementChild.clientWidth, box.scrollWidth > box.clientWidth]
+        const place = document.querySelector('.inv-scroll:has(> img.inv-wide)'), picture = place.firstElementChild
+        picture.click()
+        const box = document.querySelector('dialog.inv-large figure > div')
+        return [room(place), [...room(box), picture.naturalWidth]]
+    """)
+    width, moves = in_page
+    assert width > 450, "labels are to be read"
+    assert moves
+    width, moves, own = in_window
+    assert width >= own
     assert moves
     browser.execute_script("document.querySelector('dialog.inv-large').close()")
 
@@ -365,6 +371,37 @@ def test_what_scrolls_sideways_on_a_phone_is_reached_by_the_tab_key(browser, add
     there, out_of_reach = browser.execute_script(count)
     assert there, "no table is wider than a phone"
     assert not out_of_reach
+
+
+def test_what_goes_on_at_a_side_fades_there(browser, address, chapters, screen):
+    screen(400)
+    (chapter,) = [name for name in chapters if "/09_" in name]
+    browser.get(f"{address}/{chapter}")
+    state = """
+        const parts = [...document.querySelectorAll('.bd-content :is(.inv-scroll, div.highlight pre)')];
+        const wide = parts.filter(part => part.scrollWidth > part.clientWidth + 5);
+        return wide.map(part => [part.classList.contains('inv-before'), part.classList.contains('inv-after')]);
+    """
+    at_first = browser.execute_script(state)
+    assert len(at_first) > 5
+    assert all(pair == [False, True] for pair in at_first)
+    browser.execute_script("document.querySelectorAll('.inv-after').forEach(part => part.scrollTo(9999, 0))")
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert all(pair == [True, False] for pair in browser.execute_script(state))
+
+
+def test_an_option_of_a_command_stays_in_one_line(browser, address, chapters, screen):
+    screen(400)
+    words = """
+        const words = [...document.querySelectorAll(':is(code.inv-option, .inv-recorded code) .pre')];
+        const short = words.filter(word => word.textContent.startsWith('-') && word.textContent.length < 25);
+        return [short.length, short.filter(word => word.offsetHeight > 30).map(word => word.textContent)];
+    """
+    for page in ("book/cluster.html", next(name for name in chapters if "/12_" in name)):
+        browser.get(f"{address}/{page}")
+        count, broken = browser.execute_script(words)
+        assert count, page
+        assert broken == [], page
 
 
 def test_nothing_is_cut_on_paper(browser, address, everything, screen):
