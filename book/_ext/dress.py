@@ -229,7 +229,7 @@ def fold_tables(html: str, stem: str, up: str, files: Files) -> str:
         fold.append(BeautifulSoup(f"<p>Download: {', '.join(links)}</p>", "html.parser"))
         if (picture := draw(rows)) and not (table.find_parent(class_="inv-recorded") and soup.find("img")):
             words = "A line for each row, a panel for each column; bars are the spread over seeds."
-            drawn = f'<div class="inv-figure">{picture}<p class="inv-reading">{words}</p></div>'
+            drawn = f'<div class="inv-figure inv-chart">{picture}<p class="inv-reading">{words}</p></div>'
             fold.insert_before(BeautifulSoup(drawn, "html.parser"))
     return str(soup) if tables else html
 

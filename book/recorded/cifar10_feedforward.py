@@ -67,7 +67,7 @@ TIMED = 500  # images with which a step is timed: their number does not matter t
     smoke={"seconds": 0.1, "tuning_seconds": 0.1, "seeds": 1, "train": 64, "each": 2, "judged": 20, "attack_steps": 1},
 )
 def logits(
-    run: Run, *, seconds: float = 120.0, tuning_seconds: float = 20.0, seeds: int = 3, train: int = 4000,
+    run: Run, *, seconds: float = 180.0, tuning_seconds: float = 30.0, seeds: int = 3, train: int = 4000,
     each: int = 2000, judged: int = 300, attack_steps: int = 20,
 ) -> None:  # fmt: skip
     """Tune, train and measure every method, in equal time of the processor for each training."""

@@ -70,6 +70,7 @@ def plot(width: float = 6.4, height: float = 3.6) -> tuple[Canvas, Axes]:
     >>> figure.alt = "A falling line."
     """
     figure = Canvas(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    figure.chart = True
     axes = figure.add_subplot()
     sns.despine(ax=axes)
     return figure, axes

@@ -48,6 +48,7 @@ def dot_panels(means: pd.DataFrame, spreads: pd.DataFrame | None = None, *, titl
     with styled():
         layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.06)
         figure = Canvas(figsize=(WIDTH / CSS_DPI, height / CSS_DPI), layout=layout)
+        figure.chart = True
         grid = figure.subplots(bands, across, sharey=True, squeeze=False)
         places = np.arange(len(numbers))
         for axes, column in zip(grid.flat, shown, strict=False):

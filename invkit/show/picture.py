@@ -29,6 +29,8 @@ class Canvas(Figure):
     """
 
     alt: str = "Figure"
+    chart: bool = False
+    """Whether it is of lines, bars and words alone, which a dark page may turn light on dark, unlike images."""
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return described(self, self.alt)._repr_mimebundle_()
@@ -45,12 +47,14 @@ class Described:
     png: bytes
     alt: str
     caption: str | None = None
+    chart: bool = False
 
     def _repr_html_(self) -> str:
         text = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
         # A div where there is no caption: the book wraps numbered figures in a <figure> of its own.
         tag = "figure" if self.caption else "div"
-        return f'<{tag} class="inv-figure">{img_tag(webp(self.png), self.alt)}{text}</{tag}>'
+        kind = "inv-figure inv-chart" if self.chart else "inv-figure"
+        return f'<{tag} class="{kind}">{img_tag(webp(self.png), self.alt)}{text}</{tag}>'
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         png = base64.b64encode(self.png).decode()
@@ -76,7 +80,7 @@ def described(figure: Figure, alt: str, caption: str | None = None) -> Described
     """
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows")
-    picture = Described(render_png(figure), " ".join(alt.split()), caption)
+    picture = Described(render_png(figure), " ".join(alt.split()), caption, chart=getattr(figure, "chart", False))
     plt.close(figure)
     return picture
 

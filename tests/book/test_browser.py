@@ -21,7 +21,8 @@ TABLES = """
 MEASURE = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 FILTERS = """
 return [...document.querySelectorAll('.bd-content img')]
-  .filter(image => getComputedStyle(image).filter !== 'none').map(image => image.src.slice(-40));
+  .filter(image => !image.closest('.inv-chart') && getComputedStyle(image).filter !== 'none')
+  .map(image => image.src.slice(-40));
 """
 
 
@@ -147,6 +148,17 @@ def test_dark_mode_is_dark_and_leaves_images_as_they_are(browser, address, chapt
         colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert max(map(int, colour[colour.index("(") + 1 : -1].split(",")[:3])) < 64, colour
         assert browser.execute_script(FILTERS) == [], page
+
+
+def test_charts_are_light_on_dark_on_a_dark_page_and_plain_on_a_light_one(browser, address, chapters, screen):
+    filters = "return [...document.querySelectorAll('.inv-chart img')].map(image => getComputedStyle(image).filter)"
+    (chapter,) = [name for name in chapters if "/03_" in name]
+    for theme, turned in (("dark", True), ("light", False)):
+        screen(1280, theme)
+        browser.get(f"{address}/{chapter}")
+        found = browser.execute_script(filters)
+        assert len(found) > 1
+        assert all(("invert" in text) == turned for text in found)
 
 
 def test_what_the_package_shows_stands_on_the_ground_of_a_dark_page(browser, address, chapters, screen):

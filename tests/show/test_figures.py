@@ -193,3 +193,24 @@ def test_feature_planes_refuse_what_is_no_plane():
         feature_planes({"a": (places, labels[:2])})
     with pytest.raises(ValueError, match="'a' holds places that are not finite"):
         feature_planes({"a": (places / 0, labels)})
+
+
+def test_charts_say_that_they_are_charts_and_images_do_not():
+    curves = curve_with_spread([1, 2], {"ours": [[0.0, 1.0]]}, xlabel="steps", ylabel="accuracy")
+    assert 'class="inv-figure inv-chart"' in curves._repr_mimebundle_()["text/html"]
+    images = image_grid(torch.zeros(1, 1, 8, 8))
+    assert 'class="inv-figure"' in images._repr_mimebundle_()["text/html"]
+
+
+def test_long_names_of_a_legend_stand_in_two_columns():
+    for name, columns in (("ours", 3), ("cross-entropy, perturbed", 2)):
+        curves = {f"{name} {i}": [1.0, 0.5] for i in range(4)}
+        (axes,) = loss_curves(curves).axes
+        assert axes.get_legend()._ncols == columns
+
+
+def test_six_curves_are_told_apart_without_colour():
+    curves = {f"net {i}": [[0.0, 1.0]] for i in range(6)}
+    (axes,) = curve_with_spread([1, 2], curves, xlabel="steps", ylabel="accuracy").axes
+    assert len({line.get_marker() for line in axes.lines}) == 6
+    assert len({str(line._unscaled_dash_pattern) for line in axes.lines}) == 6
