@@ -242,9 +242,11 @@ def typeset(html: str) -> str:
     for table in soup.find_all("table"):
         if "inv-claims" not in table.get("class", []) and not table.find_parent(class_="inv-scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "inv-scroll"}))
+        # A style sheet keeps the numbers of recorded runs in a line on the screen, and lets them break on paper.
+        keep = str if table.find_parent(class_="inv-recorded") else unbroken
         for text in table.find_all(string=True):
             if text.find_parent("td"):
-                text.replace_with(unbroken(MINUS.sub("−", str(text))))
+                text.replace_with(keep(MINUS.sub("−", str(text))))
     for sentence in soup.select(".inv-statements"):
         for text in sentence.find_all(string=True):
             text.replace_with(unbroken(MINUS.sub("−", str(text))))

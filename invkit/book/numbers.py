@@ -98,7 +98,7 @@ def format_summary(summary: Summary) -> str:
         return f"{format_number(mean)} ± {format_number(sd, 2)}"
     decimals = min((_decimals(value, digits) for value, digits in ((mean, 3), (sd, 2)) if value), default=0)
     spread = f"{sd:,.{decimals}f}"
-    seen = float(spread.replace(",", "")) or sd < 10 ** -(decimals + 2)  # else 12.9 ± 0.03 would read as sure
+    seen = float(spread.replace(",", "")) or sd < 10 ** -(decimals + 1)  # else 12.9 ± 0.03 would read as sure
     return f"{mean:,.{decimals}f} ± {spread if seen else format_number(sd, 1)}"
 
 

@@ -268,3 +268,8 @@ def test_text_keeps_numbers_with_their_units():
     notebook = dressing.link_terms(markdown("It took 5 s, 30 % and 3 images, in 2 stages; `5 s`."), [])
     (only,) = notebook["cells"]
     assert only["source"] == "It took 5\xa0s, 30\xa0% and 3\xa0images, in 2 stages; `5 s`."
+
+
+def test_numbers_of_a_recorded_run_may_break_on_paper():
+    _, html, _ = page('<figure class="inv-recorded"><table><tr><td>-0.5 ± 0.1</td></tr></table></figure>')
+    assert "<td>−0.5 ± 0.1</td>" in html
