@@ -52,6 +52,11 @@ def trees(path: Path) -> list[ast.Module]:
     return [ast.parse(magic.sub(r"\1pass", cell["source"])) for cell in cells(path, "code")]
 
 
+def test_no_two_cells_share_an_id(path):
+    ids = [cell["id"] for cell in json.loads(path.read_text("utf8"))["cells"]]
+    assert len(set(ids)) == len(ids)
+
+
 def test_no_cell_is_longer_than_a_screen(path):
     for number, cell in enumerate(cells(path, "code"), 1):
         assert len(cell["source"].splitlines()) <= CELL, f"code cell {number}"
