@@ -88,14 +88,8 @@ def logits(
     uses: dict[str, dict[str, list[float]]] = {}
     for name, target in targets.items():
         settings[name] = tuned(run, pool, apart, name, target, tuner, tuning_seconds)
-        trainings = {
-            method: training(method, target, SUBJECTS[name], pool.pixels, chosen)
-            for method, chosen in settings[name].items()
-        }
-        timed = {
-            method: training(method, target, SUBJECTS[name], pool.pixels[:TIMED], chosen)
-            for method, chosen in settings[name].items()
-        }
+        trainings = trainings_of(name, target, pool.pixels, settings[name])
+        timed = trainings_of(name, target, pool.pixels[:TIMED], settings[name])
         steps = steps_within(timed, seconds, rounds=1 if run.quick else 3)
         for seed in range(seeds):
             probes = {}
@@ -179,6 +173,13 @@ def training(
         return inverse
 
     return ours if method == "ours" else baseline
+
+
+def trainings_of(
+    name: str, target: ik.Target, images: Tensor, settings: dict[str, dict[str, Any]]
+) -> dict[str, Training]:  # fmt: skip
+    """The training of each method on these images."""
+    return {method: training(method, target, SUBJECTS[name], images, chosen) for method, chosen in settings.items()}
 
 
 def steps_within(learns: dict[str, Training], seconds: float, rounds: int) -> dict[str, int]:

@@ -174,6 +174,7 @@ def heat_map(
         raise ValueError(f"heat_map: column {value!r} holds no finite number")
     with styled():
         figure, axes = plot(max(3.2, 1.6 + 0.72 * grid.shape[1]), max(2.2, 1.0 + 0.45 * grid.shape[0]))
+        figure.chart = False  # lightness carries the values
         options = {"annot": True, "fmt": f".{decimals}f", "linewidths": 0.5, "annot_kws": {"size": 9}}
         options |= {"vmin": limits[0], "vmax": limits[1]}
         sns.heatmap(grid, cmap=COLOUR_MAP, ax=axes, cbar_kws={"label": value}, **options)
