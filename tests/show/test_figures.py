@@ -198,10 +198,8 @@ def test_feature_planes_refuse_what_is_no_plane():
 def test_charts_say_that_they_are_charts_and_images_do_not():
     curves = curve_with_spread([1, 2], {"ours": [[0.0, 1.0]]}, xlabel="steps", ylabel="accuracy")
     assert 'class="inv-figure inv-chart"' in curves._repr_mimebundle_()["text/html"]
-    for images in (
-        image_grid(torch.zeros(1, 1, 8, 8)),
-        heat_map({"a": {"x": 0.0, "y": 1.0}}, "rows", "columns", "share"),
-    ):
+    shares = heat_map([{"x": 1, "y": 1, "share": 0.5}, {"x": 2, "y": 1, "share": 0.1}], "x", "y", "share")
+    for images in (image_grid(torch.zeros(1, 1, 8, 8)), shares):
         assert 'class="inv-figure"' in images._repr_mimebundle_()["text/html"]
 
 
