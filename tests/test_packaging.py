@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -189,6 +190,18 @@ def test_ci_calls_the_readme_commands():
     assert "make test" in script
     assert "make book" in script
     assert (ROOT / ".ci/run").stat().st_mode & 0o111, ".ci/run is not executable"
+
+
+def test_ci_says_once_more_what_the_build_warned_of(tmp_path):
+    build = "reading sources\\n/a/01.ipynb: WARNING: the run refutes the sentence x\\nwriting pages\\n"
+    stubs = {"make": f"[ $1 = test ] || {{ printf '{build}'; exit 1; }}", "apt-get": ""}
+    for command, script in stubs.items():
+        (tmp_path / command).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / command).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    run = subprocess.run([ROOT / ".ci/run"], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "WARNING: the run refutes the sentence x" in run.stdout.partition("== tests: passed")[2]
 
 
 def test_the_repository_address_is_the_same_everywhere():
