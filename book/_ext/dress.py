@@ -31,6 +31,7 @@ from invkit.show.picture import img_tag, render_png, webp
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
 DRAWN = 48  # rows that fit a figure
+UNLIKE = "unlike-rows"  # tag of a cell whose long table has another quantity in each row: no axis fits them all
 HEAVY = 8_000  # characters of a picture within the page; larger ones become files
 DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
@@ -76,7 +77,7 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
             if "text/html" in data:
                 html = link_claims("".join(data["text/html"]), up)
                 html = number_figure(cell, html, f"fig-{name[:2]}-{id}")
-                html = fold_tables(html, f"data/{name}-{id}", up, files)
+                html = fold_tables(html, f"data/{name}-{id}", up, files, drawn=UNLIKE not in tags_of(cell))
                 html = typeset(html)
                 data["text/html"] = move_pictures(html, up, files)
     return notebook, files
@@ -120,7 +121,12 @@ def is_silent(cell: dict) -> bool:
 
 def is_folded(cell: dict) -> bool:
     """Whether a page shows of a cell's source a fold alone."""
-    return cell["cell_type"] == "code" and "hide-input" in cell["metadata"].get("tags", [])
+    return cell["cell_type"] == "code" and "hide-input" in tags_of(cell)
+
+
+def tags_of(cell: dict) -> list[str]:
+    """A cell's tags."""
+    return cell["metadata"].get("tags", [])
 
 
 def tests_claims(cell: dict) -> bool:
@@ -210,8 +216,11 @@ def number_figure(cell: dict, html: str, name: str) -> str:
     return html
 
 
-def fold_tables(html: str, stem: str, up: str, files: Files) -> str:
-    """Draw each table of more than ten rows, with its rows in a fold and as files; others stay as they are."""
+def fold_tables(html: str, stem: str, up: str, files: Files, drawn: bool = True) -> str:
+    """Draw each table of more than ten rows, with its rows in a fold and as files; others stay as they are.
+
+    The fold of one that is not to be drawn is open.
+    """
     if "<table" not in html or "data-claims" in html:
         return html
     soup = BeautifulSoup(html, "html.parser")
@@ -221,16 +230,16 @@ def fold_tables(html: str, stem: str, up: str, files: Files) -> str:
         place = stem if len(tables) == 1 else f"{stem}-{i}"
         files[f"{place}.csv"], files[f"{place}.json"] = as_csv(rows).encode(), as_json(rows).encode()
         links = [f'<a href="{up}/_static/{place}.{kind}" download>{kind.upper()}</a>' for kind in ("csv", "json")]
-        fold = soup.new_tag("details", attrs={"class": "inv-data"})
+        fold = soup.new_tag("details", attrs={"class": "inv-data"} | ({} if drawn else {"open": ""}))
         summary = soup.new_tag("summary")
         summary.string = f"The numbers: {len(rows) - 1} rows"
         table.wrap(fold)
         fold.insert(0, summary)
         fold.append(BeautifulSoup(f"<p>Download: {', '.join(links)}</p>", "html.parser"))
-        if (picture := draw(rows)) and not (table.find_parent(class_="inv-recorded") and soup.find("img")):
+        if drawn and (picture := draw(rows)) and not (table.find_parent(class_="inv-recorded") and soup.find("img")):
             words = "A line for each row, a panel for each column; bars are the spread over seeds."
-            drawn = f'<div class="inv-figure inv-chart">{picture}<p class="inv-reading">{words}</p></div>'
-            fold.insert_before(BeautifulSoup(drawn, "html.parser"))
+            figure = f'<div class="inv-figure inv-chart">{picture}<p class="inv-reading">{words}</p></div>'
+            fold.insert_before(BeautifulSoup(figure, "html.parser"))
     return str(soup) if tables else html
 
 

@@ -106,6 +106,13 @@ def test_a_table_of_more_than_ten_rows_is_drawn_with_its_rows_in_a_fold_and_as_f
     assert json.loads(files["data/01_deepinversion-cell-9.json"])[10] == {"images": "row 10", "psnr": "11.0 ± 1.0"}
 
 
+def test_a_long_table_of_unlike_rows_is_open_and_not_drawn():
+    *_, html, files = page(rows(11), tags=["unlike-rows"])
+    assert '<details class="inv-data" open="">' in html
+    assert "<img" not in html
+    assert set(files) == {"data/01_deepinversion-cell-9.csv", "data/01_deepinversion-cell-9.json"}
+
+
 def test_ten_rows_stay_a_table_and_many_are_not_drawn():
     ten = rows(10)
     _, html, files = page(ten)
