@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -100,6 +100,25 @@ def format_summary(summary: Summary) -> str:
     spread = f"{sd:,.{decimals}f}"
     seen = float(spread.replace(",", "")) or sd < 10 ** -(decimals + 1)  # else 12.9 ± 0.03 would read as sure
     return f"{mean:,.{decimals}f} ± {spread if seen else format_number(sd, 1)}"
+
+
+def format_interval(mean: float, low: float, high: float, beside: Iterable[float] = ()) -> str:
+    """A mean with the ends of its interval, all with the decimals that give half of its width two significant digits.
+
+    Args:
+        mean: What the interval is of.
+        low, high: Its ends.
+        beside: Thresholds from which an end, where it is not the same, must stay apart; more decimals show that.
+
+    >>> format_interval(-2.361, -2.53, -2.2), format_interval(2.0, 0.04, 3.96, beside=[0])
+    ('-2.36 [-2.53, -2.20]', '2.00 [0.04, 3.96]')
+    """
+    decimals = _decimals((high - low) / 2, 2) if high > low else 2
+    pairs = [(end, threshold) for threshold in beside for end in (low, high) if end != threshold]
+    while decimals < 6 and any(round(end, decimals) == threshold for end, threshold in pairs):
+        decimals += 1
+    mean, low, high = (round(value, decimals) + 0.0 for value in (mean, low, high))  # no minus before a zero
+    return f"{mean:,.{decimals}f} [{low:,.{decimals}f}, {high:,.{decimals}f}]"
 
 
 def _decimals(value: float, digits: int) -> int:

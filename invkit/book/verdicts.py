@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 import yaml
 
-from invkit.book.numbers import Summary, finite, format_number, is_summary
+from invkit.book.numbers import Summary, finite, format_interval, format_number, is_summary
 from invkit.core.config import config_hash
 
 HOLDS, IN_PART, CONTRADICTED = "holds", "in part", "contradicted"
@@ -173,7 +173,7 @@ class Effect:
     >>> part = Part(quantity="gain", unit="dB", holds=1)
     >>> effect = Effect.of([1.9, 2.0, 2.1], part)
     >>> effect.verdict, effect.against(part)
-    ('holds', '2 [1.75, 2.25] dB against 1 dB')
+    ('holds', '2.00 [1.75, 2.25] dB against 1 dB')
     """
 
     values: tuple[float, ...]
@@ -195,16 +195,16 @@ class Effect:
 
         >>> part = Part(quantity="gain", holds=1, absent=-1)
         >>> Effect.of([-1.0, 0.0, 1.0], part).against(part)
-        '0 [−2.48, 2.48] against 1, absent at −1'
+        '0.0 [−2.5, 2.5] against 1, absent at −1'
         """
         unit = f" {part.unit}" if part.unit else ""
-        ends = ""
+        effect = signed(self.mean)
         if self.low is not None and self.high is not None and self.low != self.high:
-            ends = f" [{signed(self.low)}, {signed(self.high)}]"
+            effect = format_interval(self.mean, self.low, self.high, (part.holds, part.absent)).replace("-", "−")
         name = f"{part.name}: " if part.name else ""
         counts = self.verdict not in (HOLDS, NOT_TESTED) and part.absent != part.holds
         absent = f", absent at {signed(part.absent)}{unit}" if counts else ""
-        return f"{name}{signed(self.mean)}{ends}{unit} against {signed(part.holds)}{unit}{absent}"
+        return f"{name}{effect}{unit} against {signed(part.holds)}{unit}{absent}"
 
 
 def judge(ends: tuple[float, float] | None, part: Part) -> str:

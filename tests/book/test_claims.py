@@ -213,7 +213,7 @@ def test_the_table_shows_finding_interval_threshold_data_and_verdicts():
     claims.test("di.verifier", SURE, **CIFAR)
     page = claims.table()._repr_html_()
     for text in (
-        "0.2 [−0.0484, 0.448] against 0.5, absent at 0",
+        "0.20 [−0.05, 0.45] against 0.5, absent at 0",
         "digits, BN-CNN, 3 seeds",
         "CIFAR-10, ResNet-20, 3 seeds",
         "It recognises few.",

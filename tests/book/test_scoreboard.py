@@ -158,7 +158,7 @@ def test_each_data_set_has_its_line_with_interval_and_threshold(book, build):
     assert second == [
         "CIFAR-10, ResNet-20, 3 seeds",
         "Most of them are.",
-        "−0.25 [−0.374, −0.126] against 0.5, absent at 0 ✗ contradicted",
+        "−0.25 [−0.37, −0.13] against 0.5, absent at 0 ✗ contradicted",
     ]
 
 

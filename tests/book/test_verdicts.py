@@ -174,7 +174,7 @@ def test_a_test_keeps_its_numbers():
     (effect,) = test.effects.values()
     assert (test.n, effect.values, effect.mean, test.grade) == (3, (1.0, 2.0, 3.0), 2.0, "real")
     assert (effect.low, effect.high) == pytest.approx((-0.484, 4.484), abs=1e-3)
-    assert test.against(ONE) == ["2 [−0.484, 4.48] dB against 1 dB, absent at 0 dB"]
+    assert test.against(ONE) == ["2.0 [−0.5, 4.5] dB against 1 dB, absent at 0 dB"]
     assert test.tested_on == "CIFAR-10, ResNet-20, 3 seeds"
 
 
