@@ -38,6 +38,7 @@ NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
 MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|[KMG]iB|px|pixels?|s|ms|min|minutes?|seconds?|images?|steps?)(?![\w-]))")
 INTERVAL = re.compile(r"\[([-−+]?[\d.]+), ([-−+]?[\d.]+)\]")
+NAME = re.compile(r"(?<![\w-])(?=[\w-]{4,12}(?![\w-]))[A-Z]\w*(?:-[A-Z\d]\w*)+")  # as ResNet-20; longer ones may break
 PICTURE = re.compile(r'(\bsrc=|"src": )"data:image/(\w+);base64,([^"]+)"')
 EVERYDAY = {
     "claim",
@@ -251,6 +252,8 @@ def typeset(html: str) -> str:
     for table in soup.find_all("table"):
         if "inv-claims" not in table.get("class", []) and not table.find_parent(class_="inv-scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "inv-scroll"}))
+        if "inv-claims" in table.get("class", []):
+            keep_names(table)
         # A style sheet keeps the numbers of recorded runs in a line on the screen, and lets them break on paper.
         keep = str if table.find_parent(class_="inv-recorded") else unbroken
         for text in table.find_all(string=True):
@@ -260,6 +263,14 @@ def typeset(html: str) -> str:
         for text in sentence.find_all(string=True):
             text.replace_with(unbroken(MINUS.sub("−", str(text))))
     return str(soup)
+
+
+def keep_names(table: Tag) -> None:
+    """Names of networks and data stay in one line, and those of recorded runs break after an underscore alone."""
+    for text in [text for text in table.find_all(string=True) if text.find_parent("td")]:
+        kept = NAME.sub(r'<span class="inv-whole">\g<0></span>', escape(text, quote=False)).replace("_", "_<wbr/>")
+        if kept != escape(text, quote=False):
+            text.replace_with(BeautifulSoup(kept, "html.parser"))
 
 
 def unbroken(text: str) -> str:

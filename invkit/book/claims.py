@@ -285,8 +285,11 @@ OVERALL = "Overall:"
 """What stands before a claim's verdict over all its tests."""
 
 LEGEND = (
-    f"{MARKS[NOT_SEEN]} says that an interval reaches across a threshold, the one to hold or that of absence, and not "
-    "that there is no effect. On the digits alone a claim holds in part at most, and none is contradicted."
+    "An effect is its mean over seeds with the 95 % interval of that mean, which for a share may leave 0 to 1. A claim "
+    "holds where the whole interval lies above the threshold, and is contradicted where it lies below ‘absent at’. "
+    f"{MARKS[NOT_SEEN]} says that the numbers do not decide, as the interval reaches a threshold, or that digits speak "
+    "against the claim, which a toy cannot contradict; it does not say that there is no effect. On the digits alone a "
+    "claim holds in part at most."
 )
 """What readers take amiss, beneath each table."""
 

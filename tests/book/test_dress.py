@@ -106,6 +106,13 @@ def test_a_table_of_more_than_ten_rows_is_drawn_with_its_rows_in_a_fold_and_as_f
     assert json.loads(files["data/01_deepinversion-cell-9.json"])[10] == {"images": "row 10", "psnr": "11.0 ± 1.0"}
 
 
+def test_names_in_a_table_of_claims_break_where_words_end():
+    words = "CIFAR-10, EfficientNet-Lite0, recorded run cifar10_dci_depth &lt; 1"
+    *_, html, _ = page(f'<table class="inv-claims" data-claims="0"><tr><td><p>{words}</p></td></tr></table>')
+    assert '<span class="inv-whole">CIFAR-10</span>, EfficientNet-Lite0' in html  # the longer one may have to break
+    assert "cifar10_<wbr/>dci_<wbr/>depth &lt; 1" in html
+
+
 def test_a_long_table_of_unlike_rows_is_open_and_not_drawn():
     *_, html, files = page(rows(11), tags=["unlike-rows"])
     assert '<details class="inv-data" open="">' in html
