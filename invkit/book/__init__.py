@@ -2,7 +2,8 @@
 
 from invkit.book.claims import Claims, load_claims
 from invkit.book.parameters import check_parameters
-from invkit.book.recorded import load_recorded, record, show_recorded
+from invkit.book.record_file import record
+from invkit.book.recorded import load_recorded, show_recorded
 from invkit.book.statements import check
 from invkit.book.sweep import checkpoint, measure
 

@@ -1,35 +1,28 @@
 """Recorded runs: what took a GPU or hours is stored as JSON and a picture, and shown as what it is.
 
-A script calls :func:`record` (see :mod:`invkit.book.recording`); a page calls :func:`show_recorded`, which marks
-the result with its date, device and commit and with the command that repeats it. A record remembers the rules that its
-claims stood under and the fingerprints of its networks; :func:`check_records` says what has changed since.
+A page calls :func:`show_recorded`, which marks the result with its date, device and commit and with the command that
+repeats it. A record remembers the rules that its claims stood under and the fingerprints of its networks;
+:func:`check_records` says what has changed since.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
 import html
 import json
-import re
-import subprocess
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from invkit.book.numbers import Summary, finite, format_summary, is_summary, summarise
+from invkit.book.numbers import Summary, format_summary, summarise
+from invkit.book.record_file import Measured, path_of, sha256
 from invkit.book.root import find_root
 from invkit.book.verdicts import load_rules
-from invkit.core.config import plain
-from invkit.core.files import atomic_path, write_json
-from invkit.show.picture import Canvas, img_tag, png, render_png, webp
+from invkit.show.picture import img_tag, png, webp
 from invkit.show.tables import separate_tables
-
-Measured = dict[str, dict[str, list[float] | Summary]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +69,7 @@ class Recorded:
         """The mean over seeds of every number, by row and column.
 
         >>> import tempfile
+        >>> from invkit.book import record
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = record("run", title="t", config={}, measured={"ours": {"psnr": [20, 22]}}, command="make run",
         ...                   seeds=[0, 1], seconds=1, device="cpu", folder=folder)
@@ -92,6 +86,7 @@ class Recorded:
                 which a seed is missing.
 
         >>> import tempfile
+        >>> from invkit.book import record
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = record("run", title="t", config={}, measured={"ours": {"psnr": [20, 22]}}, command="make run",
         ...                   seeds=[0, 1, 2], seconds=1, device="cpu", folder=folder)
@@ -120,6 +115,7 @@ class Recorded:
             ValueError: As :meth:`by_seed`, and if ``over`` is empty.
 
         >>> import tempfile
+        >>> from invkit.book import record
         >>> measured = {"ours": {"psnr": [20, 22]}, "class mean": {"psnr": 19}, "nearest": {"psnr": [18, 21]}}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = record("run", title="t", config={}, measured=measured, command="make run",
@@ -182,104 +178,6 @@ class Recorded:
         return bundle
 
 
-def record(
-    name: str,
-    *,
-    title: str,
-    config: Any,
-    measured: Mapping[str, Mapping[str, Any]],
-    command: str,
-    seeds: Sequence[int],
-    seconds: float,
-    device: str,
-    script: str | Path | None = None,
-    figure: Canvas | None = None,
-    alt: str | None = None,
-    note: str = "",
-    folder: str | Path | None = None,
-    overwrite: bool = False,
-    photographs: bool = False,
-    claims: Sequence[str] | Mapping[str, str] = (),
-    networks: Mapping[str, str | Sequence[str]] | None = None,
-) -> Path:
-    """Write ``<name>.json``, and ``<name>.png`` if there is a figure; date and commit are added.
-
-    Args:
-        name: Name of the files, of lower-case letters, digits and ``-_.``.
-        title: What was done, for the caption.
-        config: A dataclass or a mapping.
-        measured: By row and column, a number or one for each seed, or their mean, sd and n.
-        command: What a reader types to repeat the run.
-        seeds: Seeds that it was repeated with.
-        seconds: Wall time.
-        device: What it ran on.
-        script: The file whose hash is stored.
-        figure: What is shown, with its own alt text unless ``alt`` gives one.
-        note: What a reader must know of the numbers.
-        folder: Where to write; by default ``book/recorded`` of the book around the working directory.
-        overwrite: Whether a record of that name may be replaced.
-        photographs: Store the figure as ``<name>.webp`` with a little loss, where fine grain makes a PNG too large.
-        claims: Ids of the claims that the run tests; the digests of their rules are stored. Where these were taken
-            when the run began, digests by id.
-        networks: Fingerprints of the networks used, by name; several where seeds have networks of their own.
-
-    Returns:
-        Path of the JSON file.
-
-    Raises:
-        FileExistsError: For a name that is taken, unless ``overwrite``.
-        ValueError: For a bad name, numbers that are not finite, an empty command, a figure without alt text or a claim
-            that has no rule.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = record("run", title="A run", config={"lr": 0.1}, measured={"ours": {"psnr": 21.0}}, seeds=[0],
-    ...                   command="make run", seconds=1, device="cpu", folder=folder)
-    ...     path.name, load_recorded("run", folder).measured
-    ('run.json', {'ours': {'psnr': [21.0]}})
-    """
-    path = _path(name, folder)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: choose another name, or say overwrite=True")
-    if not command.strip():
-        raise ValueError(f"{name}: a recorded run needs the command that repeats it")
-    if isinstance(claims, str):
-        raise ValueError(f"{name}: claims must be a sequence of ids, not the word {claims!r}")
-    if unknown := [id for id in claims if id not in load_rules()]:
-        raise ValueError(f"{name}: claims names {', '.join(unknown)}, for which rules.yml has no rule")
-    given = dict(claims) if isinstance(claims, Mapping) else {id: load_rules()[id].digest() for id in claims}
-    alt_text = alt or getattr(figure, "alt", "")
-    if figure is not None and not alt_text:
-        raise ValueError(f"{name}: the figure needs an alt text")
-    picture = render_png(figure) if figure is not None else None
-    if picture and photographs:
-        picture = webp(picture, lossless=False)
-    data = {
-        "name": name,
-        "title": title,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device,
-        "commit": commit_of(path.parent),
-        "command": command,
-        "script_sha256": sha256(Path(script).read_bytes()) if script else "",
-        "seeds": list(seeds),
-        "seconds": round(seconds, 1),
-        "config": plain(config),
-        "rules": given,
-        "networks": {n: [f] if isinstance(f, str) else sorted(set(f)) for n, f in (networks or {}).items()},
-        "measured": _nested(measured, name),
-        "note": note,
-        "alt": alt_text,
-        "picture_sha256": picture and sha256(picture),
-    }
-    if picture:  # first the picture, then the record that vouches for it
-        with atomic_path(path.with_suffix(".webp" if photographs else ".png")) as temporary:
-            temporary.write_bytes(picture)
-        path.with_suffix(".png" if photographs else ".webp").unlink(missing_ok=True)
-    write_json(path, data)
-    return path
-
-
 def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
     """The recorded run of that name; what has changed since it was made is warned of, see :func:`check_records`.
 
@@ -298,7 +196,7 @@ def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
     Traceback (most recent call last):
     FileNotFoundError: no recorded run 'no_such_run' in book...recorded; there is ...
     """
-    path = _path(name, folder)
+    path = path_of(name, folder)
     if not path.is_file():
         present = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise FileNotFoundError(f"no recorded run {name!r} in {path.parent}; there is {present}")
@@ -321,6 +219,7 @@ def check_records(folder: str | Path | None = None) -> list[str]:
     another run. Of runs that name no claims and no networks, as those from before these were recorded, nothing is said.
 
     >>> import tempfile
+    >>> from invkit.book import record
     >>> facts = dict(title="t", config={}, command="make", seeds=[0], seconds=1, device="cpu")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for name, networks in (("first", {"net": "a1"}), ("second", {"net": "b2"})):
@@ -413,6 +312,7 @@ def show_recorded(name: str, folder: str | Path | None = None) -> Recorded | Mis
         there or its picture is another one, a box that says so.
 
     >>> import tempfile
+    >>> from invkit.book import record
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = record("run", title="A run", config={}, measured={"ours": {"psnr": 21.0}}, seeds=[0],
     ...                   command="make run", seconds=1, device="cpu", folder=folder)
@@ -425,49 +325,7 @@ def show_recorded(name: str, folder: str | Path | None = None) -> Recorded | Mis
         return MissingRecord(name, str(error))
 
 
-def sha256(content: bytes) -> str:
-    """Hash of a file's content, in hexadecimal digits.
-
-    >>> sha256(b"")[:8]
-    'e3b0c442'
-    """
-    return hashlib.sha256(content).hexdigest()
-
-
-def commit_of(folder: Path) -> str:
-    """Short commit of the tree around ``folder``, marked if files were changed; ``unknown`` outside git."""
-    while not folder.exists():
-        folder = folder.parent
-    command = ["git", "describe", "--always", "--dirty=+changes", "--abbrev=10", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def _nested(measured: Mapping[str, Mapping[str, Any]], name: str) -> Measured:
-    """``measured`` in plain lists and summaries, checked."""
-    rows: Measured = {}
-    for row, columns in measured.items():
-        if not isinstance(columns, Mapping) or is_summary(columns) or not columns:
-            raise ValueError(f"{name}: measured must be {{row: {{column: numbers}}}}; there are no columns in {row!r}")
-        rows[row] = {}
-        for column, value in columns.items():
-            what = f"{name}, {row}: {column}"
-            rows[row][column] = summarise(value, what) if is_summary(value) else finite(value, what)
-    if not rows:
-        raise ValueError(f"{name}: measured is empty")
-    return rows
-
-
 def _seeds(seeds: Sequence[int]) -> str:
     """Seeds in a line: ``, seed 0`` or ``, seeds 0, 1, 2``."""
     names = ", ".join(map(str, seeds))
     return "" if not seeds else f", seed {names}" if len(seeds) == 1 else f", seeds {names}"
-
-
-def _path(name: str, folder: str | Path | None) -> Path:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
-        raise ValueError(f"name {name!r}: use lower-case letters, digits, '-', '_' and '.'")
-    return Path(folder or find_root() / "book/recorded", f"{name}.json")

@@ -40,7 +40,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from invkit.book.numbers import finite, format_summary, is_summary, summarise
-from invkit.book.recorded import record
+from invkit.book.record_file import record
 from invkit.book.verdicts import load_rules
 from invkit.core.rng import seeded
 from invkit.core.target import FrozenNetwork, Target
@@ -272,7 +272,7 @@ class Run:
         claims: Sequence[str] = (),
         networks: Mapping[str, FrozenNetwork] | Sequence[FrozenNetwork] = (),
     ) -> Path:
-        """Write the record of this run, see :func:`~invkit.book.recorded.record`.
+        """Write the record of this run, see :func:`~invkit.book.record_file.record`.
 
         It replaces an earlier one, but a trial replaces only its own.
 

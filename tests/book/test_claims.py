@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from invkit.book.claims import Claims, digest, find_root, load_claims, read_row
-from invkit.book.recorded import record
+from invkit.book.record_file import record
 from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_TESTED, load_rules
 
 ROOT = Path(__file__).resolve().parents[2]

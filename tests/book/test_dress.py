@@ -14,7 +14,8 @@ import torch
 
 from invkit import show
 from invkit.book.claims import Claims
-from invkit.book.recorded import load_recorded, record
+from invkit.book.record_file import record
+from invkit.book.recorded import load_recorded
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book/_ext"
 

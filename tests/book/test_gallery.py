@@ -13,7 +13,7 @@ from PIL import Image
 
 import invkit as ik
 from invkit import show
-from invkit.book.recorded import record
+from invkit.book.record_file import record
 from invkit.show.picture import render_png
 
 pytest.importorskip("myst_parser")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from invkit.book.recorded import check_records, commit_of, load_recorded, record, show_recorded
+from invkit.book.record_file import commit_of, record
+from invkit.book.recorded import check_records, load_recorded, show_recorded
 from invkit.book.verdicts import load_rules
 from invkit.show.grids import image_grid
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from invkit.book.recorded import load_recorded, sha256
+from invkit.book.record_file import sha256
+from invkit.book.recorded import load_recorded
 from invkit.book.recording import NETWORKS, Run, command_line, data_folder, published, recorded_run
 from invkit.book.verdicts import load_rules
 from invkit.testing import tiny_target

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from invkit.book.claims import Claims, load_claims
-from invkit.book.recorded import record
+from invkit.book.record_file import record
 from invkit.book.verdicts import VERDICTS, load_rules, mark
 
 pytest.importorskip("myst_nb")
