@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from invkit.core.results import FitResult
 from invkit.core.rng import default_generator, isolated_rng
-from invkit.engine.fit import Callback, FitConfig, Learner, epochs, fit
+from invkit.engine.fit import Callback, FitConfig, epochs, fit
+from invkit.engine.learner import Learner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

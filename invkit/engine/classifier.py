@@ -20,7 +20,8 @@ from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
 from invkit.data.datasets import DataSet, Split
 from invkit.engine.cache import cache_path, load_or_fit
-from invkit.engine.fit import Callback, FitConfig, Learner, detached, epochs, fit, total
+from invkit.engine.fit import Callback, FitConfig, epochs, fit
+from invkit.engine.learner import Learner, detached, total
 from invkit.metrics.quality import accuracy
 from invkit.networks.classifiers import build
 from invkit.transforms.jitter import apply_jitter, draw_jitter

@@ -16,7 +16,8 @@ from invkit.core.results import FitResult
 from invkit.core.rng import isolated_rng, seeded, spawn
 from invkit.data.datasets import DataSet
 from invkit.engine.cache import cache_path, load_or_fit
-from invkit.engine.fit import Callback, FitConfig, Learner, epochs, fit
+from invkit.engine.fit import Callback, FitConfig, epochs, fit
+from invkit.engine.learner import Learner
 from invkit.networks.gan import Discriminator, GANGenerator
 from invkit.objectives.losses import hinge_discriminator, hinge_generator
 from invkit.transforms.jitter import apply_jitter, draw_jitter

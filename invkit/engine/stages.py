@@ -13,7 +13,8 @@ import torch
 from invkit.core.config import plain
 from invkit.core.files import load_state, read_json, save_state, write_json
 from invkit.core.results import FitResult, Stopped
-from invkit.engine.fit import Batches, Callback, FitConfig, Learner, fit, require_trained
+from invkit.engine.fit import Batches, Callback, FitConfig, fit, require_trained
+from invkit.engine.learner import Learner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from invkit.core.config import Config, config_hash, plain
 from invkit.core.rng import default_generator
 from invkit.core.target import FrozenNetwork
-from invkit.engine.fit import Callback, FitConfig, Learner, detached, total
+from invkit.engine.fit import Callback, FitConfig
+from invkit.engine.learner import Learner, detached, total
 from invkit.engine.stages import StageFolder, StagesResult
 from invkit.networks.block_inverses import BlockInverse
 from invkit.networks.inverse import ChainInverse

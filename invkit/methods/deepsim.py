@@ -17,7 +17,8 @@ from torch import Tensor
 from invkit.core.results import FitResult
 from invkit.core.rng import default_generator, isolated_rng
 from invkit.core.target import Target
-from invkit.engine.fit import Callback, FitConfig, Learner, detached, epochs, fit, total
+from invkit.engine.fit import Callback, FitConfig, epochs, fit
+from invkit.engine.learner import Learner, detached, total
 from invkit.networks.gan import Discriminator
 from invkit.networks.upconv import UpConvGenerator
 

@@ -16,7 +16,8 @@ from torch.optim.swa_utils import update_bn
 from invkit.core.results import FitResult
 from invkit.core.rng import default_generator, isolated_rng, seeded, spawn
 from invkit.core.target import Target
-from invkit.engine.fit import Callback, FitConfig, FitStep, Learner, detached, fit, total
+from invkit.engine.fit import Callback, FitConfig, FitStep, fit
+from invkit.engine.learner import Learner, detached, total
 from invkit.metrics.quality import accuracy
 from invkit.networks.conditional_generator import KINDS, ConditionalGenerator, Conditioning, Conditions, Kind
 from invkit.networks.sampling import TrainedGenerator

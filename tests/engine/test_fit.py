@@ -19,7 +19,8 @@ from invkit.core.results import DivergedError
 from invkit.core.rng import seeded
 from invkit.data.datasets import DataSet, load_data
 from invkit.engine.classifier import ClassifierConfig, load_or_train, train_classifier, weights_path
-from invkit.engine.fit import FitConfig, FitStep, Learner, detached, epochs, fit, lr_factor, total
+from invkit.engine.fit import FitConfig, FitStep, epochs, fit, lr_factor
+from invkit.engine.learner import Learner, detached, total
 from invkit.networks.classifiers import build
 
 
