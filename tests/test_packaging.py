@@ -193,7 +193,7 @@ def test_ci_calls_the_readme_commands():
 
 
 def test_ci_says_once_more_what_the_build_warned_of(tmp_path):
-    build = "reading sources\\n/a/01.ipynb: WARNING: the run refutes the sentence x\\nwriting pages\\n"
+    build = "  FAILED      02_x  3 s\\nreading\\n/a/01.ipynb: WARNING: the run refutes the sentence x\\nwriting\\n"
     stubs = {"make": f"[ $1 = test ] || {{ printf '{build}'; exit 1; }}", "apt-get": ""}
     for command, script in stubs.items():
         (tmp_path / command).write_text(f"#!/bin/sh\n{script}\n")
@@ -201,7 +201,8 @@ def test_ci_says_once_more_what_the_build_warned_of(tmp_path):
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     run = subprocess.run([ROOT / ".ci/run"], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "WARNING: the run refutes the sentence x" in run.stdout.partition("== tests: passed")[2]
+    after = run.stdout.partition("== tests: passed")[2].splitlines()
+    assert {"  FAILED      02_x  3 s", "/a/01.ipynb: WARNING: the run refutes the sentence x"} <= set(after)
 
 
 def test_the_repository_address_is_the_same_everywhere():

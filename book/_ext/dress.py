@@ -266,7 +266,7 @@ def typeset(html: str) -> str:
 
 
 def keep_names(table: Tag) -> None:
-    """Names of networks and data stay in one line, and those of recorded runs break after an underscore alone."""
+    """Short names of networks and data stay in one line; those of recorded runs break after an underscore first."""
     for text in [text for text in table.find_all(string=True) if text.find_parent("td")]:
         kept = NAME.sub(r'<span class="inv-whole">\g<0></span>', escape(text, quote=False)).replace("_", "_<wbr/>")
         if kept != escape(text, quote=False):

@@ -1,6 +1,7 @@
 """What the book's own pages need: the runner of notebooks, its parameters, claims, recorded runs."""
 
 from invkit.book.claims import Claims, load_claims
+from invkit.book.numbers import over_seeds
 from invkit.book.parameters import check_parameters
 from invkit.book.record_file import record
 from invkit.book.recorded import load_recorded, show_recorded
@@ -15,6 +16,7 @@ __all__ = [
     "load_claims",
     "load_recorded",
     "measure",
+    "over_seeds",
     "record",
     "show_recorded",
 ]

@@ -102,23 +102,45 @@ def format_summary(summary: Summary) -> str:
     return f"{mean:,.{decimals}f} ± {spread if seen else format_number(sd, 1)}"
 
 
+def over_seeds(values: Iterable[float], unit: str = "") -> str:
+    """The mean of numbers, one for each seed, with ± their standard deviation, for a sentence.
+
+    Args:
+        values: Of each seed; of a single one there is no spread.
+        unit: What follows; shares become percent with ``"%"``.
+
+    Returns:
+        The words, with as many decimals as the spread deserves.
+
+    >>> over_seeds([18.4, 18.6], "dB"), over_seeds([0.98, 1.0, 0.99], "%"), over_seeds([0.5], "%")
+    ('18.5 ± 0.1 dB', '99.0 ± 1.0%', '50%')
+    """
+    scale = 100 if unit == "%" else 1
+    text = format_summary(summarise([scale * float(value) for value in values], "over_seeds"))
+    return text + (unit if unit == "%" else f" {unit}" if unit else "")
+
+
 def format_interval(mean: float, low: float, high: float, beside: Iterable[float] = ()) -> str:
     """A mean with the ends of its interval, all with the decimals that give half of its width two significant digits.
 
     Args:
         mean: What the interval is of.
         low, high: Its ends.
-        beside: Thresholds from which an end, where it is not the same, must stay apart; more decimals show that.
+        beside: Thresholds; there are more decimals where rounding would move an end to another side of one of them.
 
     >>> format_interval(-2.361, -2.53, -2.2), format_interval(2.0, 0.04, 3.96, beside=[0])
     ('-2.36 [-2.53, -2.20]', '2.00 [0.04, 3.96]')
     """
-    decimals = _decimals((high - low) / 2, 2) if high > low else 2
-    pairs = [(end, threshold) for threshold in beside for end in (low, high) if end != threshold]
-    while decimals < 6 and any(round(end, decimals) == threshold for end, threshold in pairs):
+    decimals = min(6, _decimals((high - low) / 2, 2)) if high > low else 2
+    pairs = [(end, threshold) for threshold in beside for end in (low, high)]
+    while decimals < 6 and any(_side(round(end, decimals), of) != _side(end, of) for end, of in pairs):
         decimals += 1
     mean, low, high = (round(value, decimals) + 0.0 for value in (mean, low, high))  # no minus before a zero
     return f"{mean:,.{decimals}f} [{low:,.{decimals}f}, {high:,.{decimals}f}]"
+
+
+def _side(value: float, threshold: float) -> int:
+    return (value > threshold) - (value < threshold)
 
 
 def _decimals(value: float, digits: int) -> int:

@@ -199,7 +199,8 @@ class Effect:
         """
         unit = f" {part.unit}" if part.unit else ""
         effect = signed(self.mean)
-        if self.low is not None and self.high is not None and self.low != self.high:
+        # Numbers that are the same but for rounding have no interval to show.
+        if self.low is not None and self.high is not None and not math.isclose(self.low, self.high, abs_tol=1e-9):
             effect = format_interval(self.mean, self.low, self.high, (part.holds, part.absent)).replace("-", "−")
         name = f"{part.name}: " if part.name else ""
         counts = self.verdict not in (HOLDS, NOT_TESTED) and part.absent != part.holds

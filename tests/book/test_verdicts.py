@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from invkit.book.claims import load_claims
+from invkit.book.numbers import format_interval
 from invkit.book.verdicts import (
     CONTRADICTED,
     HOLDS,
@@ -259,3 +260,23 @@ def test_marks_differ_without_colour():
 
 def test_an_effect_without_chance_shows_no_interval():
     assert Effect.of([0.5], Part(quantity="saving", holds=0.1), exact=True).against(PART) == "0.5 dB against 1 dB"
+
+
+@pytest.mark.parametrize(
+    ("ends", "thresholds", "expected"),
+    [
+        ((-2.53, -2.2), (), "-2.37 [-2.53, -2.20]"),
+        ((0.04, 3.96), (0,), "2.00 [0.04, 3.96]"),  # and not 0.0, which is the threshold
+        ((0.146, 0.5), (0.148,), "0.323 [0.146, 0.500]"),  # and not 0.15, which is above it
+        ((-0.004, 0.5), (1,), "0.25 [0.00, 0.50]"),  # no minus before a zero
+        ((1 - 0.9, 1 - 0.9 + 1e-15), (0,), "0.100000 [0.100000, 0.100000]"),
+        ((-1200, 3400), (0,), "1,100 [-1,200, 3,400]"),
+    ],
+)
+def test_ends_of_intervals_have_the_decimals_that_their_width_deserves(ends, thresholds, expected):
+    assert format_interval(sum(ends) / 2, *ends, thresholds) == expected
+
+
+def test_numbers_that_differ_by_rounding_alone_have_no_interval_to_show():
+    effect = Effect.of([1.0 - 0.9, 0.25 - 0.15, 0.95 - 0.85], Part(quantity="gain", holds=0.5))
+    assert effect.against(Part(quantity="gain", holds=0.5)) == "0.1 against 0.5, absent at 0"
