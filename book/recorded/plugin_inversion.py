@@ -19,6 +19,7 @@ networks that are in neither torchvision nor the package.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,10 @@ REFINED: dict[str, Any] = {
     "cross_entropy": 10.0, "tv": 0.3, "l2": 0.0, "batch_norm": 1.0,
 }  # fmt: skip
 EIGHT = (*CLASSES, "zebra", "lemon")
+TWENTY = (
+    *EIGHT, "tree frog", "hummingbird", "tusker", "giant panda", "acoustic guitar", "basketball", "pirate", "sombrero",
+    "spider web", "strawberry", "traffic light", "teddy",
+)  # fmt: skip
 STAGES: dict[str, dict[str, Any]] = {
     "both": {}, "zoom alone": {"centering": False}, "centering alone": {"zoom": False},
     "neither": {"zoom": False, "centering": False},
@@ -165,7 +170,7 @@ def small(images: Tensor) -> Tensor:
 
 
 @recorded_run(data=True, smoke={"seeds": 1, "classes": 2, "photographs": 3})
-def imagenet(run: Run, *, seeds: int = 3, classes: int = 8, photographs: int = 143) -> None:
+def imagenet(run: Run, *, seeds: int = 3, classes: int = 20, photographs: int = 143) -> None:
     """Three networks under one setting, one of them without zoom or centering, all judged by EfficientNet-Lite2."""
     verifier = run.network(LITE2)
     real, truth = photos(run, verifier.spec.classes, photographs)
@@ -174,10 +179,15 @@ def imagenet(run: Run, *, seeds: int = 3, classes: int = 8, photographs: int = 1
     rows |= {TITLES[name]: (name, {}) for name in (SQUEEZENET, LITE0)}
     for row, (name, changes) in rows.items():
         target = run.network(name)
-        labels = torch.tensor([target.spec.classes.index(c) for c in EIGHT[:classes]])
+        labels = torch.tensor([target.spec.classes.index(c) for c in TWENTY[:classes]])
         for seed in range(seeds):
             start = run.seconds
-            made = invert(run, target, labels, SMOOTH | changes, seed)
+            settings = SMOOTH | changes
+            made = run.kept(
+                "imagenet",
+                settings | {"network": target.fingerprint(), "classes": labels.tolist(), "seed": seed},
+                functools.partial(invert, run, target, labels, settings, seed),
+            )
             images.setdefault(row, made)
             run.row(row, with_content(target, verifier, made, labels) | {"minutes": (run.seconds - start) / 60})
     target = run.network(TINYDARKNET)
@@ -187,10 +197,10 @@ def imagenet(run: Run, *, seeds: int = 3, classes: int = 8, photographs: int = 1
     run.record(
         "plugin_inversion_imagenet",
         title="Plug-In Inversion of three ImageNet networks at 224 pixels under one setting, by seed",
-        config=STAGES | {"in all": SMOOTH | {"bf16": True, "classes": EIGHT[:classes]}},
+        config=STAGES | {"in all": SMOOTH | {"bf16": True, "classes": TWENTY[:classes]}},
         seeds=seeds,
         claims=("pii.universal", "pii.zoom", "pii.both", "pii.centering"),
-        figure=picture(run, images, "Lite2", EIGHT),
+        figure=picture(run, images, "Lite2", TWENTY),
         note=f"One image of each of {classes} classes and seed, so a step of {1 / classes:.1%}; the first {SHOWN} are "
         "shown, reduced. One setting for all networks. The judge is EfficientNet-Lite2, a larger relative of Lite0 and "
         "none of the others; photographs, which may have been training images, and noise are judged by it as well. The "

@@ -32,7 +32,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from PIL import Image
@@ -40,8 +40,10 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from invkit.book.numbers import finite, format_summary, is_summary, summarise
-from invkit.book.record_file import record
+from invkit.book.record_file import commit_of, record
 from invkit.book.verdicts import load_rules
+from invkit.core.config import config_hash
+from invkit.core.files import load_state, save_state
 from invkit.core.rng import seeded
 from invkit.core.target import FrozenNetwork, Target
 from invkit.data.datasets import Split, load_data
@@ -237,6 +239,37 @@ class Run:
         data = load_data(f"folder:{path}")
         made = torch.cat([part.images for part in (data.train, data.test, data.heldout)])
         return made[torch.randperm(len(made), generator=seeded(seed))]
+
+    def kept(self, name: str, settings: Mapping[str, Any], make: Callable[[], Tensor]) -> Tensor:
+        """A tensor that takes long: where an earlier run stopped, what it left in :attr:`work` serves again.
+
+        What the earlier run spent on it counts as this one's time.
+
+        Args:
+            name: Of the file.
+            settings: Plain values that decide it besides the commit; with others it is made anew.
+            make: Makes it.
+
+        Returns:
+            What ``make`` returned, now or then.
+
+        >>> run = Run(command="make run", script=Path("run.py"), work=Path(tempfile.mkdtemp()))
+        >>> run.kept("images", {"seed": 0}, lambda: torch.zeros(2))
+        tensor([0., 0.])
+        >>> run.kept("images", {"seed": 0}, lambda: torch.ones(2))
+        tensor([0., 0.])
+        >>> run.kept("images", {"seed": 1}, lambda: torch.ones(2))
+        tensor([1., 1.])
+        """
+        path = self.work / f"{name}-{config_hash([commit_of(self.script.parent), settings])}.pt"
+        if path.exists():
+            state = load_state(path)
+            self.earlier[path.name] = state["seconds"]
+            return cast(Tensor, state["made"])
+        start = time.perf_counter()
+        made = make()
+        save_state(path, {"made": made, "seconds": time.perf_counter() - start})
+        return made
 
     def row(self, name: str, columns: Mapping[str, Any]) -> None:
         """Add numbers to a row of the table, and print it.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from invkit.book.record_file import sha256
 from invkit.book.recorded import load_recorded
@@ -152,6 +154,24 @@ def test_a_run_without_plain_defaults_is_no_recorded_run():
 def test_time_of_earlier_runs_counts(tmp_path):
     run = Run(command="x", script=Path(__file__), work=tmp_path, earlier={"training": 1000.0})
     assert run.seconds >= 1000
+
+
+def test_what_an_earlier_run_left_serves_again_and_its_time_counts(tmp_path):
+    target, made = tiny_target(), []
+
+    def images() -> torch.Tensor:
+        made.append(True)
+        time.sleep(0.05)
+        return torch.full((2,), float(len(made)))
+
+    for seed, kept in ((0, 1.0), (0, 1.0), (1, 2.0), (0, 1.0), (1, 2.0)):
+        run = Run(command="x", script=Path(__file__), work=tmp_path)
+        got = run.kept("images", {"network": target.fingerprint(), "seed": seed}, images)
+        assert got.tolist() == [kept, kept]
+        assert run.seconds >= 0.05
+    assert len(made) == 2
+    other_commit = Run(command="x", script=tmp_path / "outside_git.py", work=tmp_path)
+    assert other_commit.kept("images", {"network": target.fingerprint(), "seed": 0}, images)[0] == 3
 
 
 def test_a_number_that_is_none_is_refused(tmp_path):
