@@ -26,7 +26,7 @@ from sphinx.util import logging
 
 from invkit.book.claims import anchor
 from invkit.show.panels import dot_panels
-from invkit.show.picture import img_tag, render_png, webp
+from invkit.show.picture import CSS_DPI, PHONE, img_tag, render_png, webp
 
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
@@ -39,7 +39,7 @@ MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|[KMG]iB|px|pixels?|s|ms|min|minutes?|seconds?|images?|steps?)(?![\w-]))")
 INTERVAL = re.compile(r"\[([-−+]?[\d.]+), ([-−+]?[\d.]+)\]")
 NAME = re.compile(r"(?<![\w-])(?=[\w-]{4,12}(?![\w-]))[A-Z]\w*(?:-[A-Z\d]\w*)+")  # as ResNet-20; longer ones may break
-PICTURE = re.compile(r'(\bsrc=|"src": )"data:image/(\w+);base64,([^"]+)"')
+PICTURE = re.compile(r'(\bsrc=|\bsrcset=|"src": )"data:image/(\w+);base64,([^"]+)"')
 EVERYDAY = {
     "claim",
     "comparison",
@@ -311,10 +311,10 @@ def draw(rows: list[list[str]]) -> str:
     frame = pd.DataFrame([line[1:] for line in rows[1:]], [line[0] for line in rows[1:]], rows[0][1:])
     means, spreads = frame.map(lambda word: number(word)[0]), frame.map(lambda word: number(word)[1])
     try:
-        figure = dot_panels(means, spreads)
+        figure, narrow = dot_panels(means, spreads), dot_panels(means, spreads, width=round(PHONE * CSS_DPI))
     except ValueError:
         return ""
-    return img_tag(webp(render_png(figure)), figure.alt)
+    return img_tag(webp(render_png(figure)), figure.alt, webp(render_png(narrow)))
 
 
 def number(word: str) -> tuple[float, float]:

@@ -27,9 +27,9 @@ document.addEventListener("DOMContentLoaded", function () {
     image.style.imageRendering = getComputedStyle(picture).imageRendering;
     image.style.width = Math.max(picture.naturalWidth, 2 * picture.width) + "px";
   }
-  // A picture that a phone would show at less than half its size gets a place to be moved in.
+  // A picture that a phone would show at less than half its size gets a place to be moved in; charts have a narrow one.
   function widen(picture) {
-    if (picture.matches(".inv-tile, .hero img") || picture.naturalWidth < 1000 || picture.closest(".inv-scroll")) return;
+    if (picture.matches(".inv-tile, .hero img, picture img") || picture.naturalWidth < 1000 || picture.closest(".inv-scroll")) return;
     var place = document.createElement("div");
     place.className = "inv-scroll";
     picture.classList.add("inv-wide");

@@ -16,13 +16,16 @@ NAMES = 200  # of these for the names of the rows
 NARROWEST = 100  # a panel; more columns than fit go into a second band
 
 
-def dot_panels(means: pd.DataFrame, spreads: pd.DataFrame | None = None, *, title: str | None = None) -> Canvas:
+def dot_panels(
+    means: pd.DataFrame, spreads: pd.DataFrame | None = None, *, title: str | None = None, width: int = WIDTH
+) -> Canvas:
     """Numbers of many rows as dots, where a table would have to be read line by line.
 
     Args:
         means: A row for each name, in its index, and a column for each score; empty cells stay empty.
         spreads: Of the same form, drawn as bars to both sides.
         title: Heading of the figure.
+        width: CSS pixels; fewer panels stand side by side where it is small, and names of rows are shorter.
 
     Returns:
         A figure whose alt text tells each column's range and where its ends are. A column of positive numbers whose
@@ -41,13 +44,14 @@ def dot_panels(means: pd.DataFrame, spreads: pd.DataFrame | None = None, *, titl
     shown = [column for column in numbers.columns if np.isfinite(numbers[column]).any()]
     if not len(numbers) or not shown:
         raise ValueError("dot_panels was given no row with a finite number")
-    across = min(len(shown), max(1, (WIDTH - NAMES) // NARROWEST))
+    for_names = min(NAMES, 2 * width // 5)
+    across = min(len(shown), max(1, (width - for_names) // NARROWEST))
     bands = -(-len(shown) // across)
     height = bands * (18 * len(numbers) + 56) + 16
-    names = [textwrap.shorten(str(name), 40, placeholder=" …") for name in numbers.index]
+    names = [textwrap.shorten(str(name), for_names // 5, placeholder=" …") for name in numbers.index]
     with styled():
         layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.06)
-        figure = Canvas(figsize=(WIDTH / CSS_DPI, height / CSS_DPI), layout=layout)
+        figure = Canvas(figsize=(width / CSS_DPI, height / CSS_DPI), layout=layout)
         figure.chart = True
         grid = figure.subplots(bands, across, sharey=True, squeeze=False)
         places = np.arange(len(numbers))

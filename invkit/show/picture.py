@@ -10,15 +10,20 @@ from __future__ import annotations
 import base64
 import html
 import io
+import pickle
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
 CSS_DPI = 96  # a browser's pixels per inch
 SHARPNESS = 2  # image pixels per CSS pixel: crisp on dense screens, still whole for pixelated images
+PHONE = 3.7  # inches: the width of a page's text on a phone
+PHONE_RULE = "(max-width: 40rem)"  # as in the book's style sheets
 
 
 class Canvas(Figure):
@@ -48,13 +53,16 @@ class Described:
     alt: str
     caption: str | None = None
     chart: bool = False
+    narrow: bytes | None = None
+    """The same chart at the width of a phone, shown there in its place."""
 
     def _repr_html_(self) -> str:
         text = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
         # A div where there is no caption: the book wraps numbered figures in a <figure> of its own.
         tag = "figure" if self.caption else "div"
         kind = "inv-figure inv-chart" if self.chart else "inv-figure"
-        return f'<{tag} class="{kind}">{img_tag(webp(self.png), self.alt)}{text}</{tag}>'
+        image = img_tag(webp(self.png), self.alt, self.narrow and webp(self.narrow))
+        return f'<{tag} class="{kind}">{image}{text}</{tag}>'
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         png = base64.b64encode(self.png).decode()
@@ -80,7 +88,9 @@ def described(figure: Figure, alt: str, caption: str | None = None) -> Described
     """
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows")
-    picture = Described(render_png(figure), " ".join(alt.split()), caption, chart=getattr(figure, "chart", False))
+    chart = getattr(figure, "chart", False)
+    narrow = render_narrow(figure) if chart else None
+    picture = Described(render_png(figure), " ".join(alt.split()), caption, chart=chart, narrow=narrow)
     plt.close(figure)
     return picture
 
@@ -101,6 +111,55 @@ def render_png(figure: Figure) -> bytes:
         }
         figure.savefig(buffer, format="png", **options)
     return buffer.getvalue()
+
+
+def render_narrow(figure: Figure) -> bytes | None:
+    """A chart of one panel as PNG at the width of a phone, its words as large as they were.
+
+    Args:
+        figure: The chart; it stays as it is.
+
+    Returns:
+        The picture; None for a figure that is narrow already, and for one of several panels.
+
+    >>> wide, narrow = Canvas(figsize=(6, 3)), Canvas(figsize=(3, 3))
+    >>> axes = wide.add_subplot(), narrow.add_subplot()
+    >>> css_size(render_narrow(wide))[0], render_narrow(narrow)
+    (355, None)
+    """
+    if figure.get_figwidth() <= PHONE or len(figure.axes) != 1:
+        return None
+    figure = pickle.loads(pickle.dumps(figure))
+    (axes,) = figure.axes
+    height = figure.get_figheight()
+    if old := axes.get_legend():
+        texts = old.get_texts()
+        look: dict[str, Any] = {"frameon": False, "handlelength": 3.5, "fontsize": texts[0].get_fontsize()}
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.22), "borderaxespad": 0}
+        lines = [line for line in old.legend_handles if line is not None]
+        axes.legend(lines, [text.get_text() for text in texts], **look, **place)
+        height += 0.2 * len(texts)
+    rows_named = isinstance(axes.yaxis.get_major_locator(), FixedLocator)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_text(textwrap.fill(label.get_text(), 24 if rows_named else 34))
+    if title := axes.get_title(loc="left"):
+        axes.set_title(textwrap.fill(title, 34), loc="left")
+    if rows_named:
+        names = [textwrap.fill(label.get_text(), 18) for label in axes.get_yticklabels()]
+        axes.set_yticks(axes.get_yticks(), names)
+        height += 0.12 * sum(name.count("\n") for name in names)
+    if axes.get_xscale() == "linear" and not isinstance(axes.xaxis.get_major_locator(), FixedLocator):
+        axes.xaxis.set_major_locator(MaxNLocator(3 if rows_named else 4))
+    figure.set_size_inches(PHONE, height)
+    figure.draw_without_rendering()
+    taken = float("inf")
+    for label in reversed(axes.get_xticklabels()):  # the last is kept, and whatever then does not touch
+        box = label.get_window_extent()
+        if box.x1 > taken:
+            label.set_visible(False)
+        else:
+            taken = box.x0 - 4
+    return render_png(figure)
 
 
 def css_size(data: bytes) -> tuple[int, int]:
@@ -143,10 +202,20 @@ def png(picture: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def img_tag(data: bytes, alt: str) -> str:
-    """An ``<img>`` of the encoded image: on a white card, never wider than its page."""
+def img_tag(data: bytes, alt: str, narrow: bytes | None = None) -> str:
+    """An ``<img>`` of the encoded image: on a white card, never wider than its page.
+
+    Args:
+        data: The encoded image.
+        alt: What it shows, in a sentence.
+        narrow: What a phone shows in its place.
+    """
     width, height = css_size(data)
-    return (
+    image = (
         f'<img src="{data_uri(data)}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
         'style="background:#fff;max-width:100%;height:auto">'
     )
+    if narrow is None:
+        return image
+    size = 'width="{}" height="{}"'.format(*css_size(narrow))
+    return f'<picture><source media="{PHONE_RULE}" srcset="{data_uri(narrow)}" {size}>{image}</picture>'

@@ -282,6 +282,29 @@ def test_on_a_phone_a_wide_picture_can_be_moved_in_the_page_and_in_its_window(br
     browser.execute_script("document.querySelector('dialog.inv-large').close()")
 
 
+def test_a_chart_fits_a_phone_and_need_not_be_moved(browser, address, chapters, screen):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    screen(400)
+    (chapter,) = [name for name in chapters if "/04_" in name]
+    browser.get(f"{address}/{chapter}")
+    browser.execute_script("document.querySelectorAll('.inv-chart img').forEach(p => { p.loading = 'eager' })")
+    unread = "return [...document.querySelectorAll('.inv-chart img')].some(p => !p.complete)"
+    WebDriverWait(browser, 30).until_not(lambda b: b.execute_script(unread))
+    charts = browser.execute_script("""
+        return [...document.querySelectorAll('.inv-chart img')].map(picture => {
+            const box = picture.getBoundingClientRect()
+            return [box.left, box.right, picture.naturalWidth / box.width, !!picture.closest('.inv-scroll')]
+        })
+    """)
+    assert charts
+    for left, right, pixels, moved in charts:
+        assert left >= 0
+        assert right <= 400
+        assert 1.8 < pixels < 2.3, "words are as large as in the wide chart"
+        assert not moved
+
+
 def test_the_map_of_methods_is_a_list_of_cards_on_a_phone(browser, address, screen):
     screen(400)
     browser.get(f"{address}/book/methods.html")

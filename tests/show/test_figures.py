@@ -2,17 +2,21 @@
 
 import base64
 import io
+import itertools
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
 from invkit.analysis.feature_space import Regions
+from invkit.show import dot_panels, picture
 from invkit.show.figures import heat_map, loss_curves
 from invkit.show.grids import image_grid, image_rows
-from invkit.show.picture import described, render_png
+from invkit.show.picture import css_size, described, render_png
 from invkit.show.planes import feature_planes
 from invkit.show.spread import bar_with_spread, curve_with_spread, histogram
 
@@ -201,6 +205,48 @@ def test_charts_say_that_they_are_charts_and_images_do_not():
     shares = heat_map([{"x": 1, "y": 1, "share": 0.5}, {"x": 2, "y": 1, "share": 0.1}], "x", "y", "share")
     for images in (image_grid(torch.zeros(1, 1, 8, 8)), shares):
         assert 'class="inv-figure"' in images._repr_mimebundle_()["text/html"]
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        bar_with_spread({f"a rather long name of a row {i}": [0.1, 0.2] for i in range(4)}, ylabel="share " * 12),
+        curve_with_spread([1, 10, 1000, 2500, 4000], {"a": [range(5)]}, xlabel="images", ylabel="read", log_x=True),
+        loss_curves({f"cross-entropy, perturbed {i}": [1.0, 0.5] for i in range(4)}, title="A long heading " * 3),
+    ],
+)
+def test_a_phone_gets_a_chart_of_its_own_width_with_all_words_in_it(chart):
+    before = (chart.get_figwidth(), [label.get_text() for label in chart.axes[0].get_yticklabels()])
+    found = re.search(r'<source media="\(max-width: 40rem\)" srcset="data:image/webp;base64,([^"]+)"', html_of(chart))
+    assert css_size(base64.b64decode(found[1]))[0] <= 360
+    assert html_of(chart).count("<img") == 1
+    assert (chart.get_figwidth(), [label.get_text() for label in chart.axes[0].get_yticklabels()]) == before
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("L"))
+    edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
+    assert all(edge.min() == 255 for edge in edges), "nothing is cut off at a side"
+    assert (pixels < 128).mean() > 0.01
+
+
+def test_names_of_places_on_a_narrow_chart_do_not_touch(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(picture, "render_png", lambda figure: drawn.append(figure) or b"")
+    curves = curve_with_spread([1, 1000, 1100, 4000], {"a": [range(4)]}, xlabel="images", ylabel="read", log_x=True)
+    picture.render_narrow(curves)
+    labels = [label for label in drawn[0].axes[0].get_xticklabels() if label.get_visible()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert [label.get_text() for label in labels][-1] == "4,000"
+    assert len(labels) < 4
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_figures_of_several_panels_and_narrow_ones_have_no_other_for_a_phone():
+    panels = dot_panels(pd.DataFrame({"psnr": [20.0, 22.0], "read": [0.1, 0.2]}, index=["ours", "theirs"]))
+    assert "<source" not in html_of(panels)
+    assert "<source" not in html_of(image_grid(torch.zeros(1, 1, 8, 8)))
+
+
+def html_of(figure) -> str:
+    return figure._repr_mimebundle_()["text/html"]
 
 
 def test_long_names_of_a_legend_stand_in_two_columns():

@@ -33,6 +33,13 @@ def test_cells_without_a_number_have_no_dot_and_empty_columns_no_panel():
     assert "words" not in figure.alt
 
 
+def test_on_a_narrow_page_panels_stand_below_each_other():
+    wide, narrow = dot_panels(frame(columns=4)), dot_panels(frame(columns=4), width=355)
+    assert narrow.get_figwidth() * 96 == pytest.approx(355)
+    assert narrow.get_figheight() > 1.5 * wide.get_figheight()
+    assert len([axes for axes in narrow.axes if axes.has_data()]) == 4
+
+
 def test_more_columns_than_fit_go_into_another_band():
     wide = dot_panels(frame(columns=9))
     assert len([axes for axes in wide.axes if axes.has_data()]) == 9
