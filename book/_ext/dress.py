@@ -35,6 +35,7 @@ UNLIKE = "unlike-rows"  # tag of a cell whose long table has another quantity in
 HEAVY = 8_000  # characters of a picture within the page; larger ones become files
 DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
+SPREAD = re.compile(rf"^\s*[−+]?{DIGITS} ± {DIGITS}(?: ?[%\w]+)?\s*$")
 MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|[KMG]iB|px|pixels?|s|ms|min|minutes?|seconds?|images?|steps?)(?![\w-]))")
 INTERVAL = re.compile(r"\[([-−+]?[\d.]+), ([-−+]?[\d.]+)\]")
@@ -254,15 +255,26 @@ def typeset(html: str) -> str:
             table.wrap(soup.new_tag("div", attrs={"class": "inv-scroll"}))
         if "inv-claims" in table.get("class", []):
             keep_names(table)
-        # A style sheet keeps the numbers of recorded runs in a line on the screen, and lets them break on paper.
+        # A style sheet keeps the numbers of recorded runs whole on the screen, and lets them break on paper.
         keep = str if table.find_parent(class_="inv-recorded") else unbroken
         for text in table.find_all(string=True):
             if text.find_parent("td"):
-                text.replace_with(keep(MINUS.sub("−", str(text))))
+                words = MINUS.sub("−", str(text))
+                text.replace_with(spread_apart(words) if SPREAD.match(words) else keep(words))
     for sentence in soup.select(".inv-statements"):
         for text in sentence.find_all(string=True):
             text.replace_with(unbroken(MINUS.sub("−", str(text))))
     return str(soup)
+
+
+def spread_apart(words: str) -> BeautifulSoup:
+    """A number and its spread, which a style sheet sets beneath it where room is scarce.
+
+    >>> str(spread_apart("0.93 ± 0.02"))
+    '0.93 <span class="inv-spread">± 0.02</span>'
+    """
+    mean, spread = words.strip().split(" ± ")
+    return BeautifulSoup(f'{mean} <span class="inv-spread">± {spread}</span>', "html.parser")
 
 
 def keep_names(table: Tag) -> None:

@@ -287,4 +287,4 @@ def test_text_keeps_numbers_with_their_units():
 
 def test_numbers_of_a_recorded_run_may_break_on_paper():
     _, html, _ = page('<figure class="inv-recorded"><table><tr><td>-0.5 ± 0.1</td></tr></table></figure>')
-    assert "<td>−0.5 ± 0.1</td>" in html
+    assert '<td>−0.5 <span class="inv-spread">± 0.1</span></td>' in html
