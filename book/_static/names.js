@@ -21,8 +21,8 @@ document.addEventListener("DOMContentLoaded", function () {
   // What goes on at a side fades there.
   var signed = ".bd-content :is(.inv-scroll, .pst-scrollable-table-container, div.highlight pre, mjx-container[display='true'])";
   function sign(part) {
-    part.classList.toggle("inv-before", part.scrollLeft > 4);
-    part.classList.toggle("inv-after", part.scrollWidth - part.clientWidth - part.scrollLeft > 4);
+    part.classList.toggle("inv-fade-left", part.scrollLeft > 4);
+    part.classList.toggle("inv-fade-right", part.scrollWidth - part.clientWidth - part.scrollLeft > 4);
   }
   function follow(part) {
     watch.observe(part);

@@ -415,12 +415,12 @@ def test_what_goes_on_at_a_side_fades_there(browser, address, chapters, screen):
     state = """
         const parts = [...document.querySelectorAll('.bd-content :is(.inv-scroll, div.highlight pre)')];
         const wide = parts.filter(part => part.scrollWidth > part.clientWidth + 5);
-        return wide.map(part => [part.classList.contains('inv-before'), part.classList.contains('inv-after')]);
+        return wide.map(part => [part.classList.contains('inv-fade-left'), part.classList.contains('inv-fade-right')]);
     """
     at_first = browser.execute_script(state)
     assert len(at_first) > 5
     assert all(pair == [False, True] for pair in at_first)
-    browser.execute_script("document.querySelectorAll('.inv-after').forEach(part => part.scrollTo(9999, 0))")
+    browser.execute_script("document.querySelectorAll('.inv-fade-right').forEach(part => part.scrollTo(9999, 0))")
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     assert all(pair == [True, False] for pair in browser.execute_script(state))
 
