@@ -25,7 +25,7 @@ Ask = Callable[[Case, float], Section]
 SECTIONS: dict[str, tuple[Ask, str, float]] = {
     "identity": (identity, "Who it is", 0.02),
     "drawn": (drawn, "What can be drawn from the weights alone", 0.35),
-    "depth": (depth, "How deep features go back", 0.2),
+    "depth": (depth, "From how deep can the image be brought back?", 0.2),
     "classes": (classes, "What it takes for each class, and for garbage", 0.03),
     "leak": (leak, "Does it leak its training images?", 0.2),
     "remedies": (remedies, "What would help", 0.2),

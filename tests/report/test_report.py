@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from invkit.report import SECTIONS, Case, Pair, Pictures, Report, open_report
 from invkit.report import report as module
 from invkit.report.__main__ import main
 from invkit.report.section import Section
+from invkit.report.sections.classes import scrambled
 from invkit.report.sections.remedies import _summary as summary_of_remedies
 from invkit.testing import tiny_target
 
@@ -109,6 +111,38 @@ def test_all_measures_that_help_are_named_the_strongest_first():
     assert said.startswith("2 of 3 measures lower the AUROC of membership")
     assert said.index("strong (-0.30") < said.index("weak (-0.10")
     assert "none" not in said
+    assert "each tried on 3 networks" in said
+
+
+def test_images_are_scrambled_each_in_its_own_order():
+    image = torch.rand(1, 2, 9, 8, generator=ik.seeded(0))
+    mixed = scrambled(image.expand(6, -1, -1, -1), ik.seeded(0))
+    assert len({tuple(one.flatten().tolist()) for one in mixed}) == 6
+    for one in mixed:  # the ninth row fits no tile
+        assert torch.equal(one.flatten(1).sort().values, image[0, :, :8].flatten(1).sort().values)
+        tile = one[:, :2, :2]
+        tiles = image[0, :, :8].unfold(1, 2, 2).unfold(2, 2, 2).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        assert any(torch.equal(tile, other) for other in tiles), "a tile is whole, in all channels"
+
+
+def test_a_class_that_grey_does_not_become_stands_among_the_bars(at_home, monkeypatch):
+    report = open_report("my_file:make_net", "my.pt", least=True)
+    distances = torch.tensor([1.0, torch.inf] + [2.0] * 8)
+    classes = sys.modules["invkit.report.sections.classes"]  # the package has the function by this name
+    monkeypatch.setattr(classes, "distance_from_grey", lambda *_: distances)
+    section = report.ask("classes")
+    assert "1 (not reached);" in section.figures[0].alt
+    assert section.summary.startswith("At worst (")
+
+
+def test_few_others_are_called_all_of_them(at_home):
+    """A hundredth of forty held-out images is none of them."""
+    section = open_report("my_file:make_net", "my.pt", IMAGES, least=True).ask("leak")
+    assert list(section.tables["Members against others, this network"]["its answers"]) == [
+        "AUROC",
+        "p",
+        "members above every held-out image",
+    ]
 
 
 def test_a_transformer_is_inverted_by_pixels_where_no_inverse_can_be_learnt():
@@ -157,7 +191,7 @@ def test_a_section_that_fails_says_why_and_the_others_go_on(at_home, monkeypatch
     def broken(case, seconds):
         raise RuntimeError("the network refuses\nmore lines")
 
-    monkeypatch.setitem(SECTIONS, "depth", (broken, "How deep features go back", 0.2))
+    monkeypatch.setitem(SECTIONS, "depth", (broken, "From how deep can the image be brought back?", 0.2))
     report = open_report("my_file:make_net", "my.pt", least=True).run(["identity", "depth", "classes"])
     assert report.sections["depth"].skipped == "the network refuses"
     assert report.sections["classes"].summary

@@ -29,12 +29,12 @@ def classes(case: Case, seconds: float) -> Section:
         confidence, best = probabilities.max(1)
         common = int(best.bincount(minlength=len(names)).argmax())
         sure = float((confidence > SURE).double().mean())
-        rows[kind] = {
-            "images": len(images),
+        rows[kind] = {  # what the summary quotes comes first: a phone shows no more
+            f"surer than {100 * SURE:.0f} %": f"{100 * sure:.0f} %",
+            "mean confidence": f"{float(confidence.mean()):.2f}",
             "class most often": names[common],
             "its share": f"{100 * float((best == common).double().mean()):.0f} %",
-            "mean confidence": f"{float(confidence.mean()):.2f}",
-            f"surer than {100 * SURE:.0f} %": f"{100 * sure:.0f} %",
+            "images": len(images),
         }
         section.numbers[f"sure of {kind}"] = sure
         if kind not in ("training images", "held-out images") and sure >= worst[1]:
@@ -48,19 +48,24 @@ def classes(case: Case, seconds: float) -> Section:
     walk = partial(distance_from_grey, case.target, labels)
     steps = 3 if case.least else pace(walk, seconds, least=20, most=60)
     distance = walk(steps)
-    reached = distance.isfinite()
+    reached, missing = distance.isfinite(), " (not reached)"
     per_pixel = distance / torch.tensor(case.spec.shape, dtype=torch.float32).prod().sqrt()
     section.numbers["classes reached from grey"] = float(reached.double().mean())
     if reached.any():
-        bars = {names[c]: 255 * float(d) for c, d in zip(case.classes, per_pixel, strict=True) if d.isfinite()}
+        bars = {
+            names[c] + missing * bool(d.isinf()): 255 * float(d) if d.isfinite() else 0.0
+            for c, d in zip(case.classes, per_pixel, strict=True)
+        }
         canvas = bar_with_spread(bars, ylabel="change per pixel, of 255 levels")
+        canvas.alt = canvas.alt.replace(f"{missing} 0 ± 0", missing)
         far = "How far the pixels of a grey image move, in the root mean square"
         section.picture(canvas, f"{far}, until a class has {100 * SURE:.0f} %.")
     out = [names[c] for c, there in zip(case.classes, reached.tolist(), strict=True) if not there]
     if out:
         section.say(f"Within {steps} steps grey did not become {listed([quoted(name) for name in out])}.")
     section.summary = (
-        f"It is more than {100 * SURE:.0f} % sure of {100 * worst[1]:.0f} % of {worst[0]}, though they are of no class."
+        f"At worst ({worst[0]}) it is more than {100 * SURE:.0f} % sure of {100 * worst[1]:.0f} % of images that show "
+        "none of its classes."
     )
     if reached.any():
         change = 255 * float(per_pixel[reached].median())
@@ -100,7 +105,7 @@ def garbage(case: Case, count: int = 100) -> dict[str, Tensor]:
 
 
 def scrambled(images: Tensor, generator: torch.Generator, parts: int = 4) -> Tensor:
-    """Images ``(N, C, H, W)`` cut into parts that are put together in another order.
+    """Images ``(N, C, H, W)`` cut into parts that are put together in another order, each image in its own.
 
     >>> images = torch.rand(2, 1, 8, 8)
     >>> mixed = scrambled(images, torch.Generator())
@@ -112,7 +117,9 @@ def scrambled(images: Tensor, generator: torch.Generator, parts: int = 4) -> Ten
         return images
     images = images[..., :height, :width]
     tiles = images.unfold(2, height // parts, height // parts).unfold(3, width // parts, width // parts)
-    tiles = tiles.flatten(2, 3)[:, :, torch.randperm(parts * parts, generator=generator)].unflatten(2, (parts, parts))
+    tiles = tiles.flatten(2, 3)
+    order = torch.rand(len(images), parts * parts, generator=generator).argsort(1)
+    tiles = torch.stack([tile[:, row] for tile, row in zip(tiles, order, strict=True)]).unflatten(2, (parts, parts))
     return tiles.permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
 
 

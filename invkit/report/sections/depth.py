@@ -1,4 +1,4 @@
-"""How deep features go back: images from what the layers say of them."""
+"""From how deep an image can be brought back: images from what the layers say of them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Recovered = tuple[dict[str, Tensor], dict[str, int]]
 
 def depth(case: Case, seconds: float) -> Section:
     """Images from features of several depths, by learnt inverses or, for large images, by optimising pixels."""
-    section = Section(name="depth", title="How deep features go back")
+    section = Section(name="depth", title="From how deep can the image be brought back?")
     large = max(case.spec.size) > SMALL
-    sought, known, source = _images(case, 4 if large else 40)
+    sought, known, source, others = _images(case, 4 if large else 40)
     chain = _cut(case, large)
     learnt = not large
     if learnt:
@@ -52,10 +52,12 @@ def depth(case: Case, seconds: float) -> Section:
     }
     section.say(
         f"Features of {len(sought)} {source} were turned back into images",
-        f"by inverses that learnt from {len(known)} others (divide-and-conquer inversion)."
+        f"by inverses that learnt from {len(known)} {others} (divide-and-conquer inversion): whoever does this needs "
+        "the weights and such images."
         if learnt
         else "by optimising pixels until the features agree, with total variation.",
-        "PSNR is the mean over the images; the trivial answers know only each image's mean colour, or take the nearest "
+        "PSNR, the peak signal-to-noise ratio, is the mean over the images, and more is closer; the trivial answers "
+        "know only each image's mean colour, or take the nearest "
         f"other image. A depth counts as brought back where it is more than {MARGIN:g} dB above the better of them.",
     )
     rows = _rows(section, chain, sought, recovered | trivial, steps)
@@ -83,12 +85,14 @@ def _rows(
         rows[name] = {"PSNR, dB": f"{quality:.1f}"}
         if count := sizes.get(name):
             ratio = f"{count / values:.2g}"
-            rows[name] |= {"values": f"{count:,}", "values per value of the image": ratio, "steps": str(steps[name])}
+            rows[name] |= {
+                "feature values": f"{count:,}", "feature values per pixel value": ratio, "steps": str(steps[name]),
+            }  # fmt: skip
     return rows
 
 
-def _images(case: Case, count: int) -> tuple[Tensor, Tensor, str]:
-    """Images to be brought back, others that inverses learn from, and what they are: held-out ones if there are any."""
+def _images(case: Case, count: int) -> tuple[Tensor, Tensor, str, str]:
+    """Images to be brought back, others that inverses learn from, and what both are: held-out ones if there are any."""
     heldout, train = case.pair.heldout, case.pair.train
     pictures = heldout if heldout is not None else train
     if pictures is not None and len(pictures) >= 8:
@@ -96,11 +100,14 @@ def _images(case: Case, count: int) -> tuple[Tensor, Tensor, str]:
         pictures = pictures[order[: LEARNT_FROM + count]]
         count = min(count, len(pictures) // 4)
         own = pictures is heldout or heldout is not None
-        other = train if own and train is not None and len(train) >= 40 else pictures[slice(count, None)]
         source = "held-out images" if own else "training images"
-        return pictures.images[:count], other.some(LEARNT_FROM, case.seed).images, source
+        if own and train is not None and len(train) >= 40:
+            other, others = train, "of your training images"
+        else:
+            other, others = pictures[slice(count, None)], f"other {source}"
+        return pictures.images[:count], other.some(LEARNT_FROM, case.seed).images, source, others
     patches = photo_patches(300, case.spec, seeded(case.seed))
-    return patches[:count], patches[count:], "patches of two photographs, for want of images"
+    return patches[:count], patches[count:], "patches of two photographs, for want of images", "other patches"
 
 
 def _cut(case: Case, large: bool) -> Chain:

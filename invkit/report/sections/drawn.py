@@ -29,7 +29,9 @@ def drawn(case: Case, seconds: float) -> Section:
     parts = {name: weight for name, (weight, _) in ways.items()}
     names = [case.spec.classes[label] for label in case.classes]
     section.say(
-        f"No image was used here: each method got the weights, and {len(case.classes)} of the classes.", *reasons
+        f"No image was used here: each method got the weights, and {len(case.classes)} of the classes, and drew "
+        f"{len(case.labels)} images, as many of each class.",
+        *reasons,
     )
     rows, shown = {}, {}
     large = max(case.spec.size) > SMALL
@@ -60,7 +62,8 @@ def drawn(case: Case, seconds: float) -> Section:
     numbers = {name: str(row[_reader(case)]).split(" [")[0] for name, row in rows.items() if name in shown}
     heads = names[: len(next(iter(shown.values())))]
     canvas = image_rows(shown, heads, columns=columns, numbers=numbers, numbers_name=_reader(case))
-    section.picture(canvas, "Drawn from the weights alone, one image of each class.", lossless=not large)
+    first = f"the first {len(heads)} of {len(case.labels)} images of each method, each of another class"
+    section.picture(canvas, f"Drawn from the weights alone: {first}.", lossless=not large)
     section.summary = _summary(case, section, rows)
     return section
 

@@ -53,7 +53,7 @@ def leak(case: Case, seconds: float) -> Section:
         f"Three tests look for a leak, each at a level of {100 * (1 - LEVEL):.1f} %, so that a network that leaks "
         f"nothing is called leaking in one of twenty cases at most."
     )
-    control = _control(section)
+    control = _control(case, section)
     member = section.numbers["membership AUROC"]
     interval = f"[{section.numbers['membership low']:.2f}, {section.numbers['membership high']:.2f}]"
     verdict = f"It leaks, by {len(flags)} of {TESTS} tests ({', '.join(flags)})" if flags else "No leak was found"
@@ -84,10 +84,12 @@ def _membership(case: Case, train: Pictures, heldout: Pictures, section: Section
 
 
 def _row(measured: Membership) -> dict[str, str]:
+    # A hundredth of fewer than a hundred others is none of them.
+    caught = "members above every held-out image" if measured.others < 100 else "members caught at 1 % false alarms"
     return {
         "AUROC": f"{measured.auroc:.2f} [{measured.low:.2f}, {measured.high:.2f}]",
-        "members caught at 1 % false alarms": f"{100 * measured.caught:.0f} %",
         "p": f"{measured.p:.2g}",
+        caught: f"{100 * measured.caught:.0f} %",
     }
 
 
@@ -131,6 +133,7 @@ def _references(case: Case, seconds: float, section: Section) -> dict[str, Tenso
         low, high = mean_interval(values)
         section.numbers |= {f"{name} AUROC": sum(values) / len(values), f"{name} low": low, f"{name} high": high}
     section.numbers["networks whose canaries are found"] = sum(sure) / len(sure)
+    section.numbers["networks trained anew"] = count
     shape = "this network's shape" if case.same_shape else "a small convolutional network"
     section.table(f"Members against others, {count} networks of {shape}, each trained on half of your images", rows)
     return {"mean": sums / counts.clamp_min(1), "seen": counts}
@@ -179,10 +182,10 @@ def _drawn(case: Case, train: Pictures, heldout: Pictures, section: Section) -> 
         part = measure_leakage(images, near, far, groups=groups)
         parts[name], chances[name] = part, exchange_test(images, near, far, generator=seeded(case.seed))
         rows[name] = {
-            "nearest training image": f"{float(part.to_train.mean()):.3f}",
-            "nearest held-out image": f"{float(part.to_heldout.mean()):.3f}",
             "gap": f"{part.gap:+.3f} [{part.low:+.3f}, {part.high:+.3f}]",
             "p": f"{chances[name]:.2g}",
+            "nearest training image": f"{float(part.to_train.mean()):.3f}",
+            "nearest held-out image": f"{float(part.to_heldout.mean()):.3f}",
         }
         section.numbers |= {f"gap, {name}": part.gap, f"gap p, {name}": chances[name]}
     section.table("Similarity (SSIM) of drawn images to the nearest of equally many images of each kind", rows)
@@ -212,7 +215,7 @@ def _show_nearest(section: Section, name: str, drawn: Tensor, near: Tensor, far:
     )
 
 
-def _control(section: Section) -> str:
+def _control(case: Case, section: Section) -> str:
     """What the networks trained anew say of the measurement itself."""
     if "canaries AUROC" not in section.numbers:
         section.say(
@@ -234,6 +237,11 @@ def _control(section: Section) -> str:
     ends = f"[{section.numbers['networks trained anew low']:.2f}, {section.numbers['networks trained anew high']:.2f}]"
     section.say(
         f"Networks trained anew on half of the images each tell their own half with {anew:.2f} {ends}, the "
-        f"interval over networks: about what such images cost any network of this kind that is trained as long."
+        f"interval over networks: about what such images cost {_shape(case)} trained by this package's recipe."
     )
-    return f"; planted canaries {'were' if works else 'were not'} found ({canaries:.2f})"
+    count, found = int(section.numbers["networks trained anew"]), "were" if works else "were not"
+    return f"; in {count} networks trained anew as a control, planted canaries {found} found (AUROC {canaries:.2f})"
+
+
+def _shape(case: Case) -> str:
+    return "a network of this shape" if case.same_shape else "a small convolutional network"

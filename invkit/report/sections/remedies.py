@@ -45,8 +45,13 @@ def remedies(case: Case, seconds: float) -> Section:
     rows = {name: _row(runs, scores["as it is"]) for name, runs in scores.items()}
     section.table(f"Trained anew on half of the training images, {seeds} times (mean, 95 % interval)", rows)
     section.say(
-        "These networks are of "
-        + ("this network's shape." if case.same_shape else "a small shape and stand in for a network of this size."),
+        f"Accuracy is that on {min(len(case.unseen), ENOUGH)} held-out images; the AUROC is that of the half that was "
+        "trained on against the other half.",
+        "These networks are of this network's shape, except for those with a garbage class, which are small "
+        "convolutional networks (bn_cnn): there the change mixes shape and measure."
+        if case.same_shape
+        else "These networks are small (bn_cnn) and stand in for a network of this size.",
+        "The garbage class is filled with noise alone.",
         "How yours was trained is not known here; what helps them is worth trying with it.",
     )
     section.summary = _summary(section, scores)
@@ -100,13 +105,14 @@ def _scored(network: Target, inside: Split, outside: Split, unseen: Split, digit
 
 
 def _row(runs: list[dict[str, float]], plain: list[dict[str, float]]) -> dict[str, str]:
-    row = {}
+    row = {"change of AUROC": "" if runs is plain else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*_change(runs, plain))}
     for column in ("accuracy", "AUROC"):
         values = [run[column] for run in runs]
         low, high = mean_interval(values)
-        row[column] = f"{sum(values) / len(values):.2f} [{max(low, 0):.2f}, {min(high, 1):.2f}]"
-    if runs is not plain:
-        row["change of AUROC"] = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*_change(runs, plain))
+        spread = f"[{max(low, 0):.2f}, {min(high, 1):.2f}]"
+        if f"{min(values):.2f}" == f"{max(values):.2f}":
+            spread = f"in each of {len(values)}"
+        row[column] = f"{sum(values) / len(values):.2f} {spread}"
     return row
 
 
@@ -124,12 +130,12 @@ def _summary(section: Section, scores: dict[str, list[dict[str, float]]]) -> str
     section.numbers |= {f"change by {name}": change for name, (change, _, _) in changes.items()}
     sure = {name: change for name, change in changes.items() if change[2] < 0}
     if not sure:
-        return f"None of {len(changes)} measures against leaks is shown to help with {len(plain)} networks each."
+        return f"None of {len(changes)} measures against leaks, each tried on {len(plain)} networks, is shown to help."
     told = []
     for name in sorted(sure, key=lambda name: sure[name][0]):
         cost = 100 * _change(scores[name], plain, "accuracy")[0]
         told.append(f"{name} ({sure[name][0]:+.2f}, accuracy {cost:+.0f} points)")
     return (
-        f"{len(sure)} of {len(changes)} measures {'lowers' if len(sure) == 1 else 'lower'} the AUROC of membership, by "
-        f"{len(plain)} networks each: {listed(told)}."
+        f"{len(sure)} of {len(changes)} measures {'lowers' if len(sure) == 1 else 'lower'} the AUROC of membership, "
+        f"each tried on {len(plain)} networks: {listed(told)}."
     )
