@@ -180,7 +180,7 @@ def matrix(claims: dict[str, Claim], published: dict[str, Chapter], address) -> 
         body += matrix_row(claim, chapter, columns, address)
     table = (
         "<table><caption>Marks lead to the chapter, names to the numbers below. Several marks in a cell are tests of "
-        "several networks or sizes of data<span class=\"inv-pointer\">: pointing at one tells which</span>.</caption>"
+        'several networks or sizes of data<span class="inv-pointer">: pointing at one tells which</span>.</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
     legend = "<legend>Show claims that are</legend>"
