@@ -31,7 +31,9 @@ from invkit.networks.classifiers import build
 
 SOURCES = {"noise only": "noise", "inverted": "inversion"}
 MNIST: dict[str, Any] = {"size": 28, "steps": 380}
-CIFAR: dict[str, Any] = {"size": 32, "steps": 300, "lr": 3e-4, "warmup": 20, "flip": True, "shift": 2}
+# With a step size of 3e-4, which changes the published network less, the new answer is not learnt: two thirds of the
+# very noise that it is taught by go into a class of CIFAR-10.
+CIFAR: dict[str, Any] = {"size": 32, "steps": 300, "lr": 1e-3, "warmup": 20, "flip": True, "shift": 2}
 TAIL = 0.01  # share of each set that may lie beyond the threshold
 CLAIMS = ("ood.majority", "ood.threshold", "ood.inverted-help")
 
