@@ -47,8 +47,13 @@ def dot_panels(
     for_names = min(NAMES, 2 * width // 5)
     across = min(len(shown), max(1, (width - for_names) // NARROWEST))
     bands = -(-len(shown) // across)
-    height = bands * (18 * len(numbers) + 56) + 16
-    names = [textwrap.shorten(str(name), for_names // 5, placeholder=" …") for name in numbers.index]
+    room = min(16, (width - for_names) // across // 7)  # letters of a heading, of 7 pixels each
+    lines = 1 if width >= WIDTH else 2  # of a row's name
+    names = [
+        "\n".join(textwrap.wrap(str(name), for_names // 5, max_lines=lines, placeholder=" …")) for name in numbers.index
+    ]
+    row_height = 24 if any("\n" in name for name in names) else 18
+    height = bands * (row_height * len(numbers) + 56) + 16
     with styled():
         layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.06)
         figure = Canvas(figsize=(width / CSS_DPI, height / CSS_DPI), layout=layout)
@@ -60,7 +65,7 @@ def dot_panels(
             axes.errorbar(numbers[column], places, xerr=bars, fmt="o", markersize=4, linewidth=1.2)
             if _spans_decades(numbers[column]):
                 axes.set_xscale("log")
-            axes.set_title("\n".join(textwrap.wrap(str(column), 16)), size=9)
+            axes.set_title("\n".join(textwrap.wrap(str(column), room)), size=9)
             axes.tick_params(labelsize=8)
             if axes.get_xscale() == "linear":
                 axes.locator_params(axis="x", nbins=3)

@@ -15,6 +15,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
@@ -149,7 +150,9 @@ def render_narrow(figure: Figure) -> bytes | None:
         axes.set_yticks(axes.get_yticks(), names)
         height += 0.12 * sum(name.count("\n") for name in names)
     if axes.get_xscale() == "linear" and not isinstance(axes.xaxis.get_major_locator(), FixedLocator):
-        axes.xaxis.set_major_locator(MaxNLocator(3 if rows_named else 4))
+        places = np.concatenate([np.asarray(line.get_xdata(orig=False), float) for line in axes.lines] or [np.zeros(0)])
+        whole = bool((places == places.round()).all())
+        axes.xaxis.set_major_locator(MaxNLocator(3 if rows_named else 4, integer=whole and not rows_named))
     figure.set_size_inches(PHONE, height)
     figure.draw_without_rendering()
     taken = float("inf")

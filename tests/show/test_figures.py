@@ -239,6 +239,13 @@ def test_names_of_places_on_a_narrow_chart_do_not_touch(monkeypatch):
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
+def test_whole_numbers_stay_whole_on_a_narrow_chart(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(picture, "render_png", lambda figure: drawn.append(figure) or b"")
+    picture.render_narrow(curve_with_spread(range(1, 7), {"a": [range(6)]}, xlabel="depth", ylabel="PSNR"))
+    assert all(float(tick).is_integer() for tick in drawn[0].axes[0].get_xticks())
+
+
 def test_figures_of_several_panels_and_narrow_ones_have_no_other_for_a_phone():
     panels = dot_panels(pd.DataFrame({"psnr": [20.0, 22.0], "read": [0.1, 0.2]}, index=["ours", "theirs"]))
     assert "<source" not in html_of(panels)

@@ -38,6 +38,13 @@ def test_on_a_narrow_page_panels_stand_below_each_other():
     assert narrow.get_figwidth() * 96 == pytest.approx(355)
     assert narrow.get_figheight() > 1.5 * wide.get_figheight()
     assert len([axes for axes in narrow.axes if axes.has_data()]) == 4
+    assert all(len(line) <= 12 for axes in narrow.axes for line in axes.get_title().split("\n"))
+
+
+def test_on_a_narrow_page_a_long_name_has_two_lines():
+    long = pd.DataFrame({"psnr": [20.0, 22.0]}, index=["1 convolution, 1.33, synthetic", "photographs"])
+    names = [label.get_text() for label in dot_panels(long, width=355).axes[0].get_yticklabels()]
+    assert names == ["1 convolution, 1.33,\nsynthetic", "photographs"]
 
 
 def test_more_columns_than_fit_go_into_another_band():
