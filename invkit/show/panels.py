@@ -6,6 +6,7 @@ import textwrap
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from invkit.show.figures import styled
@@ -63,14 +64,8 @@ def dot_panels(
         for axes, column in zip(grid.flat, shown, strict=False):
             bars = None if spreads is None else spreads[column].astype(float).to_numpy()
             axes.errorbar(numbers[column], places, xerr=bars, fmt="o", markersize=4, linewidth=1.2)
-            if _spans_decades(numbers[column]):
-                axes.set_xscale("log")
             axes.set_title("\n".join(textwrap.wrap(str(column), room)), size=9)
-            axes.tick_params(labelsize=8)
-            if axes.get_xscale() == "linear":
-                axes.locator_params(axis="x", nbins=3)
-            axes.margins(x=0.12)
-            axes.grid(axis="y", linewidth=0.3)
+            _dress(axes, numbers[column])
         for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
         grid[0, 0].set_yticks(places, names)
@@ -79,6 +74,17 @@ def dot_panels(
             figure.suptitle(title, size=11, weight="bold", x=0.01, ha="left")
     figure.alt = f"Dots for {len(numbers)} rows: {'; '.join(_ends(numbers[column]) for column in shown)}."
     return figure
+
+
+def _dress(axes: Axes, column: pd.Series) -> None:
+    """Scale, ticks and grid of a panel."""
+    if _spans_decades(column):
+        axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=3)
+    axes.tick_params(labelsize=8)
+    axes.margins(x=0.12)
+    axes.grid(axis="y", linewidth=0.3)
 
 
 def _spans_decades(column: pd.Series) -> bool:

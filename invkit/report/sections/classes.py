@@ -22,8 +22,22 @@ SURE = 0.9
 def classes(case: Case, seconds: float) -> Section:
     """Confidence in garbage, and how little turns grey into each class."""
     section = Section(name="classes", title="What it takes for each class, and for garbage")
-    names = case.spec.classes
-    rows, worst = {}, ("", 0.0)
+    kind, sure = _sureness(case, section)
+    section.say(
+        "A classifier must name one of its classes, whatever it sees. A network that is sure of noise will be sure "
+        "of a broken camera too; a class for garbage, or a threshold on its confidence, is meant for these."
+    )
+    section.summary = (
+        f"At worst ({kind}) it is more than {100 * SURE:.0f} % sure of {100 * sure:.0f} % of images that show "
+        "none of its classes."
+    )
+    section.summary += _from_grey(case, seconds, section)
+    return section
+
+
+def _sureness(case: Case, section: Section) -> tuple[str, float]:
+    """The table of answers to garbage and to images; the kind of garbage that it is surest of, and of which share."""
+    names, rows, worst = case.spec.classes, {}, ("", 0.0)
     for kind, images in garbage(case).items():
         probabilities = answers(case.target, images)
         confidence, best = probabilities.max(1)
@@ -40,40 +54,36 @@ def classes(case: Case, seconds: float) -> Section:
         if kind not in ("training images", "held-out images") and sure >= worst[1]:
             worst = (kind, sure)
     section.table("What it answers, to images of no class and to yours", rows)
-    section.say(
-        "A classifier must name one of its classes, whatever it sees. A network that is sure of noise will be sure "
-        "of a broken camera too; a class for garbage, or a threshold on its confidence, is meant for these."
-    )
-    labels = torch.tensor(case.classes)
-    walk = partial(distance_from_grey, case.target, labels)
+    return worst
+
+
+def _from_grey(case: Case, seconds: float, section: Section) -> str:
+    """How far grey must move to become each class: bars, and a sentence for the summary, empty if it becomes none."""
+    names = case.spec.classes
+    walk = partial(distance_from_grey, case.target, torch.tensor(case.classes))
     steps = 3 if case.least else pace(walk, seconds, least=20, most=60)
     distance = walk(steps)
     reached, missing = distance.isfinite(), " (not reached)"
     per_pixel = distance / torch.tensor(case.spec.shape, dtype=torch.float32).prod().sqrt()
     section.numbers["classes reached from grey"] = float(reached.double().mean())
-    if reached.any():
-        bars = {
-            names[c] + missing * bool(d.isinf()): 255 * float(d) if d.isfinite() else 0.0
-            for c, d in zip(case.classes, per_pixel, strict=True)
-        }
-        canvas = bar_with_spread(bars, ylabel="change per pixel, of 255 levels")
-        canvas.alt = canvas.alt.replace(f"{missing} 0 ± 0", missing)
-        far = "How far the pixels of a grey image move, in the root mean square"
-        section.picture(canvas, f"{far}, until a class has {100 * SURE:.0f} %.")
     out = [names[c] for c, there in zip(case.classes, reached.tolist(), strict=True) if not there]
     if out:
         section.say(f"Within {steps} steps grey did not become {listed([quoted(name) for name in out])}.")
-    section.summary = (
-        f"At worst ({worst[0]}) it is more than {100 * SURE:.0f} % sure of {100 * worst[1]:.0f} % of images that show "
-        "none of its classes."
+    if not reached.any():
+        return ""
+    bars = {
+        names[c] + missing * bool(d.isinf()): 255 * float(d) if d.isfinite() else 0.0
+        for c, d in zip(case.classes, per_pixel, strict=True)
+    }
+    canvas = bar_with_spread(bars, ylabel="change per pixel, of 255 levels")
+    canvas.alt = canvas.alt.replace(f"{missing} 0 ± 0", missing)  # it has no bar, rather than one of no length
+    far = "How far the pixels of a grey image move, in the root mean square"
+    section.picture(canvas, f"{far}, until a class has {100 * SURE:.0f} %.")
+    change = 255 * float(per_pixel[reached].median())
+    return (
+        f" Grey becomes {int(reached.sum())} of {len(case.classes)} classes, by a median change of {change:.0f} of "
+        f"255 levels per pixel; the nearest is {quoted(names[case.classes[int(distance.argmin())]])}."
     )
-    if reached.any():
-        change = 255 * float(per_pixel[reached].median())
-        section.summary += (
-            f" Grey becomes {int(reached.sum())} of {len(case.classes)} classes, by a median change of {change:.0f} of "
-            f"255 levels per pixel; the nearest is {quoted(names[case.classes[int(distance.argmin())]])}."
-        )
-    return section
 
 
 def quoted(name: str) -> str:
