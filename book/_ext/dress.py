@@ -16,17 +16,18 @@ import io
 import json
 import re
 import textwrap
-from html import escape
+from html import escape, unescape
 from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 from bs4 import BeautifulSoup, Tag
+from phone import for_phone
 from sphinx.util import logging
 
 from invkit.book.claims import anchor
 from invkit.show.panels import dot_panels
-from invkit.show.picture import CSS_DPI, PHONE, img_tag, render_png, webp
+from invkit.show.picture import CSS_DPI, PHONE, img_tag, in_picture, render_png, webp
 
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
@@ -40,6 +41,7 @@ MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|[KMG]iB|px|pixels?|s|ms|min|minutes?|seconds?|images?|steps?)(?![\w-]))")
 INTERVAL = re.compile(r"\[([-−+]?[\d.]+), ([-−+]?[\d.]+)\]")
 NAME = re.compile(r"(?<![\w-])(?=[\w-]{4,12}(?![\w-]))[A-Z]\w*(?:-[A-Z\d]\w*)+")  # as ResNet-20; longer ones may break
+SHEET = re.compile(r'<img src="data:image/\w+;base64,([^"]+)" alt="([^"]*\d rows of up to \d+ images: [^"]*)"[^>]*>')
 PICTURE = re.compile(r'(\bsrc=|\bsrcset=|"src": )"data:image/(\w+);base64,([^"]+)"')
 EVERYDAY = {
     "claim",
@@ -80,7 +82,7 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
                 html = link_claims("".join(data["text/html"]), up)
                 html = number_figure(cell, html, f"fig-{name[:2]}-{id}")
                 html = fold_tables(html, f"data/{name}-{id}", up, files, drawn=UNLIKE not in tags_of(cell))
-                html = typeset(html)
+                html = add_phone_form(typeset(html))
                 data["text/html"] = move_pictures(html, up, files)
     return notebook, files
 
@@ -292,6 +294,17 @@ def unbroken(text: str) -> str:
     True
     """
     return UNIT.sub("\xa0", INTERVAL.sub("[\\1,\xa0\\2]", text.replace(" ± ", "\xa0±\xa0")))
+
+
+def add_phone_form(html: str) -> str:
+    """Give each sheet of rows its form for a phone; the frames of a slider have none."""
+
+    def add(found: re.Match[str]) -> str:
+        encoded, alt = found.groups()
+        narrow = for_phone(base64.b64decode(encoded), unescape(alt))
+        return in_picture(found[0], webp(narrow)) if narrow else found[0]
+
+    return html if 'class="inv-frames"' in html else SHEET.sub(add, html)
 
 
 def move_pictures(html: str, up: str, files: Files) -> str:

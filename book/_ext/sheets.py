@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,24 +35,42 @@ def parse_rows(alt: str) -> tuple[int, list[str]]:
     return int(found[1]), found[2].split("; ")
 
 
-def cut_rows(picture: bytes, rows: int, columns: int, *, heads: bool = True) -> Tiles:
-    """The tiles of a sheet of rows without a title, row by row; ``heads``: whether something stands above the columns.
+@dataclass(frozen=True)
+class Layout:
+    """Where the tiles of a sheet of rows are, in CSS pixels."""
+
+    left: float
+    top: float
+    tile: float
+    pitch: float
+    counts: tuple[int, ...]
+    """Tiles of each row."""
+
+    def place(self, row: int, column: int) -> tuple[float, float]:
+        """The upper left corner of a tile."""
+        return self.left + column * (self.tile + GAP), self.top + row * self.pitch
+
+
+def laid_out(sheet: Image.Image, rows: int, columns: int) -> Layout:
+    """The layout of a sheet of rows without a title, whether or not something stands above its columns.
 
     Raises:
         ValueError: If the sheet is laid out otherwise.
     """
-    sheet = Image.open(io.BytesIO(picture)).convert("RGB")
-    light = np.asarray(sheet).min(2)
-    top = MARGIN + (LINE if heads else 0)
-    for names, numbers in SIDES:
+    light = np.asarray(sheet.convert("RGB")).min(2)
+    for (names, numbers), above, lines in product(SIDES, (LINE, 0), range(2, 6)):
         for right in (numbers, 0):
-            tile = (sheet.width / SHARPNESS - MARGIN - names - right) / columns - GAP
-            pitch = max(tile, 2 * LINE) + GAP
-            places = [
-                [(MARGIN + names + i * (tile + GAP), top + k * pitch) for i in range(columns)] for k in range(rows)
-            ]
-            if tile > GAP and all(framed(light, x, y, tile) for row in places for x, y in row):
-                return [[crop(sheet, x, y, tile) for x, y in row] for row in places]
+            left = MARGIN + names
+            tile = (sheet.width / SHARPNESS - left - right) / columns - GAP
+            if tile <= GAP:
+                continue
+            layout = Layout(left, MARGIN + above, tile, max(tile, lines * LINE) + GAP, ())
+            if abs(sheet.height / SHARPNESS - layout.top - rows * layout.pitch - MARGIN + GAP) > GAP:
+                continue
+            seen = [[framed(light, *layout.place(k, i), tile) for i in range(columns)] for k in range(rows)]
+            counts = tuple(row.index(False) if False in row else columns for row in seen)
+            if min(counts) and max(counts) == columns and counts == tuple(map(sum, seen)):
+                return replace(layout, counts=counts)
     raise ValueError(f"a sheet of {sheet.size} pixels is not one of {rows} rows of {columns} square images")
 
 
@@ -61,7 +81,20 @@ def framed(light: np.ndarray, x: float, y: float, size: float) -> bool:
         return False
     inside, outside = light[top + 4 : bottom - 4, right - 1 : right + 1], light[top + 4 : bottom - 4, right + 3]
     below = light[bottom + 3, left + 4 : right - 4] if bottom + 3 < len(light) else light[-1, :1]
-    return bool(inside.min(1).mean() < 235 and outside.min() > 235 and below.min() > 235)
+    return bool(inside.min(1).mean() < 235 and outside.mean() > 240 and below.mean() > 240)
+
+
+def cut_rows(picture: bytes, rows: int, columns: int) -> Tiles:
+    """The tiles of a sheet of rows without a title, row by row, all of them full.
+
+    Raises:
+        ValueError: If the sheet is laid out otherwise.
+    """
+    sheet = Image.open(io.BytesIO(picture)).convert("RGB")
+    layout = laid_out(sheet, rows, columns)
+    if min(layout.counts) < columns:
+        raise ValueError(f"a sheet of {sheet.size} pixels is not one of {rows} rows of {columns} square images")
+    return [[crop(sheet, *layout.place(k, i), layout.tile) for i in range(columns)] for k in range(rows)]
 
 
 def cut_grid(picture: bytes, columns: int, count: int, *, lines: int = 1) -> list[Image.Image]:

@@ -218,7 +218,10 @@ def img_tag(data: bytes, alt: str, narrow: bytes | None = None) -> str:
         f'<img src="{data_uri(data)}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
         'style="background:#fff;max-width:100%;height:auto">'
     )
-    if narrow is None:
-        return image
+    return in_picture(image, narrow) if narrow else image
+
+
+def in_picture(image: str, narrow: bytes) -> str:
+    """An ``<img>`` tag with the encoded image that a phone shows in its place."""
     size = 'width="{}" height="{}"'.format(*css_size(narrow))
     return f'<picture><source media="{PHONE_RULE}" srcset="{data_uri(narrow)}" {size}>{image}</picture>'

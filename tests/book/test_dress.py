@@ -28,7 +28,7 @@ def load(name: str):
     return module
 
 
-dressing = load("dress")
+sheets, phone, dressing = (load(name) for name in ("sheets", "phone", "dress"))
 
 
 def page(html: str, *more: dict, **metadata) -> tuple[dict, str, dict]:
@@ -197,6 +197,14 @@ def cell(id: str, source: str, kind: str = "code", *outputs: dict, tags: tuple[s
 
 
 TABLE = {"output_type": "execute_result", "data": {"text/html": "<b>claims</b>"}, "metadata": {}}
+
+
+def test_a_sheet_of_rows_has_a_form_for_a_phone_and_a_grid_has_none():
+    images = torch.rand(10, 1, 8, 8)
+    for sheet, forms in ((show.image_rows({"real": images}, columns=10), 1), (show.image_grid(images), 0)):
+        _, html, _ = page(sheet._repr_mimebundle_()["text/html"])
+        assert html.count('<picture><source media="(max-width: 40rem)"') == forms
+        assert html.count("<img") == 1
 
 
 def test_cells_that_test_claims_are_one_fold_with_the_sentences_as_comments():
