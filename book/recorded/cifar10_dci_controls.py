@@ -56,7 +56,7 @@ def controls(run: Run, *, test: int = 600, attacked: int = 60, attack_steps: int
             numbers_name="PSNR",
         ),
         note=f"{len(photos)} test images; for each the one of {len(data.train):,} training images whose features "
-        "behind the block are nearest in Euclidean distance, which somebody can find who has the features and such images. "
+        "behind the block are nearest in Euclidean distance: whoever has the features and such images can find it. "
         f"Below, {len(few)} test images as they are, changed at random and attacked by PGD on the network named, as in "
         "the recorded run on attacks, but not inverted. There is no chance in these numbers.",
     )  # fmt: skip
