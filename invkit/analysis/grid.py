@@ -90,8 +90,9 @@ def best_row(rows: Sequence[Row], score: str) -> Row:
 
 
 def local_maxima(rows: Sequence[Row], grid: Grid, score: str, *, margin: float = 0.0) -> list[Row]:
-    """Rows that score more than every neighbour, one step along one axis of the grid; several mean that the score is
-    not concave over the grid.
+    """Rows that score more than every neighbour, one step away along one of the grid's axes or along several at once.
+
+    More than one such row means that the score is not concave over the grid.
 
     Args:
         rows: As :func:`grid_search` gives them.
@@ -110,11 +111,8 @@ def local_maxima(rows: Sequence[Row], grid: Grid, score: str, *, margin: float =
     positions = {tuple(values.index(plain(row[name])) for name, values in axes.items()): row for row in rows}
     maxima = []
     for position, row in positions.items():
-        neighbours = [
-            (*position[:axis], position[axis] + step, *position[axis + 1 :])
-            for axis in range(len(position))
-            for step in (-1, 1)
-        ]
+        around = itertools.product((-1, 0, 1), repeat=len(position))
+        neighbours = {tuple(map(sum, zip(position, step, strict=True))) for step in around} - {position}
         beside = [positions[place][score] for place in neighbours if place in positions]
         if all(row[score] > value + margin * abs(value) for value in beside):
             maxima.append(row)

@@ -132,6 +132,7 @@ class Claims:
         recorded: str = "",
         note: str = "",
         grade: str | None = None,
+        seeds_of: str = "",
     ) -> None:
         """Test claim ``id`` on a data set; each data set and network is a test of its own, a second time replaces it.
 
@@ -147,6 +148,7 @@ class Claims:
             recorded: Name of the recorded run that the effect comes from.
             note: What a reader must know.
             grade: ``"digits"`` (the built-in 8x8 scans enlarged) or ``"real"``; by default by the name of the data.
+            seeds_of: What the seeds change, where it is not everything: ``"the students"``, all taught by one network.
 
         Raises:
             ValueError: For an id that is unknown or another chapter's, an unknown part, numbers that are missing or not
@@ -162,6 +164,7 @@ class Claims:
             "unit": unit,
             "note": note,
             "recorded": recorded,
+            "seeds_of": seeds_of,
         }
         test = run_test(rule, effect, data=data, network=network, grade=grade, **about)
         if recorded:
@@ -169,7 +172,7 @@ class Claims:
         row = self.rows.get(id)
         others = [t for t in row.tests if (t.data, t.network) != (data, network)] if row else []
         tests = [*others, test]
-        self.rows[id] = Row(id, overall((t.grade, t.verdict) for t in tests), tests, rule.digest())
+        self.rows[id] = Row(id, overall(t.weight for t in tests), tests, rule.digest())
 
     def untested(self, id: str, reason: str) -> None:
         """Say why claim ``id`` is not tested; whatever was said of it before is dropped.

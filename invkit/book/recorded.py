@@ -215,8 +215,9 @@ def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
 def check_records(folder: str | Path | None = None) -> list[str]:
     """What is wrong with the recorded runs of a folder, in sentences that name the run.
 
-    A rule has changed since the run that was made for it; a row lacks a seed; networks of one name are others than in
-    another run. Of runs that name no claims and no networks, as those from before these were recorded, nothing is said.
+    A rule has changed since the run that was made for it, unless it was mended for older runs as well; a row lacks a
+    seed; networks of one name are others than in another run. Of runs that name no claims and no networks, as those
+    from before these were recorded, nothing is said.
 
     >>> import tempfile
     >>> from invkit.book import record
@@ -240,7 +241,8 @@ def problems(run: Recorded) -> list[str]:
     found = []
     for id, digest in run.rules.items():
         rule = load_rules().get(id)
-        if rule is None or rule.digest() != digest:
+        judged_still = rule is not None and run.date[:10] <= rule.mended  # its rows say that the rule is younger
+        if rule is None or (rule.digest() != digest and not judged_still):
             what = "has changed since it was made" if rule else "is gone"
             found.append(f"recorded run {run.name}: the rule of {id} {what}; make the run again to test it")
     if run.rules:  # a single number has no chance in it

@@ -68,6 +68,7 @@ class Rule:
         exact: Whether the quantity has no chance in it, so that one number is enough.
         before: The verdict of the book's first ledger.
         why: What changes against that, in a sentence.
+        mended: The day, as in ``"2026-12-01"``, of a change by which runs that existed are judged as well.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Rule:
     before: str
     why: str
     exact: bool = False
+    mended: str = ""
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that change with whatever may change a verdict: quantities and thresholds.
@@ -251,19 +253,24 @@ def overall(tests: Iterable[tuple[str, str]]) -> str:
     """The verdict on a claim from those of its tests.
 
     Args:
-        tests: Grade (``"digits"`` or ``"real"``) and verdict of each.
+        tests: Grade (``"digits"`` or ``"real"``) and verdict of each, as :attr:`Test.weight` gives them.
 
     Returns:
         That of the real data sets where one of them says *holds*, *in part* or *contradicted*: *holds* if all of those
-        tested hold, *contradicted* if one contradicts and none holds, else *in part*. If the digits alone say *holds*
-        or *in part*: *in part*. Otherwise *not seen at this scale*, and *not tested* if nothing was.
+        tested hold, *contradicted* if one contradicts and none holds, else *in part*; digits that speak against the
+        claim keep it from holding. If the digits alone say *holds* or *in part*: *in part*. Otherwise *not seen at
+        this scale*, and *not tested* if nothing was.
 
     >>> overall([("real", "holds"), ("digits", "not seen at this scale")]), overall([("digits", "holds")])
     ('holds', 'in part')
+    >>> overall([("real", "holds"), ("digits", "contradicted")])
+    'in part'
     """
     tests = [(grade, verdict) for grade, verdict in tests if verdict != NOT_TESTED]
     real = {verdict for grade, verdict in tests if grade == REAL}
     if real & {HOLDS, IN_PART, CONTRADICTED}:
+        if real == {HOLDS} and (DIGITS, CONTRADICTED) in tests:
+            return IN_PART
         if len(real) == 1:
             return real.pop()
         return CONTRADICTED if CONTRADICTED in real and HOLDS not in real else IN_PART
@@ -305,6 +312,7 @@ class Test:
         note: What a reader must know of them.
         recorded: The recorded run that the numbers come from; empty for what the notebook itself measures.
         rule_first: Whether the rule is older than the run.
+        seeds_of: What the seeds change, where it is not everything.
     """
 
     __test__: ClassVar[bool] = False  # no test of pytest's
@@ -320,6 +328,7 @@ class Test:
     note: str = ""
     recorded: str = ""
     rule_first: bool = True
+    seeds_of: str = ""
 
     @property
     def n(self) -> int:
@@ -331,7 +340,14 @@ class Test:
         """Data, network and seeds in words, with the recorded run if there is one."""
         run = f", recorded run {self.recorded}" if self.recorded else ""
         age = "" if self.rule_first else " (rule younger than the run)"
-        return f"{self.data}, {self.network}, {self.n} seed{'s' if self.n > 1 else ''}{run}{age}"
+        changed = f" of {self.seeds_of}" if self.seeds_of else ""
+        return f"{self.data}, {self.network}, {self.n} seed{'s' if self.n > 1 else ''}{changed}{run}{age}"
+
+    @property
+    def weight(self) -> tuple[str, str]:
+        """Grade and verdict as :func:`overall` takes them, *contradicted* for digits that speak against the claim."""
+        against = combine(effect.verdict for effect in self.effects.values()) == CONTRADICTED
+        return self.grade, CONTRADICTED if against else self.verdict
 
     def against(self, rule: Rule) -> list[str]:
         """Each part's number against its threshold; a part that was not measured says so."""

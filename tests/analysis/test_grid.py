@@ -74,3 +74,9 @@ def test_local_maxima():
     concave = [{"a": a, "b": b, "s": -((a - 1) ** 2) - (b - 2) ** 2} for a in range(3) for b in range(3)]
     assert [(r["a"], r["b"]) for r in local_maxima(concave, grid, "s")] == [(1, 2)]
     assert best_row(concave, "s")["a"] == 1
+
+
+def test_a_ridge_across_the_grid_is_one_hill():
+    grid = {"a": [0, 1, 2, 3], "b": [0, 1, 2, 3]}
+    ridge = [{"a": a, "b": b, "s": 10 - (a + b - 3) ** 2 * 5 - 0.1 * a} for a in range(4) for b in range(4)]
+    assert [(r["a"], r["b"]) for r in local_maxima(ridge, grid, "s")] == [(0, 3)]

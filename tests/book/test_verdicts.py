@@ -151,8 +151,27 @@ def test_real_data_sets_together(verdicts, expected):
 
 
 @pytest.mark.parametrize(("real", "digits"), list(itertools.product([HOLDS, IN_PART, CONTRADICTED], VERDICTS)))
-def test_where_real_data_decide_the_digits_do_not_matter(real, digits):
-    assert overall([("real", real), ("digits", digits)]) == real
+def test_where_real_data_decide_digits_only_keep_a_claim_from_holding(real, digits):
+    kept = real == HOLDS and digits == CONTRADICTED
+    assert overall([("real", real), ("digits", digits)]) == (IN_PART if kept else real)
+
+
+def test_digits_that_speak_against_a_claim_weigh_as_such_though_they_cannot_contradict_it():
+    rule = load_rules()["dci.beats-deepsim"]
+    about = {"network": "a net", "finding": "It is behind."}
+    against, undecided = ([-1.1, -1.0, -0.9], [-1.0, 0.0, 1.0])
+    digits = run_test(rule, against, data="digits", **about)
+    assert (digits.verdict, digits.weight) == (NOT_SEEN, ("digits", CONTRADICTED))
+    assert run_test(rule, undecided, data="digits", **about).weight == ("digits", NOT_SEEN)
+    assert run_test(rule, against, data="CIFAR-10", **about).weight == ("real", CONTRADICTED)
+
+
+def test_a_test_says_what_its_seeds_change():
+    rule = load_rules()["dci.beats-deepsim"]
+    about = {"data": "CIFAR-10", "network": "ResNet-20", "finding": "It is ahead."}
+    assert run_test(rule, [1.0, 1.1, 1.2], **about).tested_on == "CIFAR-10, ResNet-20, 3 seeds"
+    told = run_test(rule, [1.0, 1.1, 1.2], seeds_of="the inverses", **about)
+    assert told.tested_on == "CIFAR-10, ResNet-20, 3 seeds of the inverses"
 
 
 @pytest.mark.parametrize("real", [NOT_SEEN, NOT_TESTED])
