@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from invkit.book import recorded
 from invkit.book.record_file import commit_of, record
 from invkit.book.recorded import check_records, load_recorded, show_recorded
 from invkit.book.verdicts import load_rules
@@ -155,17 +157,38 @@ def test_records_from_before_have_no_rules(tmp_path):
     assert check_records(tmp_path) == []
 
 
-@pytest.mark.parametrize(("digest", "what"), [("0" * 12, "dci.deep has changed"), (None, "dci.gone is gone")])
-def test_a_rule_that_changed_is_told(tmp_path, digest, what):
-    path = record("run-1", **FACTS, folder=tmp_path, claims=("dci.deep",))
-    if digest is None:
-        path.write_text(path.read_text("utf8").replace("dci.deep", "dci.gone"))
-    else:
-        path.write_text(path.read_text("utf8").replace(load_rules()["dci.deep"].digest(), digest))
+def with_another_rule(path, digest, **changes):
+    """A stored run whose rule of dci.shallow had another digest, with other fields."""
+    data = json.loads(path.read_text("utf8")) | changes
+    data["rules"] = {"dci.shallow": digest}
+    path.write_text(json.dumps(data))
+
+
+def test_a_rule_that_changed_is_told(tmp_path):
+    path = record("run-1", **FACTS, folder=tmp_path, claims=("dci.shallow",))
+    assert check_records(tmp_path) == []
+    with_another_rule(path, "0" * 12)
     (problem,) = check_records(tmp_path)
-    assert f"recorded run run-1: the rule of {what}" in problem
-    with pytest.warns(UserWarning, match=what):
+    assert "recorded run run-1: the rule of dci.shallow has changed" in problem
+    with pytest.warns(UserWarning, match="has changed"):
         load_recorded("run-1", tmp_path)
+
+
+def test_a_rule_that_is_gone_is_told(tmp_path):
+    path = record("run-1", **FACTS, folder=tmp_path, claims=("dci.shallow",))
+    path.write_text(path.read_text("utf8").replace("dci.shallow", "dci.gone"))
+    (problem,) = check_records(tmp_path)
+    assert "recorded run run-1: the rule of dci.gone is gone" in problem
+
+
+@pytest.mark.parametrize(("made", "told"), [("2026-11-30", 0), ("2026-12-02", 1)])
+def test_runs_from_before_a_rule_was_mended_are_judged_by_it_still(tmp_path, monkeypatch, made, told):
+    rules = load_rules()
+    mended = {**rules, "dci.shallow": replace(rules["dci.shallow"], mended="2026-12-01")}
+    monkeypatch.setattr(recorded, "load_rules", lambda: mended)
+    path = record("run-1", **FACTS, folder=tmp_path, claims=("dci.shallow",))
+    with_another_rule(path, "0" * 12, date=f"{made}T12:00:00+00:00")
+    assert len(check_records(tmp_path)) == told
 
 
 def test_a_missing_seed_is_told_where_the_record_judges_a_claim(tmp_path):
