@@ -129,7 +129,7 @@ def image_rows(
     left, right = NAMES, NUMBERS if numbers else 0
     width, height = _tile_size(next(iter(pixels.values())), columns, scale, PAGE - left - right)
     first = MARGIN + (LINE + GAP if title else 0)
-    names = {name: textwrap.fill(name, 15) for name in pixels}
+    names = {name: textwrap.fill(name, 14) for name in pixels}
     lines = max(2, *(wrapped.count("\n") + 1 for wrapped in names.values()))
     top, pitch = first + (LINE if heads or numbers_name else 0), max(height, lines * LINE) + GAP
     across = columns * (width + GAP)
