@@ -218,10 +218,10 @@ def test_recorded_runs_that_no_longer_fit_are_warnings(book, build):
         measured = {"ours": {"psnr": [1.0, 2.0]}}
         record(name, measured=measured, folder=folder, networks={"net": network}, **facts)
     measured = {"ours": {"psnr": [1.0, 2.0, 3.0]}}
-    record("third", measured=measured, folder=folder, claims={"dci.deep": "0" * 12}, **facts)
+    record("third", measured=measured, folder=folder, claims={"dci.shallow": "0" * 12}, **facts)
     _, warnings = build()
     assert "recorded runs first and second: the network 'net' is not the same" in warnings
-    assert "recorded run third: the rule of dci.deep has changed" in warnings
+    assert "recorded run third: the rule of dci.shallow has changed" in warnings
     assert "recorded run third, row 'ours': psnr has 3 numbers for the seeds 0, 1" in warnings
     assert warnings.count("WARNING") == 3
 
