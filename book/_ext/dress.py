@@ -79,10 +79,11 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/html" in data:
-                html = link_claims("".join(data["text/html"]), up)
+                html = add_phone_form("".join(data["text/html"]))  # first: a parser sorts the attributes of an image
+                html = link_claims(html, up)
                 html = number_figure(cell, html, f"fig-{name[:2]}-{id}")
                 html = fold_tables(html, f"data/{name}-{id}", up, files, drawn=UNLIKE not in tags_of(cell))
-                html = add_phone_form(typeset(html))
+                html = typeset(html)
                 data["text/html"] = move_pictures(html, up, files)
     return notebook, files
 

@@ -207,6 +207,15 @@ def test_a_sheet_of_rows_has_a_form_for_a_phone_and_a_grid_has_none():
         assert html.count("<img") == 1
 
 
+def test_the_rows_of_a_recorded_run_have_a_form_for_a_phone_beside_its_table(tmp_path):
+    images = show.image_rows({"real": torch.rand(10, 1, 8, 8)}, columns=10)
+    facts = {"title": "A run", "config": {}, "command": "make", "seeds": [0], "seconds": 1, "device": "cpu"}
+    record("run-1", measured={"ours": {"psnr": 20}}, figure=images, folder=tmp_path, **facts)
+    _, html, _ = page(load_recorded("run-1", tmp_path)._repr_html_())
+    assert "<table" in html
+    assert html.count("<picture>") == 1
+
+
 def test_cells_that_test_claims_are_one_fold_with_the_sentences_as_comments():
     cells = [
         cell("a", "claims = Claims()"),
