@@ -22,7 +22,7 @@ document.addEventListener("DOMContentLoaded", function () {
     at = (index + pictures.length) % pictures.length;
     var picture = pictures[at];
     picture.loading = "eager";
-    image.src = picture.src;
+    image.src = picture.currentSrc || picture.src; // on a phone the form that is shown there
     image.alt = caption.textContent = picture.alt;
     image.style.imageRendering = getComputedStyle(picture).imageRendering;
     image.style.width = Math.max(picture.naturalWidth, 2 * picture.width) + "px";

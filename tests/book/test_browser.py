@@ -260,7 +260,7 @@ def test_on_a_phone_a_wide_picture_can_be_moved_in_the_page_and_in_its_window(br
     from selenium.webdriver.support.ui import WebDriverWait
 
     screen(400)
-    (chapter,) = [name for name in chapters if "/04_" in name]
+    (chapter,) = [name for name in chapters if "/07_" in name]  # it has a sheet of one batch, eight images wide
     browser.get(f"{address}/{chapter}")
     assert "own size" in browser.find_element("css selector", ".inv-hint").text
     browser.execute_script("document.querySelectorAll('.inv-figure img').forEach(p => { p.loading = 'eager' })")
@@ -280,6 +280,32 @@ def test_on_a_phone_a_wide_picture_can_be_moved_in_the_page_and_in_its_window(br
     assert width >= own
     assert moves
     browser.execute_script("document.querySelector('dialog.inv-large').close()")
+
+
+def test_on_a_phone_rows_of_images_fit_and_open_as_they_are_shown(browser, address, chapters, screen):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    screen(400)
+    (chapter,) = [name for name in chapters if "/04_" in name]
+    browser.get(f"{address}/{chapter}")
+    rows = "[...document.querySelectorAll('picture img')].filter(p => / rows of up to /.test(p.alt))"
+    browser.execute_script(f"{rows}.forEach(p => {{ p.loading = 'eager' }})")
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script(f"return {rows}.every(p => p.complete)"))
+    sheets = browser.execute_script(f"""
+        return {rows}.map(p => {{
+            p.click()
+            const window = document.querySelector('dialog.inv-large'), large = window.querySelector('img')
+            const opened = [large.src === p.currentSrc, parseFloat(large.style.width) >= 1.9 * p.width]
+            window.close()
+            const box = p.getBoundingClientRect()
+            return [box.left, box.right, p.naturalWidth, ...opened, !!p.closest('.inv-scroll')]
+        }})
+    """)
+    assert len(sheets) >= 4, "of this run and of recorded ones"
+    for left, right, width, same, doubled, moved in sheets:
+        assert left >= 0
+        assert right <= 400
+        assert (width, same, doubled, moved) == (710, True, True, False)
 
 
 def test_a_chart_fits_a_phone_and_need_not_be_moved(browser, address, chapters, screen):
