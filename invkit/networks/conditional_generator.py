@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from invkit.core.config import Config
 from invkit.core.spec import ImageSpec
+from invkit.networks.dropout import Dropout
 
 Kind = Literal["label", "vector", "matrix", "vector-matrix"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -212,7 +213,7 @@ def _stack(channels: list[int], ups: list[Up], dropout: float) -> list[nn.Module
     layers: list[nn.Module] = []
     for inner, outer, (kernel, stride, padding) in zip(channels, channels[1:], ups):
         grow = nn.ConvTranspose2d(inner, outer, kernel, stride, padding, bias=False)
-        layers += [grow, nn.BatchNorm2d(outer), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
+        layers += [grow, nn.BatchNorm2d(outer), nn.LeakyReLU(0.2), Dropout(dropout)]
     return layers
 
 
