@@ -86,15 +86,16 @@ def robust(run: Run, *, seeds: int = 3, train: int = 4000, real: int = 600, atta
         seeds=seeds,
         claims=("pii.robust",),
         figure=show.image_rows(
-            shown, [data.spec.classes[int(y)] for y in labels[:10]], columns=10, scale=1.5,
-            numbers={kind: f"{run.mean(kind, 'ResNet-44'):.0%}, {run.mean(kind, 'robust net'):.0%}" for kind in shown},
-            numbers_name="recognised by ResNet-44, by a robust net",
+            shown, list(target.spec.classes), columns=10, scale=1.5,
+            numbers={k: f"{sum(run.mean(k, judge) for judge in JUDGES) / len(JUDGES):.0%}" for k in shown},
+            numbers_name="judges",
         ),
-        note=f"{len(labels)} images of each seed, ten shown; the seed changes the images and not the networks. Both "
-        f"were trained on for {FURTHER['steps']} steps on {len(data.train):,} images, one under attack with radius "
-        f"4/255, the other without, so that the attack alone tells them apart. Under attack: {attack_steps} steps of "
-        "PGD with that radius, 200 test images. The settings are those of the other runs on CIFAR-10, chosen for "
-        "neither. Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits.",
+        note=f"{len(labels)} images of each seed, ten shown, beside them the mean share that both judges know; the "
+        "seed changes the images and not the networks. Both were trained on for "
+        f"{FURTHER['steps']} steps on {len(data.train):,} images, one under attack with radius 4/255, the other "
+        f"without, so that the attack alone tells them apart. Under attack: {attack_steps} steps of PGD with that "
+        "radius, 200 test images. The settings are those of the other runs on CIFAR-10, chosen for neither. Networks "
+        "ran in bfloat16 autocast; scores are of images rounded to 8 bits.",
     )  # fmt: skip
 
 
