@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from invkit.networks.dropout import Dropout
+from invkit.networks.conditional_generator import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
