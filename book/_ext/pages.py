@@ -152,6 +152,18 @@ def fewer_icons(app, error: Exception | None) -> None:
     script.write_text(re.sub(r",}", "}", ICON.sub(keep, script.read_text("utf8"))), "utf8")
 
 
+SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>')
+
+
+def search_on_its_page(app, error: Exception | None) -> None:
+    """Load the index of words on the search page alone: the theme has it on every page, for a search as you type."""
+    for path in Path(app.outdir).rglob("*.html"):
+        if not error and path.name != "search.html":
+            text = path.read_text("utf8")
+            if SEARCH.search(text):
+                path.write_text(SEARCH.sub("", text), "utf8")
+
+
 def setup(app) -> dict:
     """Register with Sphinx."""
     app.add_directive("hero", Hero)
@@ -162,4 +174,5 @@ def setup(app) -> dict:
     app.connect("doctree-resolved", mark_options)
     app.connect("html-page-context", quiet_head, priority=900)
     app.connect("build-finished", fewer_icons)
+    app.connect("build-finished", search_on_its_page)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

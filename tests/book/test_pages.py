@@ -47,6 +47,11 @@ def pages(site) -> dict[Path, Page]:
     return found
 
 
+def test_the_index_of_words_is_loaded_where_one_searches(pages, site):
+    assert any("searchindex.js" in source for source in Page(site / "search.html").loads)
+    assert not [path.name for path, page in pages.items() if any("searchindex.js" in source for source in page.loads)]
+
+
 def test_every_image_has_an_alt_text(pages):
     bad = [
         (path.name, image.get("src", "")[:60])
