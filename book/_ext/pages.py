@@ -157,11 +157,11 @@ SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchin
 
 def search_on_its_page(app, error: Exception | None) -> None:
     """Load the index of words on the search page alone: the theme has it on every page, for a search as you type."""
+    if error:
+        return
     for path in Path(app.outdir).rglob("*.html"):
-        if not error and path.name != "search.html":
-            text = path.read_text("utf8")
-            if SEARCH.search(text):
-                path.write_text(SEARCH.sub("", text), "utf8")
+        if path.name != "search.html":
+            path.write_text(SEARCH.sub("", path.read_text("utf8")), "utf8")
 
 
 def setup(app) -> dict:

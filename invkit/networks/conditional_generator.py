@@ -135,7 +135,7 @@ def condition_matrix(labels: Tensor, classes: int) -> Tensor:
 class Dropout(nn.Dropout):
     """:class:`torch.nn.Dropout`, with four decisions from each 64-bit random number on a CPU.
 
-    There PyTorch draws a number for each element, one after the other, which took a third of the time of a training
+    There PyTorch draws a number for each element, one after the other, which took a fifth of the time of a training
     step of the conditioned generator. The mask comes from the same global random state; ``p`` is rounded to a
     multiple of ``2 ** -16``, and what is kept is scaled by exactly its inverse share, so that the mean stays.
 
