@@ -109,7 +109,7 @@ def tricks(run: Run, *, seeds: int = 3) -> None:
             made = here.invert(labels, seed, here.config(100, **changes))
             scores = here.judge(made.images, labels)
             run.row(name, {"loss": made.history["total"][-1]} | {column: scores[column] for column in columns})
-            shown.setdefault(name, made.images[:10])
+            shown.setdefault(name, made.images[:10].clamp(0, 1))
     for steps in BUDGETS:
         for seed in range(seeds):
             timed(run, here, labels, seed, f"full size, {steps} steps", here.config(steps))
