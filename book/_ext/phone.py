@@ -41,7 +41,8 @@ def for_phone(picture: bytes, alt: str) -> bytes | None:
     if sheet.width <= WIDTH * SHARPNESS or not most:
         return None
     buffer = io.BytesIO()
-    relaid(sheet, layout, names, most=-(-columns // -(-columns // most))).save(buffer, "png")
+    image = relaid(sheet, layout, names, most=-(-columns // -(-columns // most)))
+    image.save(buffer, "png", compress_level=1)  # which becomes WebP on a page
     return buffer.getvalue()
 
 
