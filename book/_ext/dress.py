@@ -237,7 +237,7 @@ def fold_tables(html: str, stem: str, up: str, files: Files, drawn: bool = True)
         links = [f'<a href="{up}/_static/{place}.{kind}" download>{kind.upper()}</a>' for kind in ("csv", "json")]
         fold = soup.new_tag("details", attrs={"class": "inv-data"} | ({} if drawn else {"open": ""}))
         summary = soup.new_tag("summary")
-        summary.string = f"The numbers: {len(rows) - 1} rows"
+        summary.string = f"The numbers: {len(rows) - 1} rows, from {rows[1][0]} to {rows[-1][0]}"
         table.wrap(fold)
         fold.insert(0, summary)
         fold.append(BeautifulSoup(f"<p>Download: {', '.join(links)}</p>", "html.parser"))

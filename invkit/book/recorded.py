@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import html
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from invkit.book.root import find_root
 from invkit.book.verdicts import load_rules
 from invkit.show.picture import img_tag, png, webp
 from invkit.show.tables import separate_tables
+
+CODE = re.compile(r"`([^`]+)`")  # a name within a note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +156,7 @@ class Recorded:
 
     def _repr_html_(self) -> str:
         image = img_tag(webp(self.picture), self.alt) if self.picture else ""
-        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
+        note = CODE.sub(r"<code>\1</code>", html.escape(self.note))
         rows = {
             name: {column: format_summary(summary) for column, summary in row.items()}
             for name, row in self.summaries().items()
@@ -163,7 +166,7 @@ class Recorded:
         head = f"<p><strong>Recorded run</strong> {html.escape(self.title)}</p><p>{html.escape(self.origin)}</p>"
         return (
             f'<figure class="inv-recorded"><figcaption>{head}</figcaption>{image}'
-            f"{separate_tables(rows)}{note}"
+            f"{separate_tables(rows)}{note and f'<p>{note}</p>'}"
             f"<p>Repeat it: <code>{words}</code></p></figure>"
         )
 

@@ -224,7 +224,7 @@ def legend(axes: Axes, n: int) -> None:
     """A legend of ``n`` entries below the axes, where it hides nothing: three in a row, or two where names are long."""
     _, names = axes.get_legend_handles_labels()
     columns = min(n, 3 if max(map(len, names)) <= 14 else 2)
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.18), "borderaxespad": 0}
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.21), "borderaxespad": 0}
     axes.legend(ncols=columns, frameon=False, handlelength=3.5, **place)
 
 

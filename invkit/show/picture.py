@@ -136,7 +136,7 @@ def render_narrow(figure: Figure) -> bytes | None:
     if old := axes.get_legend():
         texts = old.get_texts()
         look: dict[str, Any] = {"frameon": False, "handlelength": 3.5, "fontsize": texts[0].get_fontsize()}
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.22), "borderaxespad": 0}
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.24), "borderaxespad": 0}
         lines = [line for line in old.legend_handles if line is not None]
         axes.legend(lines, [text.get_text() for text in texts], **look, **place)
         height += 0.2 * len(texts)

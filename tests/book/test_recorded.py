@@ -47,6 +47,11 @@ def test_the_script_is_known_by_its_hash(tmp_path):
     assert load_recorded("run-1", tmp_path).script_sha256 == hashlib.sha256(b"print()").hexdigest()
 
 
+def test_names_in_a_note_are_set_as_code(tmp_path):
+    record("run-1", **FACTS, note="`loss` is <1", folder=tmp_path)
+    assert "<p><code>loss</code> is &lt;1</p>" in load_recorded("run-1", tmp_path)._repr_html_()
+
+
 def test_numbers_come_by_row_and_column(tmp_path):
     measured = {"ours": {"accuracy": [0.8, 0.9]}, "theirs": {"accuracy": {"mean": 0.5, "sd": 0.1, "n": 600}}}
     record("run-1", **FACTS | {"measured": measured}, folder=tmp_path)
