@@ -291,9 +291,9 @@ LEGEND = (
     "An effect is given as its mean over seeds with the 95\u00a0% interval of that mean, which may reach outside 0 to "
     "1 for a share. A claim holds where the whole interval lies above the threshold, is contradicted where it lies "
     "below ‘absent at’, or below the threshold where none is given, and holds in part where it lies between the two, "
-    f"or where it has several parts and some of them hold. {MARKS[NOT_SEEN]} says that the numbers do not decide, as the "
-    "interval reaches a threshold, or that digits speak against the claim, which a toy cannot contradict; it does not "
-    "say that there is no effect. Overall, a claim that was tested on digits alone holds in part at most. A rule "
+    f"or where it has several parts and some of them hold. {MARKS[NOT_SEEN]} says that the numbers do not decide, as "
+    "the interval reaches a threshold, or that digits speak against the claim, which a toy cannot contradict; it does "
+    "not say that there is no effect. Overall, a claim that was tested on digits alone holds in part at most. A rule "
     "that is younger than the run was written or mended when the run's numbers were known."
 )
 """What readers take amiss, beneath each table."""

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from invkit.show.figures import DASHES, MARKERS, legend, line, plot, styled
 from invkit.show.picture import Canvas
 
+FEW = 8  # numbers along an axis that do not touch
+
 
 def curve_with_spread(
     x: Sequence[float],
@@ -64,12 +66,20 @@ def curve_with_spread(
             axes.set_xscale("log")
             axes.set_xticks(list(x), [f"{v:,g}" for v in x])
             axes.minorticks_off()
+        elif _are_counts(x):  # no tick between two depths
+            axes.set_xticks(list(x), [f"{v:,g}" for v in x])
         if log_y:
             axes.set_yscale("log")
         legend(axes, len(curves))
     ends = "; ".join(f"{name} from {v.mean(0)[0]:.3g} to {v.mean(0)[-1]:.3g}" for name, v in curves.items())
     figure.alt = f"{ylabel} against {xlabel} from {x[0]:,g} to {x[-1]:,g}: {ends} (means over {_count(curves, over)})."
     return figure
+
+
+def _are_counts(x: Sequence[float]) -> bool:
+    """Whether these are few whole numbers, far enough from each other for a tick each."""
+    whole = all(float(v).is_integer() for v in x)
+    return whole and 1 < len(x) <= FEW and float(np.ptp(x)) <= FEW * float(np.abs(np.diff(x)).min())
 
 
 def bar_with_spread(values: Mapping[str, Any], *, ylabel: str, title: str | None = None) -> Canvas:

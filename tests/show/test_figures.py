@@ -268,3 +268,9 @@ def test_six_curves_are_told_apart_without_colour():
     (axes,) = curve_with_spread([1, 2], curves, xlabel="steps", ylabel="accuracy").axes
     assert len({line.get_marker() for line in axes.lines}) == 6
     assert len({str(line._unscaled_dash_pattern) for line in axes.lines}) == 6
+
+
+@pytest.mark.parametrize(("places", "ticks"), [((2, 4, 6), [2, 4, 6]), ((0.0, 0.1, 0.3), None), ((1, 2, 100), None)])
+def test_few_whole_numbers_have_a_tick_each(places, ticks):
+    (axes,) = curve_with_spread(places, {"a": [range(len(places))]}, xlabel="depth", ylabel="PSNR").axes
+    assert (list(axes.get_xticks()) == ticks) == (ticks is not None)
