@@ -30,7 +30,7 @@ def drawn(case: Case, seconds: float) -> Section:
     names = [case.spec.classes[label] for label in case.classes]
     section.say(
         f"No image was used here: each method got the weights, and {len(case.classes)} of the classes, and drew "
-        f"{len(case.labels)} images, as many of each class.",
+        f"{len(case.labels)} images, equally many of each class.",
         *reasons,
     )
     rows, shown = {}, {}
@@ -62,7 +62,7 @@ def drawn(case: Case, seconds: float) -> Section:
     numbers = {name: str(row[_reader(case)]).split(" [")[0] for name, row in rows.items() if name in shown}
     heads = names[: len(next(iter(shown.values())))]
     canvas = image_rows(shown, heads, columns=columns, numbers=numbers, numbers_name=_reader(case))
-    first = f"the first {len(heads)} of {len(case.labels)} images of each method, each of another class"
+    first = f"the first {len(heads)} of {len(case.labels)} images of each method, one of each class"
     section.picture(canvas, f"Drawn from the weights alone: {first}.", lossless=not large)
     section.summary = _summary(case, section, rows)
     return section

@@ -160,7 +160,7 @@ def _calibrated(
         return False
     measured = measure_membership(own[inside & seen], own[~inside & seen])
     section.numbers |= {"calibrated AUROC": measured.auroc, "calibrated p": measured.p}
-    heading = "Members against others, this network, less what networks that did not see an image answer"
+    heading = "Members against others, this network, minus what networks that did not see an image answer"
     section.table(heading, {"its answers": _row(measured)})
     return measured.p <= 1 - LEVEL
 
