@@ -239,11 +239,7 @@ def methods(
         config=shop.config | {"DeePSiM": deepsim} | pixels,
         seeds=seeds,
         claims=("dci.one-pass", "dci.beats-optimisation", "dci.beats-deepsim"),
-        figure=show.image_rows(
-            shown, class_names(judges), columns=len(SHOWN), scale=2.0,
-            numbers={name: f"{run.mean(name, 'PSNR'):.1f} dB" for name in shown if name in run.measured},
-            numbers_name="PSNR",
-        ),
+        figure=sheet(run, shown, judges),
         note=f"{len(photos)} test images from the 64 × 8 × 8 features behind the last residual block ({LAYER}); PSNR "
         "is the mean over them, for each seed of training or of the start. DCI and DeePSiM learnt from the same "
         "images, named in the row; DeepInversion and DeepDream change pixels until the features agree, "
@@ -256,11 +252,24 @@ def methods(
     )  # fmt: skip
 
 
+def best_of(shop: Workshop, target: ik.Target, methods: Mapping[str, Any], evaluated: Tensor) -> Mapping[str, Any]:
+    """The settings of each method that come nearest to some training images, in one further seed."""
+    sought = shop.data.train.per_class(TUNED_ON // 10).images
+    return ik.analysis.tune(
+        methods,
+        ik.methods.layer_features(target, sought, LAYER),
+        lambda made: {"PSNR": psnr(quantise(made), sought)},
+        "PSNR",
+        tries=1 if shop.run.quick else TRIES,
+        evaluation=evaluated,
+        seeds=(100,),
+    )
+
+
 def tuned_rivals(
     shop: Workshop, target: ik.Target, evaluated: Tensor, deepsim_steps: int, pixel_steps: int
 ) -> dict[str, dict[str, Any]]:
     """The settings of each rival that come nearest to some training images, in fewer steps than are judged later."""
-    sought = shop.data.train.per_class(TUNED_ON // 10).images
     made = shop.training_images("synthetic")
 
     def by_generator(given: Tensor, generator: torch.Generator, **settings: Any) -> Tensor:
@@ -272,15 +281,7 @@ def tuned_rivals(
         return ik.feature_inversion(target, given, LAYER, config, generator=generator).images
 
     rivals: dict[str, Any] = {name: (partial(by_pixels, weight), PIXEL_GRID) for name, weight in PENALTY.items()}
-    tuned = ik.analysis.tune(
-        rivals | {"DeePSiM": (by_generator, DEEPSIM_GRID)},
-        ik.methods.layer_features(target, sought, LAYER),
-        lambda images: {"PSNR": psnr(quantise(images), sought)},
-        "PSNR",
-        tries=1 if shop.run.quick else TRIES,
-        evaluation=evaluated,
-        seeds=(100,),
-    )
+    tuned = best_of(shop, target, rivals | {"DeePSiM": (by_generator, DEEPSIM_GRID)}, evaluated)
     return {name: dict(best.settings) for name, best in tuned.items()}
 
 
@@ -295,21 +296,12 @@ def rival(
     photos, labels = shop.photos(test)
     features = ik.methods.layer_features(target, photos, LAYER)
     learnt_from = shop.training_images("real")
-    sought = shop.data.train.per_class(TUNED_ON // 10).images
 
     def learn(given: Tensor, generator: torch.Generator, steps: int = tuning_steps, **settings: Any) -> Tensor:
         config = ik.DeePSiMConfig(**DEEPSIM | settings, steps=steps)
         return ik.deepsim(target, learnt_from, LAYER, config, generator=generator)[0](given).clamp(0, 1)
 
-    best = ik.analysis.tune(
-        {"DeePSiM": (learn, WIDER_GRID)},
-        ik.methods.layer_features(target, sought, LAYER),
-        lambda made: {"PSNR": psnr(quantise(made), sought)},
-        "PSNR",
-        tries=1 if run.quick else TRIES,
-        evaluation=features,
-        seeds=(100,),
-    )["DeePSiM"]
+    best = best_of(shop, target, {"DeePSiM": (learn, WIDER_GRID)}, features)["DeePSiM"]
     print(best.rows, flush=True)
     shown = {"test images": first(photos, labels)}
     for seed in range(seeds):
@@ -325,10 +317,7 @@ def rival(
         config={"DeePSiM": DEEPSIM | best.settings, "tried": WIDER_GRID, "images": images, "copies": COPIES},
         seeds=seeds,
         claims=("dci.beats-deepsim",),
-        figure=show.image_rows(
-            shown, class_names(judges), columns=len(SHOWN), scale=2.0,
-            numbers={name: f"{run.mean(name, 'PSNR'):.1f} dB" for name in run.measured}, numbers_name="PSNR",
-        ),
+        figure=sheet(run, shown, judges),
         note=f"{len(photos)} test images from the features behind the last residual block ({LAYER}), the same as in "
         f"the comparison of methods; learnt from the same {images:,} real training images, each in {COPIES} flips and "
         f"shifts, {DEEPSIM['batch_size']} at a time. The best of {TRIES} settings by PSNR on {TUNED_ON} training "
@@ -352,7 +341,6 @@ def tuned(
     photos, labels = shop.photos(test)
     features = features_at(chain, photos, depth)
     learnt_from = shop.training_images("real")
-    sought = shop.data.train.per_class(TUNED_ON // 10).images
 
     def learn(
         given: Tensor, generator: torch.Generator, share: float = tuning_steps / steps, **settings: Any
@@ -362,15 +350,7 @@ def tuned(
         inverse, _ = ik.divide_and_conquer(chain, learnt_from, config, generator=generator)
         return inverse(given, depth=depth).clamp(0, 1)
 
-    best = ik.analysis.tune(
-        {"DCI": (learn, DCI_GRID)},
-        features_at(chain, sought, depth),
-        lambda made: {"PSNR": psnr(quantise(made), sought)},
-        "PSNR",
-        tries=1 if run.quick else TRIES,
-        evaluation=features,
-        seeds=(100,),
-    )["DCI"]
+    best = best_of(shop, judges["ResNet-20"], {"DCI": (learn, DCI_GRID)}, features)["DCI"]
     print(best.rows, flush=True)
     shown = {"test images": first(photos, labels)}
     for seed in range(seeds):
@@ -384,10 +364,7 @@ def tuned(
         config={"training": shop.training, "best": best.settings, "tried": DCI_GRID, "images": images},
         seeds=seeds,
         claims=("dci.beats-deepsim",),
-        figure=show.image_rows(
-            shown, class_names(judges), columns=len(SHOWN), scale=2.0,
-            numbers={name: f"{run.mean(name, 'PSNR'):.1f} dB" for name in run.measured}, numbers_name="PSNR",
-        ),
+        figure=sheet(run, shown, judges),
         note=f"{len(photos)} test images from the features behind the last residual block ({LAYER}), the same as in "
         f"the comparison of methods; learnt from the same {images:,} real training images. The best of {TRIES} "
         f"settings by PSNR on {TUNED_ON} training images, after {tuning_steps} + "
@@ -506,6 +483,14 @@ def feature_distance(rebuilt: Tensor, images: Tensor, network: ik.Target) -> flo
 def first(images: Tensor, labels: Tensor) -> Tensor:
     """What is shown: the first image of each of some classes, in 32 levels of a colour, for a picture of few bytes."""
     return images[[labels.tolist().index(label) for label in SHOWN]].mul(31).round().div(31)
+
+
+def sheet(run: Run, shown: Mapping[str, Tensor], judges: Mapping[str, ik.Target]) -> show.Canvas:
+    """Rows of images, with the PSNR of those that were measured."""
+    numbers = {name: f"{run.mean(name, 'PSNR'):.1f} dB" for name in shown if name in run.measured}
+    return show.image_rows(
+        shown, class_names(judges), columns=len(SHOWN), scale=2.0, numbers=numbers, numbers_name="PSNR"
+    )
 
 
 def titles(chain: Chain) -> list[str]:

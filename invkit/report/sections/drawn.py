@@ -37,14 +37,9 @@ def drawn(case: Case, seconds: float) -> Section:
     large = max(case.spec.size) > SMALL
     columns = 5 if large else 10  # large ones are shown large
     for name, (weight, draw) in ways.items():
-        try:
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                images = quantise(draw(case, seconds * weight / sum(parts.values())))
-        except (ValueError, RuntimeError, ArithmeticError, DivergedError) as error:
-            section.say(f"{name} is left out: {str(error).splitlines()[0]}.")
+        images = _attempt(case, section, name, draw, seconds * weight / sum(parts.values()))
+        if images is None:
             continue
-        _pass_on(case, told, section, name)
         section.images[name] = (images * 255).round().byte()
         shown[name] = images[: min(columns, len(case.classes))]
         rows[name] = read(case, images, section, name)
@@ -66,6 +61,19 @@ def drawn(case: Case, seconds: float) -> Section:
     section.picture(canvas, f"Drawn from the weights alone: {first}.", lossless=not large)
     section.summary = _summary(case, section, rows)
     return section
+
+
+def _attempt(case: Case, section: Section, name: str, draw: Draw, seconds: float) -> Tensor | None:
+    """What a method draws; where it cannot, the report says why."""
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            images = quantise(draw(case, seconds))
+    except (ValueError, RuntimeError, ArithmeticError, DivergedError) as error:
+        section.say(f"{name} is left out: {str(error).splitlines()[0]}.")
+        return None
+    _pass_on(case, told, section, name)
+    return images
 
 
 def _pass_on(case: Case, told: list[warnings.WarningMessage], section: Section, name: str) -> None:

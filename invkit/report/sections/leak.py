@@ -118,10 +118,8 @@ def _references(case: Case, seconds: float, section: Section) -> dict[str, Tenso
         sums[outside] += scores[outside]
         counts[outside] += 1
         members = measure_membership(scores[inside], scores[outside])
-        canaries = measure_membership(
-            membership_scores(network, planted.images, planted.labels),
-            membership_scores(network, fresh.images, fresh.labels),
-        )
+        asked = [membership_scores(network, part.images, part.labels) for part in (planted, fresh)]
+        canaries = measure_membership(*asked)
         areas.append(members.auroc)
         caught.append(canaries.auroc)
         sure.append(canaries.leaks)
