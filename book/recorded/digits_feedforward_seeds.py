@@ -120,7 +120,7 @@ def inverses(run: Run, *, seeds: int = 3, steps: int = 240, count: int = 0) -> N
         config=config | {"D&B": BASELINES},
         seeds=seeds,
         claims=("ff.rich", "ff.robust", "ff.one-loss", "ff.consistent"),
-        figure=show.image_rows(laboratory.pictures, columns=10, scale=1.5),
+        figure=show.image_rows(laboratory.pictures, columns=10),
         note=f"{note} Inverse: noise of zero; drawn: noise drawn once. D&B: Dosovitskiy and Brox, weights of image, "
         "feature and adversarial loss. Without the projection: a third of the steps. The last four rows look at no "
         "logits; in them `agreement` and `logits` are of the first robust network. The picture is of seed 0.",

@@ -115,7 +115,7 @@ def generator(run: Run, *, seeds: int = 3, codes: int = 4096, asked: int = 500, 
         config={"generator": gan_config, "inverse": dci_config},
         seeds=seeds,
         claims=("gan.latent", "gan.interpolation", "gan.repair", "gan.real-vs-fake"),
-        figure=show.image_rows(shown, columns=SHOWN, scale=1.5),
+        figure=show.image_rows(shown, columns=SHOWN),
         note=f"One generator with codes of {LATENT} entries; by seed, another inverse that learnt from {codes:,} other "
         f"codes, and other samples that are repaired. Codes behind a block are recovered at the end of its stage. All "
         f"inverses at once take as many steps as all stages together. {asked} images are made again. Repaired are the "
