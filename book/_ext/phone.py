@@ -1,4 +1,4 @@
-"""Sheets of rows laid out anew for a phone: a row's name and number above its tiles, which take several lines.
+"""Sheets of images laid out anew for a phone: fewer tiles in a line, and a row's name and number above its tiles.
 
 On a sheet as wide as a page a phone shows tiles of 16 pixels, or a third of them and no number.
 """
@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
-from sheets import Layout, laid_out, parse_rows
+from sheets import Batch, Layout, laid_out, laid_out_grid, parse_grid, parse_rows
 
 from invkit.show.grids import GAP, LINE, MARGIN
 from invkit.show.picture import CSS_DPI, PHONE, SHARPNESS
@@ -22,45 +22,107 @@ LETTERS = 46  # that fit a line
 
 
 def for_phone(picture: bytes, alt: str) -> bytes | None:
-    """The same sheet of rows at the width of a phone.
+    """The same sheet of images at the width of a phone.
 
     Args:
         picture: The encoded sheet.
-        alt: Its alt text, which tells the rows.
+        alt: Its alt text, which tells the rows, or how many images there are.
 
     Returns:
-        The picture, in PNG; None for what is no sheet of rows, or is narrow enough.
+        The picture, in PNG; None for what is no sheet of images, or is narrow enough.
     """
     sheet = Image.open(io.BytesIO(picture)).convert("RGB")
+    if sheet.width <= WIDTH * SHARPNESS:
+        return None
+    narrow = rows_for_phone(sheet, alt) or grid_for_phone(sheet, alt)
+    if narrow is None:
+        return None
+    buffer = io.BytesIO()
+    narrow.save(buffer, "png", compress_level=1)  # which becomes WebP on a page
+    return buffer.getvalue()
+
+
+def rows_for_phone(sheet: Image.Image, alt: str) -> Image.Image | None:
+    """A sheet of rows, each below its name; None for another sheet, and for tiles wider than a phone."""
     try:
         columns, names = parse_rows(alt)
         layout = laid_out(sheet, len(names), columns)
     except ValueError:
         return None
-    most = int((WIDTH - MARGIN) / (layout.tile + GAP))
-    if sheet.width <= WIDTH * SHARPNESS or not most:
+    most = most_in_line(layout, columns)
+    return relaid(sheet, layout, names, most) if most else None
+
+
+def grid_for_phone(sheet: Image.Image, alt: str) -> Image.Image | None:
+    """A sheet of one batch, its title above; None for another sheet, and for tiles wider than a phone."""
+    try:
+        batch = parse_grid(alt)
+        layout = laid_out_grid(sheet, batch.count, batch.columns, noted=batch.of > batch.count)
+    except ValueError:
         return None
-    buffer = io.BytesIO()
-    image = relaid(sheet, layout, names, most=-(-columns // -(-columns // most)))
-    image.save(buffer, "png", compress_level=1)  # which becomes WebP on a page
-    return buffer.getvalue()
+    most = most_in_line(layout, batch.columns)
+    return regridded(sheet, layout, batch, most) if most else None
+
+
+def most_in_line(layout: Layout, columns: int) -> int:
+    """How many tiles stand in a line of a phone, as many in each; 0 where not even one fits."""
+    most = int((WIDTH - MARGIN) / (layout.tile + GAP))
+    return most and -(-columns // -(-columns // most))
+
+
+def largest_scale(layout: Layout, most: int) -> float:
+    """By how much tiles can be enlarged of which so many stand in a line."""
+    return max(x for x in (1, 1.5, 2) if x == 1 or most * (x * layout.tile + GAP) <= WIDTH - MARGIN)
+
+
+def regridded(sheet: Image.Image, layout: Layout, batch: Batch, most: int) -> Image.Image:
+    """The tiles with what is written below each, at most so many in a line, as large as then fits."""
+    scale = largest_scale(layout, most)
+    tile, lines = scale * layout.tile, round((layout.pitch - layout.tile - GAP) / LINE)
+    above = textwrap.wrap(batch.title, LETTERS) if layout.top > MARGIN else []
+    below = [f"{batch.count:,} of {batch.of:,} images, evenly spaced"] if batch.of > batch.count else []
+    top, step = MARGIN + (LINE * len(above) + GAP if above else 0), tile + GAP + lines * LINE
+    bottom = top + step * -(-batch.count // most)
+    height = bottom + LINE * len(below) + MARGIN - GAP
+    narrow = Image.new("RGB", (WIDTH * SHARPNESS, round(height * SHARPNESS)), "white")
+    write(narrow, above, MARGIN)
+    write(narrow, below, bottom)
+    places = [(MARGIN + i % most * (tile + GAP), top + i // most * step) for i in range(batch.count)]
+    for row, count in enumerate(layout.counts):
+        there = places[row * batch.columns :][:count]
+        below_tiles = layout.place(row, 0)[1] + layout.tile + 2
+        for line in range(lines):
+            words = words_along(sheet, layout, below_tiles + line * LINE, count)
+            for (x, y), (word, middle) in zip(there, words, strict=True):
+                paste(narrow, word, x + tile / 2 - middle, y + tile + 2 + line * LINE)
+        for column, (x, y) in enumerate(there):
+            paste(narrow, framed_tile(sheet, layout, row, column, scale), x - 0.5, y - 0.5)
+    return narrow
+
+
+def write(sheet: Image.Image, lines: list[str], y: float) -> None:
+    """Write lines of text one below the other, the first at a height in CSS pixels."""
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 12 * SHARPNESS)
+    draw = ImageDraw.Draw(sheet)
+    for i, line in enumerate(lines):
+        draw.text((MARGIN * SHARPNESS, round((y + i * LINE) * SHARPNESS)), line, "#222222", font)
 
 
 def relaid(sheet: Image.Image, layout: Layout, names: list[str], most: int) -> Image.Image:
     """The tiles below the names of their rows, at most so many in a line, as large as then fits."""
-    scale = max(x for x in (1, 1.5, 2) if x == 1 or most * (x * layout.tile + GAP) <= WIDTH - MARGIN)
-    tile, heads = scale * layout.tile, heads_of(sheet, layout)
+    scale = largest_scale(layout, most)
+    tile, heads = scale * layout.tile, []
+    if layout.top > MARGIN:
+        heads = words_along(sheet, layout, MARGIN, max(layout.counts))
     above = LINE if heads else 0  # what stands above the columns stands above each line
     step, lines = tile + GAP + above, [-(-count // most) for count in layout.counts]
     blocks = [textwrap.wrap(name, LETTERS) for name in names]
     height = MARGIN + sum(LINE * len(words) + GAP for words in blocks) + step * sum(lines)
     narrow = Image.new("RGB", (WIDTH * SHARPNESS, round(height * SHARPNESS)), "white")
-    draw, font = ImageDraw.Draw(narrow), ImageFont.truetype(findfont("DejaVu Sans"), 12 * SHARPNESS)
     y = float(MARGIN)
     for row, words in enumerate(blocks):
-        for line in words:
-            draw.text((MARGIN * SHARPNESS, round(y * SHARPNESS)), line, "#222222", font)
-            y += LINE
+        write(narrow, words, y)
+        y += LINE * len(words)
         for i in range(layout.counts[row]):
             x, top = MARGIN + i % most * (tile + GAP), y + i // most * step
             if heads:
@@ -79,20 +141,17 @@ def framed_tile(sheet: Image.Image, layout: Layout, row: int, column: int, scale
     return image.resize((size, size), Image.Resampling.NEAREST)
 
 
-def heads_of(sheet: Image.Image, layout: Layout) -> list[tuple[Image.Image, float]]:
-    """What stands above each column, and where in it the column's middle is; none where nothing stands above any.
+def words_along(sheet: Image.Image, layout: Layout, top: float, count: int) -> list[tuple[Image.Image, float]]:
+    """A line of text along the columns, parted: what stands at each, and where in it the column's middle is.
 
     Words may be wider than their column: they are parted where the gap between two middles is widest.
     """
-    light = np.asarray(sheet).min(2)[round(SHARPNESS * MARGIN) : round(SHARPNESS * layout.top) - 1]
-    columns, pitch = max(layout.counts), layout.tile + GAP
-    middles = [layout.left + layout.tile / 2 + i * pitch for i in range(-1, columns + 1)]
-    start, end = (round(SHARPNESS * (middle - pitch / 2)) for middle in (middles[1], middles[-1]))
-    if not (light[:, start:end] < 128).any():
-        return []
+    light = np.asarray(sheet).min(2)[round(SHARPNESS * top) : round(SHARPNESS * (top + LINE)) - 1]
+    pitch = layout.tile + GAP
+    middles = [layout.left + layout.tile / 2 + i * pitch for i in range(-1, count + 1)]
     borders = [widest_gap(light, *pair) for pair in pairwise(middles)]
     return [
-        (part(sheet, start, MARGIN, end - start, LINE), middle - start)
+        (part(sheet, start, top, end - start, LINE), middle - start)
         for (start, end), middle in zip(pairwise(borders), middles[1:-1], strict=True)
     ]
 

@@ -20,6 +20,9 @@ from invkit.show.picture import SHARPNESS
 
 SIDES = ((NAMES, NUMBERS), (132, 72))  # beside the rows, today and before
 ROWS = re.compile(r"^(?:.*?: )?\d+ rows of up to (\d+) images: (.*)\.$", re.S)
+GRID = re.compile(
+    r"^(?:(.*?): )?([\d,]+) images in \d+ rows? of up to (\d+)(?:, taken evenly from ([\d,]+))?[;.]", re.S
+)
 Tiles = list[list[Image.Image]]
 
 
@@ -33,6 +36,31 @@ def parse_rows(alt: str) -> tuple[int, list[str]]:
     if not found:
         raise ValueError(f"the alt text {alt[:60]!r} is not that of a sheet of rows")
     return int(found[1]), found[2].split("; ")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the alt text of a sheet of one batch tells."""
+
+    title: str
+    count: int
+    """Images that are shown."""
+    columns: int
+    of: int
+    """Images from which these are taken."""
+
+
+def parse_grid(alt: str) -> Batch:
+    """What the alt text of a sheet of one batch tells of it.
+
+    >>> parse_grid("Digits: 12 images in 2 rows of up to 10, taken evenly from 50; class 1.")
+    Batch(title='Digits', count=12, columns=10, of=50)
+    """
+    found = GRID.match(alt)
+    if not found:
+        raise ValueError(f"the alt text {alt[:60]!r} is not that of a sheet of one batch")
+    count, columns, of = (int(number.replace(",", "")) for number in (found[2], found[3], found[4] or found[2]))
+    return Batch(found[1] or "", count, columns, of)
 
 
 @dataclass(frozen=True)
@@ -74,6 +102,31 @@ def laid_out(sheet: Image.Image, rows: int, columns: int) -> Layout:
     raise ValueError(f"a sheet of {sheet.size} pixels is not one of {rows} rows of {columns} square images")
 
 
+def laid_out_grid(sheet: Image.Image, count: int, columns: int, *, noted: bool = False) -> Layout:
+    """The layout of a sheet of one batch of square images, with or without a title and lines of text below each.
+
+    Args:
+        sheet: The sheet.
+        count: Of the images on it.
+        columns: Images in a row.
+        noted: Whether a line at its foot says of how many these are.
+
+    Raises:
+        ValueError: If the sheet is laid out otherwise.
+    """
+    light = np.asarray(sheet.convert("RGB")).min(2)
+    rows = -(-count // columns)
+    counts = (columns,) * (rows - 1) + (count - columns * (rows - 1),)
+    for top, lines in product((MARGIN, MARGIN + LINE + GAP), range(3)):
+        pitch = (sheet.height / SHARPNESS - top - LINE * noted - MARGIN + GAP) / rows
+        layout = Layout(MARGIN, top, pitch - GAP - LINE * lines, pitch, counts)
+        if layout.tile > GAP and all(
+            framed(light, *layout.place(k, i), layout.tile) for k, full in enumerate(counts) for i in range(full)
+        ):
+            return layout
+    raise ValueError(f"a sheet of {sheet.size} pixels is not one of {count} square images in {columns} columns")
+
+
 def framed(light: np.ndarray, x: float, y: float, size: float) -> bool:
     """Whether the square's hairline is where it should be: no white at its edge, nothing but white a little outside."""
     left, top, right, bottom = (round(SHARPNESS * value) for value in (x, y, x + size, y + size))
@@ -97,21 +150,15 @@ def cut_rows(picture: bytes, rows: int, columns: int) -> Tiles:
     return [[crop(sheet, *layout.place(k, i), layout.tile) for i in range(columns)] for k in range(rows)]
 
 
-def cut_grid(picture: bytes, columns: int, count: int, *, lines: int = 1) -> list[Image.Image]:
-    """The tiles of a sheet of one batch without a title; ``lines``: of text below each.
+def cut_grid(picture: bytes, columns: int, count: int) -> list[Image.Image]:
+    """The tiles of a sheet of one batch without a title.
 
     Raises:
         ValueError: If the sheet is laid out otherwise.
     """
     sheet = Image.open(io.BytesIO(picture)).convert("RGB")
-    width, height = (length / SHARPNESS for length in sheet.size)
-    tile = (width - 2 * MARGIN + GAP) / columns - GAP
-    pitch = tile + GAP + LINE * lines
-    rows = -(-count // columns)
-    if abs(MARGIN + rows * pitch + MARGIN - GAP - height) > 1:
-        raise ValueError(f"a sheet of {sheet.size} pixels is not one of {count} square images in {columns} columns")
-    places = [divmod(i, columns) for i in range(count)]
-    return [crop(sheet, MARGIN + x * (tile + GAP), MARGIN + y * pitch, tile) for y, x in places]
+    layout = laid_out_grid(sheet, count, columns)
+    return [crop(sheet, *layout.place(*divmod(i, columns)), layout.tile) for i in range(count)]
 
 
 def crop(sheet: Image.Image, x: float, y: float, size: float) -> Image.Image:

@@ -37,6 +37,8 @@ class Canvas(Figure):
     alt: str = "Figure"
     chart: bool = False
     """Whether it is of lines, bars and words alone, which a dark page may turn light on dark, unlike images."""
+    panels: bool = False
+    """Whether it is of panels side by side, which a phone shows one below the other."""
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return described(self, self.alt)._repr_mimebundle_()
@@ -90,7 +92,7 @@ def described(figure: Figure, alt: str, caption: str | None = None) -> Described
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows")
     chart = getattr(figure, "chart", False)
-    narrow = render_narrow(figure) if chart else None
+    narrow = render_stacked(figure) if getattr(figure, "panels", False) else render_narrow(figure) if chart else None
     picture = Described(render_png(figure), " ".join(alt.split()), caption, chart=chart, narrow=narrow)
     plt.close(figure)
     return picture
@@ -162,6 +164,25 @@ def render_narrow(figure: Figure) -> bytes | None:
             label.set_visible(False)
         else:
             taken = box.x0 - 4
+    return render_png(figure)
+
+
+def render_stacked(figure: Figure) -> bytes | None:
+    """A row of panels as PNG, one below the other at the width of a phone; None for one that is narrow already.
+
+    >>> figure = Canvas(figsize=(6, 3))
+    >>> panels = figure.subplots(1, 2)
+    >>> css_size(render_stacked(figure))
+    (355, 576)
+    """
+    if figure.get_figwidth() <= PHONE:
+        return None
+    figure = pickle.loads(pickle.dumps(figure))
+    places = figure.add_gridspec(len(figure.axes), 1)
+    for row, axes in enumerate(figure.axes):
+        axes.set_subplotspec(places[row, 0])
+        axes.set_ylabel(axes.get_ylabel() or figure.axes[0].get_ylabel())  # which panels side by side may share
+    figure.set_size_inches(PHONE, figure.get_figheight() * len(figure.axes))
     return render_png(figure)
 
 

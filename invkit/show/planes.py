@@ -51,7 +51,7 @@ def feature_planes(
     with styled():
         colours = np.array(sns.color_palette(PALETTE if count <= 10 else "husl", count))
         figure, first = plot(PANEL * len(checked), PANEL + 0.3)
-        figure.chart = False  # the legend of colours is in other figures too
+        figure.chart, figure.panels = False, True  # the legend of colours is in other figures too
         first.remove()
         axes = figure.subplots(1, len(checked), squeeze=False, sharex=shared, sharey=shared)[0]
         for place, (name, (points, labels)) in zip(axes, checked.items(), strict=True):

@@ -23,32 +23,41 @@ from invkit.show.picture import css_size, data_uri, img_tag, render_png, webp
 
 HEAVY = 1_000_000  # bytes: a page should stay below it
 
-# The frame in the page's source is not stored again: its address is read from the image itself.
-SCRIPT = """(function () {
+# The frame in the page's source is not stored again: its address is read from the image itself. Where a page has a form
+# of each frame for a phone, it stands in the <source> beside the image.
+PLACE = """(function () {
   var figure = document.currentScript.closest("figure"), image = figure.querySelector("img");
-  var slider = figure.querySelector("input"), readout = figure.querySelector("output");
+  var source = figure.querySelector("source"), readout = figure.querySelector("output");
   var frames = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
-  frames[+slider.value].src = image.src;
-  slider.addEventListener("input", function () {
-    var frame = frames[+slider.value];
+  var first = frames.find(function (frame) { return !frame.src; });
+  first.src = image.src;
+  if (source) first.narrow = { src: source.srcset, width: source.width, height: source.height };
+  function place(frame) {
     image.width = frame.width; image.height = frame.height;
     image.src = frame.src; image.alt = frame.alt;
+    if (!source) return;
+    var form = frame.narrow || frame;
+    source.width = form.width; source.height = form.height; source.srcset = form.src;
+  }
+"""
+
+SLIDER = """
+  var slider = figure.querySelector("input");
+  slider.addEventListener("input", function () {
+    var frame = frames[+slider.value];
+    place(frame);
     readout.textContent = frame.label; slider.setAttribute("aria-valuetext", frame.label);
   });
   slider.hidden = false;
 })();"""
 
 # The words of the frame that is shown stay for print, where there are no buttons.
-BUTTONS = """(function () {
-  var figure = document.currentScript.closest("figure"), image = figure.querySelector("img");
-  var buttons = figure.querySelectorAll("button"), readout = figure.querySelector("output");
-  var frames = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
-  frames.forEach(function (frame) { frame.src = frame.src || image.src; });
+BUTTONS = """
+  var buttons = figure.querySelectorAll("button");
   buttons.forEach(function (button, index) {
     button.addEventListener("click", function () {
-      var frame = frames[index];
-      image.width = frame.width; image.height = frame.height;
-      image.src = frame.src; image.alt = frame.alt; readout.textContent = frame.label;
+      place(frames[index]);
+      readout.textContent = frames[index].label;
       buttons.forEach(function (other) { other.setAttribute("aria-pressed", other === button); });
     });
     button.hidden = false;
@@ -105,7 +114,7 @@ class Frames:
             values: The values.
             title: Name of the slider, or of the row of buttons.
             label: Format string of a value, as in ``"λ = {:g}"``.
-            alt: The same for the alt text; by default that of a figure drawn by :mod:`invkit.show`.
+            alt: The same for the alt text; that of a figure drawn by :mod:`invkit.show` follows it.
             start: Index of the frame shown first.
 
         Returns:
@@ -139,7 +148,7 @@ class Frames:
             f'<figure class="inv-frames">{img_tag(self.frames[self.start], self.alts[self.start])}'
             f"<figcaption>{control}</figcaption>"
             f'<script type="application/json">{data}</script>'
-            f"<script>{script}</script></figure>"
+            f"<script>{PLACE}{script}</script></figure>"
         )
 
     def _control(self) -> tuple[str, str]:
@@ -150,7 +159,7 @@ class Frames:
             f'<input type="range" min="0" max="{len(self.frames) - 1}" step="1" value="{self.start}" '
             f'aria-valuetext="{now}" autocomplete="off" hidden>'
         )
-        return f'<label>{title} {slider}</label> <output aria-live="off">{now}</output>', SCRIPT
+        return f'<label>{title} {slider}</label> <output aria-live="off">{now}</output>', SLIDER
 
     def widget(self) -> ipywidgets.Widget:
         """The live control for Jupyter."""
@@ -232,7 +241,7 @@ def explore(
         title: Name of the slider.
         recorded: Those of the values that are drawn right away, by default at most seven, spread evenly.
         label: Format string of a value.
-        alt: The same for the alt text; by default that of a figure drawn by :mod:`invkit.show`.
+        alt: The same for the alt text; that of a figure drawn by :mod:`invkit.show` follows it.
 
     Returns:
         The slider, for the end of a cell.
@@ -267,7 +276,7 @@ def picture(draw: Callable[[Any], Figure], value: Any, alt: str | None = None) -
         ValueError: If the figure has no alt text.
     """
     figure = draw(value)
-    text = getattr(figure, "alt", None) if alt is None else alt.format(value)
+    text = ": ".join(filter(None, [alt and alt.format(value), getattr(figure, "alt", None)]))
     if not text:
         raise ValueError("the figure has no alt text: give alt='… {} …', or draw with a function of invkit.show")
     frame = webp(render_png(figure))

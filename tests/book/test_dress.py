@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
 from invkit import show
 from invkit.book.claims import Claims
 from invkit.book.record_file import record
 from invkit.book.recorded import load_recorded
+from invkit.show.picture import css_size
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book/_ext"
 
@@ -199,12 +201,23 @@ def cell(id: str, source: str, kind: str = "code", *outputs: dict, tags: tuple[s
 TABLE = {"output_type": "execute_result", "data": {"text/html": "<b>claims</b>"}, "metadata": {}}
 
 
-def test_a_sheet_of_rows_has_a_form_for_a_phone_and_a_grid_has_none():
+def test_a_sheet_of_images_has_a_form_for_a_phone():
     images = torch.rand(10, 1, 8, 8)
-    for sheet, forms in ((show.image_rows({"real": images}, columns=10), 1), (show.image_grid(images), 0)):
+    for sheet in (show.image_rows({"real": images}, columns=10), show.image_grid(images)):
         _, html, _ = page(sheet._repr_mimebundle_()["text/html"])
-        assert html.count('<picture><source media="(max-width: 40rem)"') == forms
+        assert html.count('<picture><source media="(max-width: 40rem)"') == 1
         assert html.count("<img") == 1
+
+
+def test_each_frame_of_a_slider_has_a_form_for_a_phone():
+    frames = {"grey": torch.full((10, 1, 8, 8), 0.5), "</script>": torch.zeros(10, 1, 8, 8)}
+    slider = show.Frames.render(lambda name: show.image_grid(frames[name]), frames, title="ground", alt="All {}")
+    soup = BeautifulSoup(page(slider._repr_html_())[1], "html.parser")
+    first, other = json.loads(soup.select_one("script[type='application/json']").string)
+    assert soup.select_one("picture > source + img")
+    assert "narrow" not in first  # its form stands in the page
+    assert css_size(base64.b64decode(other["narrow"]["src"].partition(",")[2])) == (355, other["narrow"]["height"])
+    assert int(soup.source["height"]) == other["narrow"]["height"] > other["height"]
 
 
 def test_the_rows_of_a_recorded_run_have_a_form_for_a_phone_beside_its_table(tmp_path):

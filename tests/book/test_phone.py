@@ -1,4 +1,4 @@
-"""Sheets of rows as a phone shows them: the same tiles and words, in more lines."""
+"""Sheets of images as a phone shows them: the same tiles and words, in more lines."""
 
 from __future__ import annotations
 
@@ -77,9 +77,57 @@ def test_rows_may_have_fewer_images_than_others(phone):
     assert narrow.height < full.height
 
 
-def test_what_fits_or_is_no_sheet_of_rows_stays_as_it_is(phone):
+def regridded(phone, sheet) -> tuple[Image.Image, Image.Image]:
+    wide = render_png(sheet)
+    return Image.open(io.BytesIO(wide)), Image.open(io.BytesIO(phone.for_phone(wide, sheet.alt)))
+
+
+def test_a_batch_of_images_keeps_its_order_in_more_lines(phone):
+    _, narrow = regridded(phone, show.image_grid(bright(12), columns=10, scale=1.5))
+    assert narrow.width == phone.WIDTH * SHARPNESS
+    step = 48 + GAP  # five in a line
+    found = [colour(narrow, MARGIN + i % 5 * step + 24, MARGIN + i // 5 * step + 24)[0] for i in range(12)]
+    assert found == pytest.approx((255 * bright(12)[:, 0, 0, 0]).tolist(), abs=2)
+    assert round(narrow.height / SHARPNESS) == MARGIN + 3 * step + MARGIN - GAP
+
+
+@pytest.mark.parametrize("scale", [1, 1.5])
+def test_what_is_written_below_each_image_of_a_batch_stays_with_it(phone, scale):
+    sheet = show.image_grid(bright(10), CLASSES, columns=10, captions=[f"0.{i}" for i in range(10)], scale=scale)
+    wide, narrow = regridded(phone, sheet)
+    below = MARGIN + 32 * scale + 2
+    step = 48 + GAP + 2 * LINE  # five in a line; small tiles are enlarged
+    for k in (0, 1):
+        parts = [MARGIN + line * step + 48 + 2 + k * LINE for line in (0, 1)]
+        found = [ink(narrow, top, top + LINE - 1) for top in parts]
+        assert sum(found) == ink(wide, below + k * LINE, below + (k + 1) * LINE - 1)
+        assert min(found) > 0
+    middles = [MARGIN + i * (48 + GAP) + 24 for i in range(5)]
+    dark = np.asarray(narrow.convert("L"))[round(2 * (MARGIN + 48 + 3 + LINE)) :][: 2 * LINE - 4] < 128
+    columns = np.flatnonzero(dark.any(0)) / SHARPNESS
+    nearest = [min(middles, key=lambda middle: abs(middle - column)) for column in columns]
+    for middle in middles:  # each number below the middle of its own image
+        own = columns[np.array(nearest) == middle]
+        assert (own.min() + own.max()) / 2 == pytest.approx(middle, abs=2)
+
+
+def test_title_and_note_of_a_batch_are_written_anew(phone):
+    images = bright(40)
+    plain = regridded(phone, show.image_grid(images[:20], scale=1.5))[1]
+    titled = regridded(phone, show.image_grid(images[:20], scale=1.5, title="A title"))[1]
+    thinned = regridded(phone, show.image_grid(images, scale=1.5, limit=20))[1]
+    assert titled.height - plain.height == SHARPNESS * (LINE + GAP)
+    assert thinned.height - plain.height == SHARPNESS * LINE
+    assert ink(titled, MARGIN, MARGIN + LINE)
+    assert ink(thinned, thinned.height / SHARPNESS - MARGIN - LINE, thinned.height / SHARPNESS)
+
+
+def test_what_fits_or_is_no_sheet_of_images_stays_as_it_is(phone):
     small = show.image_rows({"real": bright(3)}, columns=3, scale=1)
-    grid = show.image_grid(bright(10), columns=10)
-    for sheet in (small, grid):
+    few = show.image_grid(bright(3))
+    oblong = show.image_grid(bright(10)[..., :16], columns=10)
+    for sheet in (small, few, oblong):
         assert phone.for_phone(render_png(sheet), sheet.alt) is None
-    assert phone.for_phone(render_png(grid), "2 rows of up to 10 images: real; inverted.") is None
+    grid = render_png(show.image_grid(bright(10), columns=10))
+    for alt in ("2 rows of up to 10 images: real; inverted.", "12 images in 2 rows of up to 6.", "Ten images."):
+        assert phone.for_phone(grid, alt) is None

@@ -187,6 +187,17 @@ def test_feature_planes_draw_each_point_over_the_regions():
     assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in named.axes] == [("first", "second"), ("first", "")]
 
 
+def test_a_phone_shows_planes_one_below_the_other():
+    panel = torch.rand(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    one, two = feature_planes({"made": panel}), feature_planes({"made": panel, "real": panel})
+    before = render_png(two)
+    source = re.compile(r'<picture><source [^>]*base64,([^"]*)"')
+    html = [figure._repr_mimebundle_()["text/html"] for figure in (one, two)]
+    assert not source.search(html[0]), "a single one fits as it is"
+    assert css_size(base64.b64decode(source.search(html[1])[1])) == (355, pytest.approx(2 * css_size(before)[1], abs=1))
+    assert render_png(two) == before
+
+
 def test_feature_planes_refuse_what_is_no_plane():
     places, labels = torch.zeros(3, 2), torch.zeros(3)
     with pytest.raises(ValueError, match="no panels"):
