@@ -13,8 +13,9 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from docutils import nodes
@@ -115,13 +116,14 @@ class Scoreboard(SphinxDirective):
                 self.env.note_dependency(str(record))
             return [summary(claims, published)]
         if self.arguments[0] == "changes":
-            return [changes(claims, gather(self.env, claims))]
+            return folded("The claims whose verdict has changed", changes(claims, gather(self.env, claims)))
         if self.arguments[0] == "matrix":
             return [matrix(claims, gather(self.env, claims), self.address)]
         mine = [claim for claim in claims.values() if claim.paper == self.arguments[0]]
         if not mine:
             raise self.error(f"no claim of paper {self.arguments[0]!r}")
-        return [table(mine, gather(self.env, claims))]
+        published = gather(self.env, claims)
+        return folded(f"{len(mine)} claims: {told(mine, published)}", table(mine, published))
 
     def warn(self, message: str) -> None:
         log.warning(message, location=self.get_location())
@@ -139,10 +141,20 @@ def verdict(claim: Claim, published: dict[str, Chapter]) -> str:
 
 def summary(claims: dict[str, Claim], published: dict[str, Chapter]) -> nodes.paragraph:
     """How many claims have each of the five verdicts, or wait for their chapter."""
-    counts = Counter(verdict(claim, published) for claim in claims.values())
-    present = [kind for kind in (*VERDICTS, PENDING) if counts[kind] or kind != PENDING]
-    text = ", ".join(f"{counts[kind]} {words(kind, counts[kind])}" for kind in present)
+    text = told(claims.values(), published)
     return nodes.paragraph("", f"Of {len(claims)} claims, {text}.", classes=["inv-summary"])
+
+
+def told(claims: Iterable[Claim], published: dict[str, Chapter]) -> str:
+    """How many of some claims have each verdict that any of them has."""
+    counts = Counter(verdict(claim, published) for claim in claims)
+    return ", ".join(f"{counts[kind]} {words(kind, counts[kind])}" for kind in (*VERDICTS, PENDING) if counts[kind])
+
+
+def folded(summary: str, table: nodes.Node) -> list[nodes.Node]:
+    """A table in a fold, since all of them together are as long as the rest of the page many times over."""
+    start = f'<details class="inv-board"><summary>{html.escape(summary)}</summary>'
+    return [nodes.raw("", start, format="html"), table, nodes.raw("", "</details>", format="html")]
 
 
 def words(kind: str, n: int) -> str:
@@ -201,7 +213,7 @@ def matrix_row(claim: Claim, chapter: Chapter | None, columns: Sequence[str], ad
         )
     name = f'<a href="#{board(claim)}"><code>{claim.id}</code></a> {html.escape(claim.claim)}'
     cells = "".join(f"<td>{' '.join(marks[column])}</td>" for column in columns)
-    total = f'<td class="{classes(overall)}">{mark_of(overall)} {overall}</td>'
+    total = f'<td class="{classes(overall)}">{mark_of(overall)}&nbsp;{overall}</td>'
     return f'<tr class="inv-row {slug(overall)}"><th scope="row">{name}</th>{total}{cells}</tr>'
 
 
@@ -257,7 +269,7 @@ def rows(claim: Claim, chapter: Chapter | None) -> list[nodes.row]:
     for i, line in enumerate(found):
         cells = {
             "claim": first,  # beside all its lines
-            "tested": paragraphs(text(line.tested_on)),
+            "tested": paragraphs([broken_names(sentence) for sentence in line.tested_on]),
             "finding": paragraphs(text(line.finding)),
             "effect": paragraphs([*text(line.effect), [verdict_mark(line.verdict)]]),
         }
@@ -313,6 +325,13 @@ def verdict_mark(kind: str, words: str = "") -> nodes.inline:
 def text(sentences: list[str]) -> list[list[nodes.Node]]:
     """Plain sentences, each a paragraph of its own."""
     return [[nodes.Text(sentence)] for sentence in sentences]
+
+
+def broken_names(sentence: str) -> list[nodes.Node]:
+    """A sentence in which names of recorded runs may break after an underscore."""
+    parts = sentence.split("_")
+    made = [[nodes.Text(f"{part}_"), nodes.raw("", "<wbr>", format="html")] for part in parts[:-1]]
+    return [*chain.from_iterable(made), nodes.Text(parts[-1])]
 
 
 def paragraphs(contents: list[list[nodes.Node]]) -> list[nodes.Node]:

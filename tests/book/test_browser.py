@@ -360,6 +360,32 @@ def test_the_matrix_of_claims_is_filtered_by_the_keyboard(browser, address):
     assert all(row.is_displayed() for row in rows)
 
 
+def test_a_link_to_a_claim_opens_the_fold_that_it_stands_in(browser, address):
+    browser.get(f"{address}/book/intro.html")  # another page, so that the next one is loaded
+    opened = "return [...document.querySelectorAll('details.inv-board')].map(fold => fold.open)"
+    browser.get(f"{address}/book/scoreboard.html")
+    assert not any(browser.execute_script(opened))
+    link = browser.find_elements("css selector", ".inv-matrix th a")[-1]
+    browser.execute_script("arguments[0].click()", link)
+    target = link.get_attribute("href").partition("#")[2]
+    assert target.startswith("board-")
+    row = browser.find_element("id", target)
+    assert row.is_displayed()
+    assert sum(browser.execute_script(opened)) == 1
+    top, seen = row.rect["y"], browser.execute_script("return [scrollY, scrollY + innerHeight]")
+    assert seen[0] <= top <= seen[1]
+
+
+def test_paper_has_every_fold_of_the_scoreboard_open(browser, address):
+    browser.get(f"{address}/book/scoreboard.html")
+    opened = "return [...document.querySelectorAll('details.inv-board')].map(fold => fold.open)"
+    states = []
+    for moment in ("beforeprint", "afterprint"):
+        browser.execute_script(f"window.dispatchEvent(new Event('{moment}'))")
+        states.append(set(browser.execute_script(opened)))
+    assert states == [{True}, {False}]
+
+
 def test_a_choice_in_the_quiz_is_answered_without_a_script(browser, address, chapters):
     (chapter,) = [name for name in chapters if "/08_" in name]
     browser.get(f"{address}/{chapter}")

@@ -117,7 +117,7 @@ def test_answers_are_counted_linked_and_read_again_when_they_change(book, build)
     page, warnings = build()
     assert warnings == ""
     assert (
-        "Of 68 claims, 3 hold, 1 holds in part, 0 are contradicted, 1 is not seen at this scale, 8 are not tested, "
+        "Of 68 claims, 3 hold, 1 holds in part, 1 is not seen at this scale, 8 are not tested, "
         "55 wait for a chapter in preparation." in page
     )
     assert 'href="notebooks/01_deepinversion.html#claim-di-verifier"' in page
