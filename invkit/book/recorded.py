@@ -42,6 +42,7 @@ class Recorded:
         rules: By claim that the run was made for, the digest of its rule as it stood when the run began.
         networks: By name of each network used, the fingerprints of those of that name.
         picture: The figure as PNG, or as WebP where it is of photographs.
+        hidden: Columns that its table leaves out where it is shown.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Recorded:
     alt: str = ""
     note: str = ""
     picture: bytes | None = None
+    hidden: tuple[str, ...] = ()
 
     def summaries(self) -> dict[str, dict[str, Summary]]:
         """Mean, standard deviation and count of every number, by row and column."""
@@ -158,15 +160,19 @@ class Recorded:
         image = img_tag(webp(self.picture), self.alt) if self.picture else ""
         note = CODE.sub(r"<code>\1</code>", html.escape(self.note))
         rows = {
-            name: {column: format_summary(summary) for column, summary in row.items()}
+            name: {column: format_summary(summary) for column, summary in row.items() if column not in self.hidden}
             for name, row in self.summaries().items()
         }
+        left_out = ""
+        if self.hidden:
+            names = html.escape(", ".join(self.hidden))
+            left_out = f"<p>Left out here, and kept in <code>book/recorded/{self.name}.json</code>: {names}.</p>"
         # As Sphinx writes code, so that a page can keep an option in one piece.
         words = " ".join(f'<span class="pre">{html.escape(word)}</span>' for word in self.command.split(" "))
         head = f"<p><strong>Recorded run</strong> {html.escape(self.title)}</p><p>{html.escape(self.origin)}</p>"
         return (
             f'<figure class="inv-recorded"><figcaption>{head}</figcaption>{image}'
-            f"{separate_tables(rows)}{note and f'<p>{note}</p>'}"
+            f"{separate_tables(rows)}{left_out}{note and f'<p>{note}</p>'}"
             f"<p>Repeat it: <code>{words}</code></p></figure>"
         )
 
@@ -305,16 +311,22 @@ class MissingRecord:
         return f'<div class="admonition warning">{title}<p>{html.escape(text)}</p></div>'
 
 
-def show_recorded(name: str, folder: str | Path | None = None) -> Recorded | MissingRecord:
+def show_recorded(
+    name: str, folder: str | Path | None = None, *, hide: Sequence[str] = ()
+) -> Recorded | MissingRecord:  # fmt: skip
     """The same as :func:`load_recorded`, by the name of what a cell does that ends with it.
 
     Args:
         name: Name of the record.
         folder: Where it lies; by default ``book/recorded`` of the book around the working directory.
+        hide: Columns that the table leaves out, for one that would be wider than a page; it says which.
 
     Returns:
         The run, which a notebook shows as a table with its origin and the command that repeats it; where it is not
         there or its picture is another one, a box that says so.
+
+    Raises:
+        ValueError: For a column to hide that the run does not have.
 
     >>> import tempfile
     >>> from invkit.book import record
@@ -325,9 +337,13 @@ def show_recorded(name: str, folder: str | Path | None = None) -> Recorded | Mis
     '...-...-..., cpu, 1 s, seed 0, commit ...'
     """
     try:
-        return load_recorded(name, folder)
+        run = load_recorded(name, folder)
     except (FileNotFoundError, ValueError) as error:
         return MissingRecord(name, str(error))
+    columns = {column: None for row in run.measured.values() for column in row}
+    if unknown := [column for column in hide if column not in columns]:
+        raise ValueError(f"recorded run {name} has no column {unknown[0]!r} to hide; there is {', '.join(columns)}")
+    return replace(run, hidden=tuple(hide))
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ import torch
 import invkit
 from invkit.core.files import atomic_path
 from invkit.report.case import Case
-from invkit.report.section import Section, table_html
+from invkit.report.section import Section, table_html, written
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6470; --line: #d5dae0; --card: #f5f7f9; --link: #0b57d0; }
@@ -71,10 +71,10 @@ def write_page(
         f'<p class="soft">{time.strftime("%Y-%m-%d")} · invkit {invkit.__version__} · torch {torch.__version__} · '
         f"network {case.target.fingerprint()} · seed {case.seed}</p>",
         '<section class="summary" aria-label="Summary"><ul>',
-        *(f"<li>{html.escape(sentence)}</li>" for sentence in summary),
+        *(f"<li>{written(sentence)}</li>" for sentence in summary),
         "</ul></section>",
-        *(f"<p>{html.escape(note)}</p>" for note in notes),
-        f"<p>{html.escape(given(case))}</p>",
+        *(f"<p>{written(note)}</p>" for note in notes),
+        f"<p>{written(given(case))}</p>",
         *(_headed(section) for section in sections.values()),
         "<h2>Cost and limits</h2>",
         table_html(cost),

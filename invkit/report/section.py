@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from invkit.show.tables import table_body
 
 Rows = Mapping[str, Mapping[str, Any]]
 """A table: by row, columns by name."""
+MINUS = re.compile(r"(?<![\w.-])-(?=\.?\d)|(?<=\de)-(?=\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +84,13 @@ class Section:
 
     def to_html(self) -> str:
         """Its body as HTML, without the title; one that was left out says why."""
-        parts = [f"<p>Left out: {html.escape(self.skipped)}.</p>"] if self.skipped else []
-        parts += [f"<p><strong>{html.escape(self.summary)}</strong></p>"] if self.summary else []
-        parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in self.paragraphs]
+        parts = [f"<p>Left out: {written(self.skipped)}.</p>"] if self.skipped else []
+        parts += [f"<p><strong>{written(self.summary)}</strong></p>"] if self.summary else []
+        parts += [f"<p>{written(paragraph)}</p>" for paragraph in self.paragraphs]
         for figure in self.figures:
             image = img_tag(figure.picture, figure.alt)
-            parts.append(f"<figure>{image}<figcaption>{html.escape(figure.caption)}</figcaption></figure>")
-        parts += [f"<h3>{html.escape(heading)}</h3>{table_html(rows)}" for heading, rows in self.tables.items()]
+            parts.append(f"<figure>{image}<figcaption>{written(figure.caption)}</figcaption></figure>")
+        parts += [f"<h3>{written(heading)}</h3>{table_html(rows)}" for heading, rows in self.tables.items()]
         return "".join(parts)
 
     def _repr_html_(self) -> str:
@@ -116,7 +118,21 @@ def table_html(rows: Rows) -> str:
     >>> "<td>3</td>" in table_html({"layers": {"": 3}})
     True
     """
-    return f'<div class="wide"><table class="dataframe">{table_body(rows)}</table></div>'
+    signed = {row: {name: _signed(str(value)) for name, value in columns.items()} for row, columns in rows.items()}
+    return f'<div class="wide"><table class="dataframe">{table_body(signed)}</table></div>'
+
+
+def written(text: str) -> str:
+    """Text as HTML, in which negative numbers have a minus, at which no line breaks.
+
+    >>> written("-10 points, p 1.6e-12, pre-trained on A&B, ages 3-5")
+    '−10 points, p 1.6e−12, pre-trained on A&amp;B, ages 3-5'
+    """
+    return html.escape(_signed(text))
+
+
+def _signed(text: str) -> str:
+    return MINUS.sub("−", text)
 
 
 def pace(

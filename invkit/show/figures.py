@@ -25,6 +25,7 @@ from invkit.core.results import InversionResult
 from invkit.show.picture import CSS_DPI, Canvas
 
 PALETTE = "colorblind"
+APART = (0, 1, 2, 4, 7, 9, 3, 5, 6, 8)  # its colours in an order in which few lines have no two of a kind
 COLOUR_MAP = "cividis"  # perceptually uniform, and the same to readers with red-green blindness
 # Lines and points are told apart without colour, up to six of them.
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1.5, 1, 1.5, 1, 1.5)))
@@ -81,7 +82,8 @@ def styled() -> Iterator[list[Any]]:
     """The book's look while the block runs; yields the palette."""
     look: dict[Any, Any] = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook"), **RC}
     with mpl.rc_context(look):
-        yield sns.color_palette(PALETTE)
+        colours = sns.color_palette(PALETTE)
+        yield [colours[i] for i in APART]
 
 
 TERMS = {

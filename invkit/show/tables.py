@@ -13,14 +13,16 @@ from pandas.io.formats.style import Styler
 
 
 def table(
-    rows: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]], digits: int = 3, corner: str = "images"
-) -> Styler:
+    rows: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]], digits: int | None = None,
+    corner: str = "images",
+) -> Styler:  # fmt: skip
     """A table with one row per name and one column per score.
 
     Args:
         rows: By name a mapping from scores to numbers or texts, or a list of such mappings, one for each seed, which
             is shown as mean ± standard deviation.
-        digits: Digits after the point.
+        digits: Digits after the point; by default three in a column of numbers below ten, and one fewer for each
+            further digit before the point.
         corner: Heading of the names.
 
     Returns:
@@ -29,24 +31,37 @@ def table(
     Raises:
         ValueError: Where there are no rows, or a list is empty.
 
-    >>> table({"ours": [{"psnr": 20.0}, {"psnr": 22.0}]}, digits=1).data["psnr"][0]
-    '21.0 ± 1.4'
+    >>> table({"ours": [{"psnr": 20.0}, {"psnr": 22.0}]}).data["psnr"][0]
+    '21.00 ± 1.41'
     """
     if not rows:
         raise ValueError("table was given no rows")
-    texts = {k: dict(v) if isinstance(v, Mapping) else _over_seeds(k, v, digits) for k, v in rows.items()}
-    frame = pd.DataFrame.from_dict(texts, orient="index")
+    if empty := [name for name, row in rows.items() if not isinstance(row, Mapping) and not row]:
+        raise ValueError(f"table: row {empty[0]!r} is an empty list")
+    lists = {name: [row] if isinstance(row, Mapping) else list(row) for name, row in rows.items()}
+    columns = list(dict.fromkeys(column for row in lists.values() for column in row[0]))
+    places = {column: _places(lists, column) if digits is None else digits for column in columns}
+    texts = {name: {key: _text(row, key, places[key]) for key in row[0]} for name, row in lists.items()}
+    frame = pd.DataFrame.from_dict(texts, orient="index", columns=columns)
     frame = frame.rename_axis(corner).reset_index()
-    return frame.style.hide(axis="index").format(precision=digits, na_rep="–").set_table_attributes('class="dataframe"')
+    return frame.style.hide(axis="index").format(na_rep="–").set_table_attributes('class="dataframe"')
 
 
-def _over_seeds(name: str, rows: Sequence[Mapping[str, Any]], digits: int) -> dict[str, str]:
-    if not rows:
-        raise ValueError(f"table: row {name!r} is an empty list")
-    columns = {key: np.array([row[key] for row in rows], float) for key in rows[0]}
-    return {
-        key: "–" if np.isnan(v).any() else f"{v.mean():.{digits}f}" + _spread(v, digits) for key, v in columns.items()
-    }
+def _text(seeds: Sequence[Mapping[str, Any]], column: str, places: int) -> str:
+    """A cell: a text as it is, a whole number too, another number with so many digits after the point."""
+    first = seeds[0][column]
+    if len(seeds) == 1 and not isinstance(first, (float, np.floating)):
+        return "–" if first is None else str(first)
+    values = np.array([row[column] for row in seeds], float)
+    return "–" if np.isnan(values).any() else f"{values.mean():.{places}f}{_spread(values, places)}"
+
+
+def _places(lists: Mapping[str, Sequence[Mapping[str, Any]]], column: str) -> int:
+    """How many digits after the point show about three of the largest number of a column."""
+    numbers = [row[column] for seeds in lists.values() for row in seeds if column in row]
+    sizes = [abs(float(v)) for v in numbers if isinstance(v, (int, float, np.number)) and np.isfinite(v)]
+    whole = len(f"{max(sizes, default=0.0):.0f}")
+    return max(0, 4 - whole)
 
 
 def _spread(values: NDArray[np.float64], digits: int) -> str:

@@ -75,6 +75,19 @@ def test_it_is_shown_as_recorded_with_its_origin(tmp_path):
     assert 'alt="Black: One image."' in bundle["text/html"]
 
 
+def test_columns_can_be_left_out_of_a_table_which_says_so(tmp_path):
+    measured = {"first": {"a": 1.0, "b < c": 2.0, "d": 3.0}, "second": {"a": 4.0}}
+    record("run-1", **FACTS | {"measured": measured}, folder=tmp_path)
+    shown = show_recorded("run-1", tmp_path, hide=["b < c", "d"])
+    page = shown._repr_html_()
+    assert re.findall(r'<th scope="col">(.*?)</th>', page) == ["a"]
+    assert "Left out here, and kept in <code>book/recorded/run-1.json</code>: b &lt; c, d." in page
+    assert shown.means() == measured
+    assert "Left out" not in show_recorded("run-1", tmp_path)._repr_html_()
+    with pytest.raises(ValueError, match=r"run-1 has no column 'e' to hide; there is a, b < c, d"):
+        show_recorded("run-1", tmp_path, hide=["e"])
+
+
 def test_rows_and_columns_make_a_table(tmp_path):
     measured = {"first": {"a": 1.0, "b": 2.0}, "second": {"b": 3.0}}
     record("run-1", **FACTS | {"measured": measured}, folder=tmp_path)

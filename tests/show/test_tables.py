@@ -20,6 +20,26 @@ def test_a_row_over_seeds_has_its_spread():
     assert "run" in page
 
 
+def test_numbers_have_about_three_digits_each_column_of_its_own():
+    rows = {
+        "ours": {"share": 0.12345, "psnr": 25.7664, "frechet": 143.3624, "pixels": 1234.4, "name": "a", "count": 1024},
+        "theirs": {"share": 1.0, "psnr": 3.0, "frechet": 9.0, "count": 7, "none": None},
+        "twice": [{"share": 0.5, "psnr": 20.0}, {"share": 0.7, "psnr": 22.0}],
+    }
+    data = table(rows).data.set_index("images")
+    assert data.loc["ours", :"pixels"].tolist() == ["0.123", "25.77", "143.4", "1234"]
+    assert data.loc["theirs", ["share", "psnr", "frechet", "count", "none"]].tolist() == [
+        "1.000",
+        "3.00",
+        "9.0",
+        "7",
+        "–",
+    ]
+    assert data.loc["twice", ["share", "psnr"]].tolist() == ["0.600 ± 0.141", "21.00 ± 1.41"]
+    assert ">1024<" in table(rows).to_html()
+    assert table(rows).to_html().count(">–<") == 8 + 1  # what a row does not have, and what is none
+
+
 @pytest.mark.parametrize(("rows", "sentence"), [({}, "no rows"), ({"a": []}, "'a' is an empty list")])
 def test_nothing_to_show_is_refused(rows, sentence):
     with pytest.raises(ValueError, match=sentence):
