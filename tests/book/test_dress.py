@@ -284,8 +284,8 @@ def test_numbers_of_a_table_keep_to_their_spread_and_have_a_minus():
 
 def test_downloads_keep_the_numbers_that_programs_read():
     _, html, files = page(show.table({f"row {i}": {"x": -float(i)} for i in range(12)}).to_html())
-    assert "-11.000" in files["data/01_deepinversion-cell-9.csv"].decode()
-    assert "−11.000" in html
+    assert "-11.00" in files["data/01_deepinversion-cell-9.csv"].decode()
+    assert "−11.00" in html
 
 
 def test_sentences_of_a_run_keep_a_number_with_its_spread():

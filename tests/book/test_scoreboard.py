@@ -129,7 +129,7 @@ def test_answers_are_counted_linked_and_read_again_when_they_change(book, build)
     publish(book, answers(NONE), answers(NONE))
     page, warnings = build()
     assert warnings == ""
-    assert "0 hold, 1 holds in part, 3 are contradicted" in page
+    assert "Of 68 claims, 1 holds in part, 3 are contradicted" in page
 
     (book / f"build/claims/ci/{NAME}.json").unlink()  # nothing else changes
     assert "is missing" in build()[1]
