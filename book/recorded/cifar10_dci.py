@@ -85,6 +85,11 @@ class Workshop:
         amounts = {"images": self.images, "synthesis batch": BATCH, "copies": COPIES, "shift": SHIFT}
         return {"training": self.training} | amounts
 
+    @property
+    def real(self) -> int:
+        """How many training images there are to learn from, of those asked for."""
+        return min(self.images, len(self.data.train))
+
     def judges(self) -> dict[str, ik.Target]:
         """The network that is inverted, and a deeper one that has seen neither inverses nor features."""
         return {"ResNet-20": self.run.network(RESNET20), "ResNet-44": self.run.network(RESNET44)}
@@ -95,7 +100,7 @@ class Workshop:
         return split.images[:count], split.labels[:count]
 
     def source(self, name: str) -> Tensor:
-        """As many images of each source: made by DeepInversion, drawn from the training set, or uniform noise."""
+        """Images of a source: made by DeepInversion, of the training set as far as it reaches, or uniform noise."""
         if name == "real":
             pool = self.data.train.images
             return pool[torch.randperm(len(pool), generator=ik.seeded(0))[: self.images]]
@@ -174,8 +179,8 @@ def depth(
         ),
         note=f"{len(photos)} test images, none seen in training; PSNR is the mean over them, for each seed of the "
         f"training. Inverses learnt from {images:,} images that DeepInversion made from the network itself (shown), "
-        "from as many real training images, or from as many of uniform noise; each image in "
-        f"{COPIES} flips and shifts. "
+        f"from {shop.real:,} real training images, or from as many of uniform noise as of synthetic ones; each image "
+        f"in {COPIES} flips and shifts. "
         "Each depth as it was at the end of its own stage. The ResNet-44 has seen neither the inverses nor the "
         "features. Scores are of images rounded to 8 bits. The trivial answers run no network backwards: nearest are "
         "training images.",
@@ -319,7 +324,7 @@ def rival(
         claims=("dci.beats-deepsim",),
         figure=sheet(run, shown, judges),
         note=f"{len(photos)} test images from the features behind the last residual block ({LAYER}), the same as in "
-        f"the comparison of methods; learnt from the same {images:,} real training images, each in {COPIES} flips and "
+        f"the comparison of methods; learnt from the same {shop.real:,} real training images, each in {COPIES} flips and "
         f"shifts, {DEEPSIM['batch_size']} at a time. The best of {TRIES} settings by PSNR on {TUNED_ON} training "
         f"images, after {tuning_steps:,} steps in one further seed. Divide and conquer has 2,900 steps in that run, "
         "of which those of the early stages train small parts.",
@@ -366,7 +371,7 @@ def tuned(
         claims=("dci.beats-deepsim",),
         figure=sheet(run, shown, judges),
         note=f"{len(photos)} test images from the features behind the last residual block ({LAYER}), the same as in "
-        f"the comparison of methods; learnt from the same {images:,} real training images. The best of {TRIES} "
+        f"the comparison of methods; learnt from the same {shop.real:,} real training images. The best of {TRIES} "
         f"settings by PSNR on {TUNED_ON} training images, after {tuning_steps} + "
         f"{round(tuning_steps / steps * fine_tune_steps)} steps a stage in one further seed; the result has {steps} + "
         f"{fine_tune_steps}.",
@@ -415,7 +420,7 @@ def attacks(
         claims=("dci.adversarial",),
         figure=show.image_rows(rows, class_names({"": verifier}), columns=len(SHOWN), scale=2.0),
         note=f"{len(photos)} test images; PSNR is the mean over them, for each seed of the training. Both networks' "
-        f"inverses learnt from the same {images:,} real training images (the robust network has no batch norms to "
+        f"inverses learnt from the same {shop.real:,} real training images (the robust network has no batch norms to "
         "make images from). Attacks by PGD on the network itself, within the radius in the maximum norm; random "
         "changes have this size in every pixel and channel. Change of the features: distance from those of the test "
         "images, over their norm, at the depth named. The networks are not of one shape: behind the named blocks the "
