@@ -324,8 +324,8 @@ def rival(
         claims=("dci.beats-deepsim",),
         figure=sheet(run, shown, judges),
         note=f"{len(photos)} test images from the features behind the last residual block ({LAYER}), the same as in "
-        f"the comparison of methods; learnt from the same {shop.real:,} real training images, each in {COPIES} flips and "
-        f"shifts, {DEEPSIM['batch_size']} at a time. The best of {TRIES} settings by PSNR on {TUNED_ON} training "
+        f"the comparison of methods; learnt from the same {shop.real:,} real training images, each in {COPIES} flips "
+        f"and shifts, {DEEPSIM['batch_size']} at a time. The best of {TRIES} settings by PSNR on {TUNED_ON} training "
         f"images, after {tuning_steps:,} steps in one further seed. Divide and conquer has 2,900 steps in that run, "
         "of which those of the early stages train small parts.",
     )  # fmt: skip
