@@ -19,6 +19,7 @@ from invkit.show.picture import CSS_DPI, PHONE, SHARPNESS
 
 WIDTH = round(PHONE * CSS_DPI)  # CSS pixels
 LETTERS = 46  # that fit a line
+FEWEST = 2  # tiles in a line
 
 
 def for_phone(picture: bytes, alt: str) -> bytes | None:
@@ -43,41 +44,40 @@ def for_phone(picture: bytes, alt: str) -> bytes | None:
 
 
 def rows_for_phone(sheet: Image.Image, alt: str) -> Image.Image | None:
-    """A sheet of rows, each below its name; None for another sheet, and for tiles wider than a phone."""
+    """A sheet of rows, each below its name; None for another sheet."""
     try:
         columns, names = parse_rows(alt)
         layout = laid_out(sheet, len(names), columns)
     except ValueError:
         return None
-    most = most_in_line(layout, columns)
-    return relaid(sheet, layout, names, most) if most else None
+    return relaid(sheet, layout, names, most_in_line(layout, columns))
 
 
 def grid_for_phone(sheet: Image.Image, alt: str) -> Image.Image | None:
-    """A sheet of one batch, its title above; None for another sheet, and for tiles wider than a phone."""
+    """A sheet of one batch, its title above; None for another sheet."""
     try:
         batch = parse_grid(alt)
         layout = laid_out_grid(sheet, batch.count, batch.columns, noted=batch.of > batch.count)
     except ValueError:
         return None
-    most = most_in_line(layout, batch.columns)
-    return regridded(sheet, layout, batch, most) if most else None
+    return regridded(sheet, layout, batch, most_in_line(layout, batch.columns))
 
 
 def most_in_line(layout: Layout, columns: int) -> int:
-    """How many tiles stand in a line of a phone, as many in each; 0 where not even one fits."""
-    most = int((WIDTH - MARGIN) / (layout.tile + GAP))
-    return most and -(-columns // -(-columns // most))
+    """How many tiles stand in a line of a phone, as many in each; of large ones at least two, made smaller."""
+    most = max(int((WIDTH - MARGIN) / (layout.tile + GAP)), min(columns, FEWEST))
+    return -(-columns // -(-columns // most))
 
 
-def largest_scale(layout: Layout, most: int) -> float:
-    """By how much tiles can be enlarged of which so many stand in a line."""
-    return max(x for x in (1, 1.5, 2) if x == 1 or most * (x * layout.tile + GAP) <= WIDTH - MARGIN)
+def best_scale(layout: Layout, most: int) -> float:
+    """By how much tiles are enlarged of which so many stand in a line, or made smaller where they would not fit."""
+    room = ((WIDTH - MARGIN) / most - GAP) / layout.tile
+    return max((scale for scale in (1.0, 1.5, 2.0) if scale <= room), default=room)
 
 
 def regridded(sheet: Image.Image, layout: Layout, batch: Batch, most: int) -> Image.Image:
     """The tiles with what is written below each, at most so many in a line, as large as then fits."""
-    scale = largest_scale(layout, most)
+    scale = best_scale(layout, most)
     tile, lines = scale * layout.tile, round((layout.pitch - layout.tile - GAP) / LINE)
     above = textwrap.wrap(batch.title, LETTERS) if layout.top > MARGIN else []
     below = [f"{batch.count:,} of {batch.of:,} images, evenly spaced"] if batch.of > batch.count else []
@@ -110,7 +110,7 @@ def write(sheet: Image.Image, lines: list[str], y: float) -> None:
 
 def relaid(sheet: Image.Image, layout: Layout, names: list[str], most: int) -> Image.Image:
     """The tiles below the names of their rows, at most so many in a line, as large as then fits."""
-    scale = largest_scale(layout, most)
+    scale = best_scale(layout, most)
     tile, heads = scale * layout.tile, []
     if layout.top > MARGIN:
         heads = words_along(sheet, layout, MARGIN, max(layout.counts))
@@ -134,11 +134,11 @@ def relaid(sheet: Image.Image, layout: Layout, names: list[str], most: int) -> I
 
 
 def framed_tile(sheet: Image.Image, layout: Layout, row: int, column: int, scale: float) -> Image.Image:
-    """A tile with the hairline around it, its pixels repeated."""
+    """A tile with the hairline around it, its pixels repeated where it is enlarged."""
     x, y = layout.place(row, column)
     size = round(SHARPNESS * (scale * layout.tile + 1))
     image = part(sheet, x - 0.5, y - 0.5, layout.tile + 1, layout.tile + 1)
-    return image.resize((size, size), Image.Resampling.NEAREST)
+    return image.resize((size, size), Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
 
 
 def words_along(sheet: Image.Image, layout: Layout, top: float, count: int) -> list[tuple[Image.Image, float]]:

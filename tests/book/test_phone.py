@@ -111,6 +111,16 @@ def test_what_is_written_below_each_image_of_a_batch_stays_with_it(phone, scale)
         assert (own.min() + own.max()) / 2 == pytest.approx(middle, abs=2)
 
 
+def test_of_large_images_two_stand_in_a_line(phone):
+    sheet = show.image_grid(bright(4, 112), [f"class {i}" for i in range(4)], columns=4, scale=1.9)
+    _, narrow = regridded(phone, sheet)
+    tile = (phone.WIDTH - MARGIN) / 2 - GAP
+    step = tile + GAP + LINE
+    found = [colour(narrow, MARGIN + i % 2 * (tile + GAP) + 80, MARGIN + i // 2 * step + 80)[0] for i in range(4)]
+    assert found == pytest.approx((255 * bright(4)[:, 0, 0, 0]).tolist(), abs=2)
+    assert narrow.height / SHARPNESS == pytest.approx(MARGIN + 2 * step + MARGIN - GAP, abs=1)
+
+
 def test_title_and_note_of_a_batch_are_written_anew(phone):
     images = bright(40)
     plain = regridded(phone, show.image_grid(images[:20], scale=1.5))[1]
