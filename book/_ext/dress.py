@@ -16,18 +16,18 @@ import io
 import json
 import re
 import textwrap
-from html import escape, unescape
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 from bs4 import BeautifulSoup, Tag
-from phone import for_phone
+from phone import add_phone_form
 from sphinx.util import logging
 
 from invkit.book.claims import anchor
 from invkit.show.panels import dot_panels
-from invkit.show.picture import CSS_DPI, PHONE, css_size, data_uri, img_tag, in_picture, render_png, webp
+from invkit.show.picture import CSS_DPI, PHONE, img_tag, render_png, webp
 
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
@@ -41,8 +41,6 @@ MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|[KMG]iB|px|pixels?|s|ms|min|minutes?|seconds?|images?|steps?)(?![\w-]))")
 INTERVAL = re.compile(r"\[([-−+]?[\d.]+), ([-−+]?[\d.]+)\]")
 NAME = re.compile(r"(?<![\w-])(?=[\w-]{4,12}(?![\w-]))[A-Z]\w*(?:-[A-Z\d]\w*)+")  # as ResNet-20; longer ones may break
-SHEET = re.compile(r'<img src="data:image/\w+;base64,([^"]+)" alt="([^"]*\d rows? of up to \d+[^"]*)"[^>]*>')
-RECORDS = re.compile(r'<script type="application/json">(.*?)</script>', re.S)  # of the frames of a slider
 PICTURE = re.compile(r'(\bsrc=|\bsrcset=|"src": )"data:image/(\w+);base64,([^"]+)"')
 EVERYDAY = {
     "claim",
@@ -296,31 +294,6 @@ def unbroken(text: str) -> str:
     True
     """
     return UNIT.sub("\xa0", INTERVAL.sub("[\\1,\xa0\\2]", text.replace(" ± ", "\xa0±\xa0")))
-
-
-def add_phone_form(html: str) -> str:
-    """Give each sheet of images its form for a phone, and so each frame of a slider."""
-
-    def add(found: re.Match[str]) -> str:
-        encoded, alt = found.groups()
-        narrow = phone_form(encoded, unescape(alt))
-        return in_picture(found[0], narrow) if narrow else found[0]
-
-    def add_to_frames(found: re.Match[str]) -> str:
-        frames = json.loads(found[1])
-        for frame in frames:
-            if "src" in frame and (narrow := phone_form(frame["src"].partition(",")[2], frame["alt"])):
-                width, height = css_size(narrow)
-                frame["narrow"] = {"src": data_uri(narrow), "width": width, "height": height}
-        return found[0].replace(found[1], json.dumps(frames).replace("<", r"\u003c"))
-
-    return RECORDS.sub(add_to_frames, SHEET.sub(add, html))
-
-
-def phone_form(encoded: str, alt: str) -> bytes | None:
-    """The form for a phone of a picture as it stands in a page, in WebP; None where it has none."""
-    narrow = for_phone(base64.b64decode(encoded), alt)
-    return webp(narrow) if narrow else None
 
 
 def move_pictures(html: str, up: str, files: Files) -> str:

@@ -22,6 +22,7 @@ import sheets
 import torch
 from docutils import nodes
 from docutils.parsers.rst import directives
+from phone import add_phone_form
 from PIL import Image
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -176,10 +177,12 @@ class Depths(Shown):
                 seen = next(value for column, value in scores.items() if column.startswith("ResNet-44"))
                 words = f"block {k} of {len(blocks) - 1}: {scores['PSNR']:.1f} dB, recognised {seen:.0%}"
             shown = {"photographs": torch.stack(tiles[0]), "from features" if k else "the same": torch.stack(tiles[k])}
-            frames.append(webp(render_png(image_rows(shown, columns=columns, scale=2.5))))
+            sheet = image_rows(shown, columns=columns, scale=2.5)
+            frames.append(webp(render_png(sheet)))
             labels.append(words)
-            alts.append(f"Six photographs, and below them what comes back: {words}.")
-        return Frames(frames, labels, alts, "depth", start=min(7, len(frames) - 1))._repr_html_()
+            alts.append(f"Six photographs, and below them what comes back, {words}: {sheet.alt}")
+        slider = Frames(frames, labels, alts, "depth", start=min(7, len(frames) - 1))
+        return add_phone_form(slider._repr_html_())
 
 
 def pixels(image: Image.Image, size: int) -> torch.Tensor:

@@ -5,8 +5,12 @@ On a sheet as wide as a page a phone shows tiles of 16 pixels, or a third of the
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+import re
 import textwrap
+from html import unescape
 from itertools import pairwise
 
 import numpy as np
@@ -15,11 +19,38 @@ from PIL import Image, ImageDraw, ImageFont
 from sheets import Batch, Layout, laid_out, laid_out_grid, parse_grid, parse_rows
 
 from invkit.show.grids import GAP, LINE, MARGIN
-from invkit.show.picture import CSS_DPI, PHONE, SHARPNESS
+from invkit.show.picture import CSS_DPI, PHONE, SHARPNESS, css_size, data_uri, in_picture, webp
 
 WIDTH = round(PHONE * CSS_DPI)  # CSS pixels
 LETTERS = 46  # that fit a line
 FEWEST = 2  # tiles in a line
+SHEET = re.compile(r'<img src="data:image/\w+;base64,([^"]+)" alt="([^"]*\d rows? of up to \d+[^"]*)"[^>]*>')
+RECORDS = re.compile(r'<script type="application/json">(.*?)</script>', re.S)  # of the frames of a slider
+
+
+def add_phone_form(html: str) -> str:
+    """Give each sheet of images its form for a phone, and so each frame of a slider."""
+
+    def add(found: re.Match[str]) -> str:
+        encoded, alt = found.groups()
+        narrow = phone_form(encoded, unescape(alt))
+        return in_picture(found[0], narrow) if narrow else found[0]
+
+    def add_to_frames(found: re.Match[str]) -> str:
+        frames = json.loads(found[1])
+        for frame in frames:
+            if "src" in frame and (narrow := phone_form(frame["src"].partition(",")[2], frame["alt"])):
+                width, height = css_size(narrow)
+                frame["narrow"] = {"src": data_uri(narrow), "width": width, "height": height}
+        return found[0].replace(found[1], json.dumps(frames).replace("<", r"\u003c"))
+
+    return RECORDS.sub(add_to_frames, SHEET.sub(add, html))
+
+
+def phone_form(encoded: str, alt: str) -> bytes | None:
+    """The form for a phone of a picture as it stands in a page, in WebP; None where it has none."""
+    narrow = for_phone(base64.b64decode(encoded), alt)
+    return webp(narrow) if narrow else None
 
 
 def for_phone(picture: bytes, alt: str) -> bytes | None:

@@ -260,11 +260,11 @@ def test_on_a_phone_a_wide_picture_can_be_moved_in_the_page_and_in_its_window(br
     from selenium.webdriver.support.ui import WebDriverWait
 
     screen(400)
-    (chapter,) = [name for name in chapters if "/07_" in name]  # it has a sheet of one batch, eight images wide
+    (chapter,) = [name for name in chapters if "/02_" in name]  # it has a recorded chart
     browser.get(f"{address}/{chapter}")
     assert "own size" in browser.find_element("css selector", ".inv-hint").text
-    browser.execute_script("document.querySelectorAll('.inv-figure img').forEach(p => { p.loading = 'eager' })")
-    unread = "return [...document.querySelectorAll('.inv-figure img')].some(p => !p.complete)"
+    browser.execute_script("document.querySelectorAll('.inv-recorded img').forEach(p => { p.loading = 'eager' })")
+    unread = "return [...document.querySelectorAll('.inv-recorded img')].some(p => !p.complete)"
     WebDriverWait(browser, 30).until_not(lambda b: b.execute_script(unread))
     in_page, in_window = browser.execute_script("""
         const room = box => [box.firstElementChild.clientWidth, box.scrollWidth > box.clientWidth]
@@ -280,6 +280,33 @@ def test_on_a_phone_a_wide_picture_can_be_moved_in_the_page_and_in_its_window(br
     assert width >= own
     assert moves
     browser.execute_script("document.querySelector('dialog.inv-large').close()")
+
+
+@pytest.mark.parametrize("page", ["book/intro", "/05_", "/07_"])
+def test_on_a_phone_each_frame_of_a_slider_has_its_own_form(browser, address, chapters, screen, page):
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    screen(400)
+    (chapter,) = [name for name in (*chapters, "book/intro.html") if page in name]
+    browser.get(f"{address}/{chapter}")
+    slider = sliders(browser)[0]
+    image = slider.find_element("xpath", "./ancestor::figure").find_element("css selector", "picture img")
+    browser.execute_script("arguments[0].loading = 'eager'", image)
+    seen = set()
+    for key in (Keys.HOME, Keys.ARROW_RIGHT, Keys.END):
+        slider.send_keys(key)
+        WebDriverWait(browser, 10).until(lambda b: b.execute_script("return arguments[0].complete", image))
+        shown, wide, natural, right = browser.execute_script(
+            "const [p] = arguments;"
+            "return [p.currentSrc, p.src, p.naturalWidth / p.width, p.getBoundingClientRect().right]",
+            image,
+        )
+        assert shown != wide, "the form for a phone is another picture"
+        assert natural == pytest.approx(2, rel=0.2), "it is shown at the size that it was drawn for"
+        assert right <= 400
+        seen.add(shown)
+    assert len(seen) == 3
 
 
 def test_on_a_phone_rows_of_images_fit_and_open_as_they_are_shown(browser, address, chapters, screen):
