@@ -282,7 +282,7 @@ def test_on_a_phone_a_wide_picture_can_be_moved_in_the_page_and_in_its_window(br
     browser.execute_script("document.querySelector('dialog.inv-large').close()")
 
 
-@pytest.mark.parametrize("page", ["book/intro", "/05_", "/07_"])
+@pytest.mark.parametrize("page", ["book/intro", "/04_", "/05_"])
 def test_on_a_phone_each_frame_of_a_slider_has_its_own_form(browser, address, chapters, screen, page):
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
