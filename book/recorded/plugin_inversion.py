@@ -392,7 +392,7 @@ def ablations(run: Run, *, seeds: int = 3, real: int = 600) -> None:
             images,
             [judge.classes[int(y)] for y in labels[:6]],
             columns=6,
-            scale=1.0,
+            scale=1.5,
             numbers={row: f"{run.mean(row, 'ResNet-44'):.0%}" for row in images},
             numbers_name="ResNet-44",
         ),
