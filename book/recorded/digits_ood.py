@@ -69,7 +69,7 @@ def garbage(run: Run, *, seeds: int = 8, limit: int = 1200) -> None:
         config={"garbage": config, "inversion": inversion, "quantile": TAIL},
         seeds=seeds,
         claims=CLAIMS,
-        figure=show.image_rows({name: images for name, images in rows.items() if len(images)}, columns=10, scale=2.0),
+        figure=show.image_rows({name: images for name, images in rows.items() if len(images)}, columns=10, scale=3.0),
         note="By seed, which changes the first weights, the order of the batches, the noise and the generator, but "
         f"none of the images that are asked about: {len(data.test)} test images of the digits, as many patches of two "
         "photographs, and the test images moved by half their width or height. A small network learns from nothing "
