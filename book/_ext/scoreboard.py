@@ -32,7 +32,7 @@ PENDING = "in preparation"
 DATA = {
     "digits": ("digits",),
     "MNIST": ("mnist", "fashion", "svhn"),
-    "CIFAR": ("cifar",),
+    "CIFAR-10": ("cifar",),
     "ImageNet": ("imagenet", "photo"),
 }
 """Columns of the matrix, with how the names of their data sets begin; what fits none needs no data."""
@@ -221,7 +221,7 @@ def column_of(data: str) -> str:
     """The column of the matrix that a data set belongs to.
 
     >>> column_of("digits, shown upside down"), column_of("CIFAR-10, 600 test images"), column_of("any")
-    ('digits', 'CIFAR', 'any data')
+    ('digits', 'CIFAR-10', 'any data')
     """
     return next((column for column, starts in DATA.items() if data.strip().lower().startswith(starts)), NO_DATA)
 

@@ -11,11 +11,10 @@ document.addEventListener("DOMContentLoaded", function () {
     '<button type="button" data-step="1">next ›</button><button>close</button></form>' +
     "<figure><div><img alt=''></div><figcaption></figcaption></figure>";
   document.body.append(dialog);
-  // Labels within a picture are small on a phone: said once, above the first of them.
+  // Labels within a picture are small on a phone: said once, above the first that can be moved.
   var hint = document.createElement("p");
   hint.className = "inv-hint";
   hint.textContent = "Wide pictures can be moved sideways; a tap opens any of them at its own size.";
-  (pictures[0].closest(".inv-gallery, .inv-scroll, .cell, figure") || pictures[0]).before(hint);
   var image = dialog.querySelector("img"), caption = dialog.querySelector("figcaption"), at = 0;
 
   function show(index) {
@@ -33,6 +32,7 @@ document.addEventListener("DOMContentLoaded", function () {
     var place = document.createElement("div");
     place.className = "inv-scroll";
     picture.classList.add("inv-wide");
+    if (!hint.isConnected) (picture.closest(".cell, figure") || picture).before(hint);
     picture.replaceWith(place);
     place.append(picture);
     document.dispatchEvent(new CustomEvent("inv-place", { detail: place }));

@@ -52,8 +52,8 @@ def controls(run: Run, *, test: int = 600, attacked: int = 60, attack_steps: int
         config={"radii": RADII, "attack": {"steps": attack_steps}},
         seeds=1,
         figure=show.image_rows(
-            rows, [data.spec.classes[k] for k in SHOWN], columns=len(SHOWN), scale=1.5, numbers=numbers,
-            numbers_name="PSNR",
+            rows, [judges["ResNet-44"].spec.classes[k] for k in SHOWN], columns=len(SHOWN), scale=1.5,
+            numbers=numbers, numbers_name="PSNR",
         ),
         note=f"{len(photos)} test images; for each the one of {len(data.train):,} training images whose features "
         "behind the block are nearest in Euclidean distance: whoever has the features and such images can find it. "

@@ -72,8 +72,8 @@ def inversion(
         seeds=seeds,
         claims=("ni.accuracy", "ni.cosine", "ni.vector-slow", "ni.unlike"),
         figure=show.image_rows(rows, columns=DIGITS, scale=1.5),
-        note=f"By seed: another network and another generator. {len(data.train)} training images of 28 pixels, all "
-        f"{len(data.test)} test images, {samples} samples of each class. A conditioning counts as learnt where over "
+        note=f"By seed: another network and another generator. {len(data.train):,} training images of 28 pixels, all "
+        f"{len(data.test):,} test images, {samples} samples of each class. A conditioning counts as learnt where over "
         f"ten batches {ENOUGH:.0%} of the samples were put into their class; {steps} steps where it never was. "
         "Distances between two images are Euclidean, in pixels, over those that the target reads; nearest: to all "
         "training images, and of the quarter of the images that the target is surest of.",

@@ -57,7 +57,8 @@ def garbage(
     """Classifiers with and without a garbage class, each asked about images of other kinds."""
     rows: dict[str, Tensor] = {}
     configs: dict[str, ik.GarbageConfig] = {}
-    for side in (inside_mnist(run, train, test), inside_cifar(run, train, test)):
+    sides = (inside_mnist(run, train, test), inside_cifar(run, train, test))
+    for side in sides:
         shared = {key: value for key, value in side.settings.items() if key != "size"}
         shared |= {"noise": noise, "per_class": per_class, "label_smoothing": 0.0}
         shared |= {"steps": 2, "warmup": 0, "inversion_steps": 1} if run.quick else {}
@@ -84,10 +85,11 @@ def garbage(
         seeds=seeds,
         claims=CLAIMS,
         figure=show.image_rows(rows, columns=10, scale=2.0),
-        note=f"By seed. Inside MNIST: a small network from nothing, 28 pixels, grey, {train} training images. Inside "
-        f"CIFAR-10: the published ResNet-20 goes on from its weights with an eleventh answer, 32 pixels, {train} "
-        f"images; without a garbage class it is as published, one network for all seeds. {test} test images of each, "
-        "and the middles of 143 photographs of ImageNet, some of which show classes of CIFAR-10. Confidences at the "
+        note=f"By seed. Inside MNIST: a small network from nothing, 28 pixels, grey, {train:,} training images. Inside "
+        f"CIFAR-10: the published ResNet-20 goes on from its weights with an eleventh answer, 32 pixels, {train:,} "
+        "images; without a garbage class it is as published, one network for all seeds. "
+        f"{' and '.join(f'{len(side.data.test)} test images of {side.name}' for side in sides)}, and the middles of "
+        "143 photographs of ImageNet, some of which show classes of CIFAR-10. Confidences at the "
         f"{TAIL:.0%} quantile inside, of images put into a class, and the {1 - TAIL:.0%} quantile outside. The picture "
         "shows one image of each class that the garbage was fed after the first and after the last epoch. New noise "
         "and new inversions are drawn as the garbage was, after training; the classifier never saw them.",

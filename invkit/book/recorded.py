@@ -312,7 +312,7 @@ class MissingRecord:
 
 
 def show_recorded(
-    name: str, folder: str | Path | None = None, *, hide: Sequence[str] = ()
+    name: str, folder: str | Path | None = None, *, hide: Sequence[str] = (), picture: bool = True
 ) -> Recorded | MissingRecord:  # fmt: skip
     """The same as :func:`load_recorded`, by the name of what a cell does that ends with it.
 
@@ -320,6 +320,7 @@ def show_recorded(
         name: Name of the record.
         folder: Where it lies; by default ``book/recorded`` of the book around the working directory.
         hide: Columns that the table leaves out, for one that would be wider than a page; it says which.
+        picture: Whether its picture is shown, too; not where the page draws one from the same numbers.
 
     Returns:
         The run, which a notebook shows as a table with its origin and the command that repeats it; where it is not
@@ -343,7 +344,7 @@ def show_recorded(
     columns = {column: None for row in run.measured.values() for column in row}
     if unknown := [column for column in hide if column not in columns]:
         raise ValueError(f"recorded run {name} has no column {unknown[0]!r} to hide; there is {', '.join(columns)}")
-    return replace(run, hidden=tuple(hide))
+    return replace(run, hidden=tuple(hide), picture=run.picture if picture else None)
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -48,7 +48,7 @@ def dot_panels(
     for_names = min(NAMES, 2 * width // 5)
     across = min(len(shown), max(1, (width - for_names) // NARROWEST))
     bands = -(-len(shown) // across)
-    room = min(16, (width - for_names) // across // 7)  # letters of a heading, of 7 pixels each
+    room = min(16, (width - for_names) // across // 8)  # letters of a heading, of 8 pixels each
     lines = 1 if width >= WIDTH else 2  # of a row's name
     names = [
         "\n".join(textwrap.wrap(str(name), for_names // 5, max_lines=lines, placeholder=" …")) for name in numbers.index

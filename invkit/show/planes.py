@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import seaborn as sns
@@ -16,6 +17,7 @@ from invkit.show.figures import PALETTE, plot, styled
 from invkit.show.picture import Canvas
 
 PANEL = 3.3  # inches across
+TIGHT = 0.08  # of a panel: a class that takes no more would lie below its number
 
 
 def feature_planes(
@@ -24,8 +26,8 @@ def feature_planes(
 ) -> Canvas:  # fmt: skip
     """Panels side by side, a dot per image in the colour of its class.
 
-    The number of each class stands at the median of its places, since ten colours are too many to tell apart. Axes
-    carry no numbers: directions in a plane of features have no unit.
+    The number of each class stands at the median of its places, or above them where it would hide them, since ten
+    colours are too many to tell apart. Axes carry no numbers: directions in a plane of features have no unit.
 
     Args:
         panels: By name, places ``(N, 2)`` and labels ``(N,)``.
@@ -89,6 +91,14 @@ def _fill(axes: Axes, regions: Regions, colours: NDArray[np.float64]) -> None:
 def _dots(axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64], colours: NDArray[np.float64]) -> None:
     axes.scatter(points[:, 0], points[:, 1], s=9, color=colours[labels], edgecolors="white", linewidths=0.3)
     outline = [withStroke(linewidth=2.5, foreground="white")]
+    room = TIGHT * np.ptp(points, axis=0)
     for label in np.unique(labels):
-        x, y = np.median(points[labels == label], axis=0)
-        axes.text(x, y, str(label), ha="center", va="center", weight="bold", size=11, path_effects=outline)
+        own = points[labels == label]
+        middle = np.median(own, axis=0)
+        low, high = np.quantile(own, 0.1, axis=0), np.quantile(own, 0.9, axis=0)
+        look: dict[str, Any] = {"weight": "bold", "size": 11, "path_effects": outline, "ha": "center"}
+        if len(points) > len(own) > 1 and (high - low < room).all():
+            above: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "va": "bottom"}
+            axes.annotate(str(label), (middle[0], high[1]), **above, **look)
+        else:
+            axes.text(middle[0], middle[1], str(label), va="center", **look)

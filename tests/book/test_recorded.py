@@ -75,6 +75,14 @@ def test_it_is_shown_as_recorded_with_its_origin(tmp_path):
     assert 'alt="Black: One image."' in bundle["text/html"]
 
 
+def test_a_picture_can_be_left_out(tmp_path):
+    record("run-1", **FACTS, figure=figure(), folder=tmp_path)
+    assert "<img" in show_recorded("run-1", tmp_path)._repr_html_()
+    page = show_recorded("run-1", tmp_path, picture=False)._repr_html_()
+    assert "<img" not in page
+    assert "0.850 ± 0.071" in page
+
+
 def test_columns_can_be_left_out_of_a_table_which_says_so(tmp_path):
     measured = {"first": {"a": 1.0, "b < c": 2.0, "d": 3.0}, "second": {"a": 4.0}}
     record("run-1", **FACTS | {"measured": measured}, folder=tmp_path)

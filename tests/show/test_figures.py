@@ -187,6 +187,18 @@ def test_feature_planes_draw_each_point_over_the_regions():
     assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in named.axes] == [("first", "second"), ("first", "")]
 
 
+def test_a_number_stands_above_a_class_that_it_would_hide():
+    near = torch.tensor([[0.0, 0.0], [0.1, 0.1], [0.2, 0.0]])
+    far = torch.tensor([[5.0, 9.0], [9.0, 5.0], [9.0, 9.0]])
+    (axes,) = feature_planes({"made": (torch.cat([near, far]), torch.tensor([0, 0, 0, 1, 1, 1]))}).axes
+    axes.figure.draw_without_rendering()
+    below = {
+        text.get_text(): axes.transData.inverted().transform(text.get_window_extent().p0)[1] for text in axes.texts
+    }
+    assert below["0"] > 0.1
+    assert below["1"] < 9.0
+
+
 def test_a_phone_shows_planes_one_below_the_other():
     panel = torch.rand(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6)
     one, two = feature_planes({"made": panel}), feature_planes({"made": panel, "real": panel})

@@ -133,7 +133,9 @@ def _references(case: Case, seconds: float, section: Section) -> dict[str, Tenso
     section.numbers["networks whose canaries are found"] = sum(sure) / len(sure)
     section.numbers["networks trained anew"] = count
     shape = "this network's shape" if case.same_shape else "a small convolutional network"
-    section.table(f"Members against others, {count} networks of {shape}, each trained on half of your images", rows)
+    section.table(
+        f"AUROC of members against others, {count} networks of {shape}, each trained on half of your images", rows
+    )
     return {"mean": sums / counts.clamp_min(1), "seen": counts}
 
 
@@ -235,7 +237,8 @@ def _control(case: Case, section: Section) -> str:
     ends = f"[{section.numbers['networks trained anew low']:.2f}, {section.numbers['networks trained anew high']:.2f}]"
     section.say(
         f"Networks trained anew on half of the images each tell their own half with {anew:.2f} {ends}, the "
-        f"interval over networks: about what such images cost {_shape(case)} trained by this package's recipe."
+        f"interval over networks: about as much does {_shape(case)}, trained by this package's recipe, give away of "
+        "such images."
     )
     count, found = int(section.numbers["networks trained anew"]), "were" if works else "were not"
     return f"; in {count} networks trained anew as a control, planted canaries {found} found (AUROC {canaries:.2f})"
