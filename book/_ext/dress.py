@@ -28,6 +28,7 @@ from sphinx.util import logging
 from invkit.book.claims import anchor
 from invkit.show.panels import dot_panels
 from invkit.show.picture import CSS_DPI, PHONE, img_tag, render_png, webp
+from invkit.show.tables import signed
 
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
@@ -37,7 +38,6 @@ HEAVY = 8_000  # characters of a picture within the page; larger ones become fil
 DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
 SPREAD = re.compile(rf"^\s*[−+]?{DIGITS} ± {DIGITS}(?: ?[%\w]+)?\s*$")
-MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|[KMG]iB|px|pixels?|s|ms|min|minutes?|seconds?|images?|steps?)(?![\w-]))")
 INTERVAL = re.compile(r"\[([-−+]?[\d.]+), ([-−+]?[\d.]+)\]")
 NAME = re.compile(r"(?<![\w-])(?=[\w-]{4,12}(?![\w-]))[A-Z]\w*(?:-[A-Z\d]\w*)+")  # as ResNet-20; longer ones may break
@@ -261,11 +261,11 @@ def typeset(html: str) -> str:
         keep = str if table.find_parent(class_="inv-recorded") else unbroken
         for text in table.find_all(string=True):
             if text.find_parent("td"):
-                words = MINUS.sub("−", str(text))
+                words = signed(str(text))
                 text.replace_with(spread_apart(words) if SPREAD.match(words) else keep(words))
     for sentence in soup.select(".inv-statements"):
         for text in sentence.find_all(string=True):
-            text.replace_with(unbroken(MINUS.sub("−", str(text))))
+            text.replace_with(unbroken(signed(str(text))))
     return str(soup)
 
 
@@ -361,15 +361,29 @@ def swap(app, docname: str, content: list[str]) -> None:
     """Dress a notebook's page; its data files are written where the pages go."""
     if not app.env.doc2path(docname).endswith(".ipynb"):
         return
-    notebook, files = dress(json.loads(content[0]), Path(docname).name, "/".join([".."] * docname.count("/")) or ".")
+    notebook, files = dress(json.loads(content[0]), Path(docname).name, root_from(docname))
     page = Path(app.srcdir, app.config.glossary_page)
     if page.is_file():
         app.env.note_dependency(str(page))
         notebook = link_terms(notebook, glossary(page.read_text("utf8")))
     content[0] = json.dumps(notebook)
     if app.builder.format == "html":
-        for file, data in files.items():
-            write(Path(app.outdir, "_static", file), data)
+        write_all(app, files)
+
+
+def root_from(docname: str) -> str:
+    """The way from a page to the root of the site.
+
+    >>> root_from("book/intro"), root_from("index")
+    ('..', '.')
+    """
+    return "/".join([".."] * docname.count("/")) or "."
+
+
+def write_all(app, files: Files) -> None:
+    """Write files beside the pages."""
+    for file, content in files.items():
+        write(Path(app.outdir, "_static", file), content)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -22,7 +22,7 @@ import sheets
 import torch
 from docutils import nodes
 from docutils.parsers.rst import directives
-from dress import move_pictures, write
+from dress import move_pictures, root_from, write_all
 from phone import add_phone_form
 from PIL import Image
 from sphinx.util import logging
@@ -90,22 +90,16 @@ class Shown(SphinxDirective):
             log.warning(words, location=self.get_location())
             return [nodes.paragraph(text=words, classes=["inv-missing"])]
 
-    @property
-    def up(self) -> str:
-        """From this page to the root of the site."""
-        return "/".join([".."] * self.env.docname.count("/")) or "."
-
     def save(self, image: Image.Image, file: str) -> str:
         """Write a tile beside the pages; its address from this page."""
         sheets.save_webp(image, Path(self.env.app.outdir, "_static/tiles", file))
-        return f"{self.up}/_static/tiles/{file}"
+        return f"{root_from(self.env.docname)}/_static/tiles/{file}"
 
     def apart(self, page: str) -> str:
         """HTML whose large pictures lie in files of their own, beside the pages."""
         files: dict[str, bytes] = {}
-        moved = move_pictures(page, self.up, files)
-        for file, content in files.items():
-            write(Path(self.env.app.outdir, "_static", file), content)
+        moved = move_pictures(page, root_from(self.env.docname), files)
+        write_all(self.env.app, files)
         return moved
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,10 @@ from torch import Tensor
 
 from invkit.core.files import atomic_path, read_json, read_safetensors, save_tensors, write_json
 from invkit.show.picture import Canvas, img_tag, render_png, webp
-from invkit.show.tables import table_body
+from invkit.show.tables import signed, table_body
 
 Rows = Mapping[str, Mapping[str, Any]]
 """A table: by row, columns by name."""
-MINUS = re.compile(r"(?<![\w.-])-(?=\.?\d)|(?<=\de)-(?=\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +116,8 @@ def table_html(rows: Rows) -> str:
     >>> "<td>3</td>" in table_html({"layers": {"": 3}})
     True
     """
-    signed = {row: {name: _signed(str(value)) for name, value in columns.items()} for row, columns in rows.items()}
-    return f'<div class="wide"><table class="dataframe">{table_body(signed)}</table></div>'
+    words = {row: {name: signed(str(value)) for name, value in columns.items()} for row, columns in rows.items()}
+    return f'<div class="wide"><table class="dataframe">{table_body(words)}</table></div>'
 
 
 def written(text: str) -> str:
@@ -128,11 +126,7 @@ def written(text: str) -> str:
     >>> written("-10 points, p 1.6e-12, pre-trained on A&B, ages 3-5")
     '−10 points, p 1.6e−12, pre-trained on A&amp;B, ages 3-5'
     """
-    return html.escape(_signed(text))
-
-
-def _signed(text: str) -> str:
-    return MINUS.sub("−", text)
+    return html.escape(signed(text))
 
 
 def pace(

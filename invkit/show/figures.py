@@ -25,7 +25,7 @@ from invkit.core.results import InversionResult
 from invkit.show.picture import CSS_DPI, Canvas
 
 PALETTE = "colorblind"
-APART = (0, 1, 2, 4, 7, 9, 3, 5, 6, 8)  # its colours in an order in which few lines have no two of a kind
+APART = (0, 1, 2, 4, 7, 9, 3, 5, 6, 8)  # its colours, those last that look like one before
 COLOUR_MAP = "cividis"  # perceptually uniform, and the same to readers with red-green blindness
 # Lines and points are told apart without colour, up to six of them.
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1.5, 1, 1.5, 1, 1.5)))

@@ -92,7 +92,9 @@ def described(figure: Figure, alt: str, caption: str | None = None) -> Described
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows")
     chart = getattr(figure, "chart", False)
-    narrow = render_stacked(figure) if getattr(figure, "panels", False) else render_narrow(figure) if chart else None
+    narrow = render_narrow(figure) if chart else None
+    if getattr(figure, "panels", False):
+        narrow = render_stacked(figure)
     picture = Described(render_png(figure), " ".join(alt.split()), caption, chart=chart, narrow=narrow)
     plt.close(figure)
     return picture

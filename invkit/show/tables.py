@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
+
+MINUS = re.compile(r"(?<![\w.-])-(?=\.?\d)|(?<=\de)-(?=\d)")
 
 
 def table(
@@ -45,6 +48,15 @@ def table(
     frame = pd.DataFrame.from_dict(texts, orient="index", columns=columns)
     frame = frame.rename_axis(corner).reset_index()
     return frame.style.hide(axis="index").format(na_rep="–").set_table_attributes('class="dataframe"')
+
+
+def signed(text: str) -> str:
+    """The same with a minus before negative numbers and exponents, at which no line breaks, as it may at a hyphen.
+
+    >>> signed("-10 points, p 1.6e-12, pre-trained, ages 3-5, 2026-12-02")
+    '−10 points, p 1.6e−12, pre-trained, ages 3-5, 2026-12-02'
+    """
+    return MINUS.sub("−", text)
 
 
 def _text(seeds: Sequence[Mapping[str, Any]], column: str, places: int) -> str:

@@ -132,10 +132,7 @@ def _references(case: Case, seconds: float, section: Section) -> dict[str, Tenso
         section.numbers |= {f"{name} AUROC": sum(values) / len(values), f"{name} low": low, f"{name} high": high}
     section.numbers["networks whose canaries are found"] = sum(sure) / len(sure)
     section.numbers["networks trained anew"] = count
-    shape = "this network's shape" if case.same_shape else "a small convolutional network"
-    section.table(
-        f"AUROC of members against others, {count} networks of {shape}, each trained on half of your images", rows
-    )
+    section.table(f"AUROC of members, {count} times {_shape(case)} trained on half of your images", rows)
     return {"mean": sums / counts.clamp_min(1), "seen": counts}
 
 
