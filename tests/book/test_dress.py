@@ -276,7 +276,7 @@ def test_the_table_of_a_fold_scrolls_and_its_links_do_not():
 
 
 def test_numbers_of_a_table_keep_to_their_spread_and_have_a_minus():
-    _, html, _ = page('<table data-x="-1"><tr><th>-a</th><td>-0.5 ± 0.1 [-1.0, 2.5] 1e−02 2026-11-30</td></tr></table>')
+    _, html, _ = page('<table data-x="-1"><tr><th>-a</th><td>-0.5 ± 0.1 [-1.0, 2.5] 1e-02 2026-11-30</td></tr></table>')
     assert "<td>−0.5\xa0±\xa00.1 [−1.0,\xa02.5] 1e−02 2026-11-30</td>" in html
     assert 'data-x="-1"' in html
     assert "<th>-a</th>" in html
