@@ -69,7 +69,7 @@ class Number(SphinxRole):
             words = lost(name, error)
             log.warning(words, location=self.get_location())
             return [nodes.emphasis(text=f"({words})")], []
-        return [nodes.inline(text=format(value, form).replace("%", "\u00a0%"), classes=["inv-number"])], []
+        return [nodes.inline(text=format(value, form), classes=["inv-number"])], []
 
 
 class Shown(SphinxDirective):
@@ -132,7 +132,7 @@ class Gallery(Shown):
 class Ways(Shown):
     """``{ways} run``: several ways to the same classes or images, a row for each; option ``heads``: of the columns.
 
-    Further runs, of the same columns, follow below, each headed by its title.
+    Further runs, of the same columns, follow below, each headed by its title and by the columns' names.
     """
 
     option_spec = {"heads": directives.unchanged_required}  # noqa: RUF012 (docutils reads it so)
@@ -140,18 +140,15 @@ class Ways(Shown):
     def html(self, *names: str) -> str:
         given = self.options.get("heads", "")
         heads = given.split(", ") if given else class_names(folder_of(self.env) / "one_setting.py")
-        bodies, most = "", 0
+        bodies = ""
         for name in names:
             run = read(self.env, name)
             columns, ways = sheets.parse_rows(run.alt)
             tiles = sheets.cut_rows(run.picture or b"", len(ways), columns)
-            most = max(most, columns)
-            body = ""
-            if len(names) > 1:
-                title = html.escape(run.title)
-                body = (
-                    f'<tr class="inv-band"><th scope="rowgroup" colspan="{columns + 1}"><span>{title}</span></th></tr>'
-                )
+            title = html.escape(run.title)
+            band = f'<tr class="inv-band"><th scope="rowgroup" colspan="{columns + 1}"><span>{title}</span></th></tr>'
+            head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:columns])
+            body = f"{band if len(names) > 1 else ''}<tr><td></td>{head}</tr>"
             for k, way in enumerate(ways):
                 images = [
                     tile(self.save(image, f"{name}-{k}-{i}.webp"), f"{heads[i]}: {way}", 96)
@@ -161,8 +158,7 @@ class Ways(Shown):
                 what, _, number = map(html.escape, way.partition(": "))
                 body += f'<tr><th scope="row">{what} <span>{number}</span></th>{cells}</tr>'
             bodies += f"<tbody>{body}</tbody>"
-        head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:most])
-        table = f'<table class="inv-ways"><thead><tr><td></td>{head}</tr></thead>{bodies}</table>'
+        table = f'<table class="inv-ways"><colgroup><col></colgroup>{bodies}</table>'
         return f'<div class="inv-scroll">{table}</div>'
 
 

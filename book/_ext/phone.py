@@ -70,7 +70,7 @@ def for_phone(picture: bytes, alt: str) -> bytes | None:
     if narrow is None:
         return None
     buffer = io.BytesIO()
-    narrow.save(buffer, "png", compress_level=1)  # which becomes WebP on a page
+    trimmed(narrow).save(buffer, "png", compress_level=1)  # which becomes WebP on a page
     return buffer.getvalue()
 
 
@@ -129,6 +129,12 @@ def regridded(sheet: Image.Image, layout: Layout, batch: Batch, most: int) -> Im
         for column, (x, y) in enumerate(there):
             paste(narrow, framed_tile(sheet, layout, row, column, scale), x - 0.5, y - 0.5)
     return narrow
+
+
+def trimmed(sheet: Image.Image) -> Image.Image:
+    """The sheet without the white at its right, but for a margin as wide as at its left."""
+    marked = np.flatnonzero((np.asarray(sheet) < 255).any((0, 2)))
+    return sheet.crop((0, 0, min(sheet.width, int(marked.max()) + 1 + round(MARGIN * SHARPNESS)), sheet.height))
 
 
 def write(sheet: Image.Image, lines: list[str], y: float) -> None:

@@ -119,7 +119,7 @@ def generator(run: Run, *, seeds: int = 3, codes: int = 4096, asked: int = 500, 
         note=f"One generator with codes of {LATENT} entries; by seed, another inverse that learnt from {codes:,} other "
         f"codes, and other samples that are repaired. Codes behind a block are recovered at the end of its stage. All "
         f"inverses at once take as many steps as all stages together. {asked} images are made again. Repaired are the "
-        f"5 % of {20 * picked:,} samples that the verifier is least sure of; the second judge had no say in that. A "
+        f"5% of {20 * picked:,} samples that the verifier is least sure of; the second judge had no say in that. A "
         "random step is as long as the inversion's, in the space of codes; a matched step goes the "
         "same way until the image has changed as much, by the L2 distance. Beside them stand as many samples picked at "
         f"random. AUROC: {len(data.heldout)} held-out digits against as many samples, rounded to 8 bits. Length and "

@@ -142,7 +142,7 @@ def text(run: Run, *, seeds: int = 3, steps: int = 100) -> None:
         claims=("hid.subnetwork",),
         note=f"{seeds} seeds of networks and noise, {len(here.labels)} images each. Accuracy: on {len(data.test)} test "
         "images. Hidden, random masks: at the share of weights (k, in percent) chosen, for each seed, on "
-        f"{len(data.heldout)} held-out images; the one inverted keeps {INVERTED} %. Statistics: in the loss, in the "
+        f"{len(data.heldout)} held-out images; the one inverted keeps {INVERTED}%. Statistics: in the loss, in the "
         "network alone, or nowhere; statistics of noise, of synthetic images (Plug-In Inversion of the same network "
         "without statistics) and of real ones were gathered anew, and are in the loss; own accuracy: of the network "
         "with them, on the test images. The judges are of other architectures, a small convolutional network and a "

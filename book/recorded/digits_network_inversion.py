@@ -79,7 +79,7 @@ class Bench:
 
 @recorded_run(smoke=SMOKE)
 def conditionings(run: Run, *, seeds: int = 3, steps: int = 200, limit: int = 150, samples: int = 40) -> None:
-    """Four ways to tell a generator the class, each until 95 % of its images are of it."""
+    """Four ways to tell a generator the class, each until 95% of its images are of it."""
     bench = bench_of(run, samples)
     noise = torch.rand(len(bench.labels), *bench.data.spec.shape, generator=ik.seeded(0))
     heldout, classes = bench.data.heldout, bench.data.spec.n_classes
@@ -93,7 +93,7 @@ def conditionings(run: Run, *, seeds: int = 3, steps: int = 200, limit: int = 15
         for kind in ik.networks.KINDS:
             config = settings(steps, conditioning=kind)
             images, result = bench.invert(target, config, seed, [until(ENOUGH), out_of_steps])
-            needed = {"steps to 95 %": float(steps_to(result, ENOUGH) or limit)}
+            needed = {"steps to 95%": float(steps_to(result, ENOUGH) or limit)}
             run.row(kind, needed | bench.scores(target, images, result))
             shown.setdefault(kind, images[::samples])
         run.row("held-out images", bench.apart(target, heldout.images, heldout.labels))

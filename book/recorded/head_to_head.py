@@ -135,7 +135,7 @@ CLASSES = (
 )  # fmt: skip
 JUDGES = {
     "Lite2": "imagenet_efficientnet_lite2", "SqueezeNet": "imagenet_squeezenet1_0",
-    "TinyDarknet": "imagenet_tinydarknet",
+    "Tiny Darknet": "imagenet_tinydarknet",
 }  # fmt: skip
 
 

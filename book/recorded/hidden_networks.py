@@ -121,7 +121,7 @@ def cifar10(run: Run, *, seeds: int = 3, steps: int = 400, train: int = 4000, ea
         f"networks learnt from {len(data.train):,} images, the judges (published) from all of CIFAR-10. Accuracy: on "
         f"{len(data.test)} test images, among them the real ones that are judged. Hidden, random masks: at the share "
         f"of weights chosen, for each seed, on {len(data.heldout)} held-out images; the one inverted keeps "
-        f"{INVERTED} %. Scores are of images rounded to 8 bits; own is the inverted network, recognised the mean of "
+        f"{INVERTED}%. Scores are of images rounded to 8 bits; own is the inverted network, recognised the mean of "
         "the two judges. Statistics: in the loss, in the network alone, or nowhere.",
     )
 

@@ -117,7 +117,7 @@ def generators(
         note=f"By seed: another generator, another inverse, other codes, each of {gan_config.latent} entries. The "
         f"generators were trained on {len(data.train):,} images for {steps:,} steps, the inverses on {codes:,} random "
         f"codes. {asked:,} images of each kind, rounded to 8 bits, real ones of the test set. Search: {searched} "
-        f"codes, {search_steps} steps. Repaired are the 5 % of {asked:,} samples that the verifier is least sure "
+        f"codes, {search_steps} steps. Repaired are the 5% of {asked:,} samples that the verifier is least sure "
         f"of; the second judge had no say in that. Where it shows: in the {SHOWING} directions in which the images of "
         "these codes move most. Length and largest step of a way are measured in the verifier's features.",
     )

@@ -39,7 +39,7 @@ def inversion(
     run: Run, *, seeds: int = 3, train: int = 54000, test: int = 10000, steps: int = 600, learning: int = 1200,
     samples: int = 50,
 ) -> None:  # fmt: skip
-    """Four conditionings and three weights of the cosine similarity, of networks that read 99 % of MNIST."""
+    """Four conditionings and three weights of the cosine similarity, of networks that read 99% of MNIST."""
     data = images_of(run, test, train)
     labels = torch.arange(DIGITS).repeat_interleave(samples)
     settings = {"steps": steps, "dropout": 0.3}
@@ -56,7 +56,7 @@ def inversion(
         for kind in ik.networks.KINDS:
             config = ik.NetworkInversionConfig.for_profile("book", **settings | {"conditioning": kind})
             _, result = ik.network_inversion(target, config, generator=ik.seeded(seed), callbacks=[until(ENOUGH)])
-            run.row(f"{kind}, to 95 %", {"steps": float(steps_to(result, ENOUGH) or steps)})
+            run.row(f"{kind}, to 95%", {"steps": float(steps_to(result, ENOUGH) or steps)})
         for weight in WEIGHTS:
             config = ik.NetworkInversionConfig.for_profile("book", **settings | {"cosine": weight})
             generator, result = ik.network_inversion(target, config, generator=ik.seeded(seed))

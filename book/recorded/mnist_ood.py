@@ -6,7 +6,7 @@
 ``weights/`` with a ResNet-20 for CIFAR-10.
 
 Inside MNIST a small network learns from nothing, with a garbage class or without. Inside CIFAR-10 the published
-ResNet-20 (92 % of the test images) gets an eleventh answer and goes on learning, for a network that reads half of its
+ResNet-20 (92% of the test images) gets an eleventh answer and goes on learning, for a network that reads half of its
 own images has no distribution to tell others from.
 """
 

@@ -47,7 +47,7 @@ TINYDARKNET, SQUEEZENET = "imagenet_tinydarknet", "imagenet_squeezenet1_0"
 LITE0, LITE2 = "imagenet_efficientnet_lite0", "imagenet_efficientnet_lite2"
 RESNET20, RESNET44, ROBUST = "cifar10_resnet20", "cifar10_resnet44", "cifar10_resnet4b_robust"
 TITLES = {
-    TINYDARKNET: "TinyDarknet", SQUEEZENET: "SqueezeNet", LITE0: "EfficientNet-Lite0", LITE2: "EfficientNet-Lite2",
+    TINYDARKNET: "Tiny Darknet", SQUEEZENET: "SqueezeNet", LITE0: "EfficientNet-Lite0", LITE2: "EfficientNet-Lite2",
     RESNET20: "ResNet-20", ROBUST: "robust net",
 }  # fmt: skip
 # Settings of a run that only shows that it runs.
@@ -271,7 +271,7 @@ def deepinversion(run: Run, *, steps: int = 250, classes: int = 6, photographs: 
     run.row(f"{len(real)} photographs", with_statistics(target, verifier, real, truth))
     run.record(
         "plugin_inversion_deepinversion",
-        title="DeepInversion of TinyDarknet at 224 pixels, from noise and from where Plug-In Inversion ended",
+        title="DeepInversion of Tiny Darknet at 224 pixels, from noise and from where Plug-In Inversion ended",
         config={"PII": SMOOTH, "DeepInversion": config, "classes": CLASSES[:classes]},
         figure=picture(run, images, "SqueezeNet"),
         note=f"One image of each of {classes} classes in one batch, one seed: a step of {1 / classes:.1%}; "

@@ -43,7 +43,7 @@ def controls(run: Run, *, networks: int = 10, count: int = 20, steps: int = 150,
         config={"training": config, "minutes": minutes, "width": WIDTH},
         seeds=networks,
         note=f"Each network and each set is drawn anew. Called a leak: by any of the three tests, each at a level of "
-        f"1.7 %, so at most one in twenty of the second row is to be expected. {count} images against 60 held out.",
+        f"1.7%, so at most one in twenty of the second row is to be expected. {count} images against 60 held out.",
     )
 
 

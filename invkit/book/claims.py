@@ -105,7 +105,7 @@ class Claims:
 
     >>> claims = Claims("01_deepinversion", profile="ci")
     >>> claims.test("di.verifier", [0.9, 0.8, 0.85], data="digits", network="BN-CNN",
-    ...             finding="Another network recognises 85 % of what it does of real images.")
+    ...             finding="Another network recognises 85% of what it does of real images.")
     >>> claims.rows["di.verifier"].verdict, len(claims.missing()) < len(claims.owned)
     ('in part', True)
     """
@@ -288,7 +288,7 @@ OVERALL = "Overall:"
 """What stands before a claim's verdict over all its tests."""
 
 LEGEND = (
-    "An effect is given as its mean over seeds with the 95\u00a0% interval of that mean, which may reach outside 0 to "
+    "An effect is given as its mean over seeds with the 95% interval of that mean, which may reach outside 0 to "
     "1 for a share. A claim holds where the whole interval lies above the threshold, is contradicted where it lies "
     "below ‘absent at’, or below the threshold where none is given, and holds in part where it lies between the two, "
     f"or where it has several parts and some of them hold. {MARKS[NOT_SEEN]} says that the numbers do not decide, as "

@@ -1,7 +1,7 @@
 """Graded verdicts: what a claim asks of the numbers, and what the numbers answer.
 
 A :class:`Rule` (one entry of ``rules.yml``) says which *effect* is measured, and which size of it a claim asks for. A
-:class:`Test` holds the effects that were measured on one data set, one number for each seed; the 95 % interval of
+:class:`Test` holds the effects that were measured on one data set, one number for each seed; the 95% interval of
 their mean is compared with the rule. :func:`overall` puts the verdicts of several data sets together.
 """
 
@@ -142,7 +142,7 @@ def _floats(part: Mapping[str, Any]) -> dict[str, float]:
 
 
 def interval(values: Sequence[float], *, exact: bool = False) -> tuple[float, float] | None:
-    """The two-sided 95 % interval of the mean, by Student's *t* over seeds.
+    """The two-sided 95% interval of the mean, by Student's *t* over seeds.
 
     Args:
         values: One number for each seed.
@@ -374,7 +374,7 @@ def run_test(rule: Rule, effect: Any, *, data: str, network: str, grade: str | N
             unknown grade, and words that are missing.
 
     >>> test = run_test(load_rules()["di.verifier"], [0.9, 0.95, 0.92], data="digits", network="BN-CNN",
-    ...                 finding="Another network recognises 92 % of the images.")
+    ...                 finding="Another network recognises 92% of the images.")
     >>> test.verdict, test.n
     ('holds', 3)
     """

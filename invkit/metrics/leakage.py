@@ -276,7 +276,7 @@ def grouped_interval(
     """Interval of the mean of values that come in groups, by a bootstrap that draws whole groups.
 
     Values of one group may be as alike as they will: the interval is as wide as the number of groups asks. Deviations
-    of the bootstrap, too small for few groups, are widened by ``t / z sqrt(G / (G - 1))``, by 23 % for ten groups.
+    of the bootstrap, too small for few groups, are widened by ``t / z sqrt(G / (G - 1))``, by 23% for ten groups.
 
     Args:
         values: ``(N,)``.

@@ -34,7 +34,7 @@ class Membership:
     """Of the Mann-Whitney test that members do not score higher: how often chance alone does as much."""
     caught: float
     """Share of the members above all but a hundredth of the others (Carlini et al. 2022: true positives at a false
-    positive rate of 1 %); with fewer than a hundred others, above all of them."""
+    positive rate of 1%); with fewer than a hundred others, above all of them."""
     members: int
     """How many members were scored."""
     others: int
@@ -43,7 +43,7 @@ class Membership:
     @property
     def leaks(self) -> bool:
         """Whether members can be told: chance would do as much in one of forty cases at most, as with a two-sided
-        interval of 95 %; the test is exact for few images, where the bootstrap is not."""
+        interval of 95%; the test is exact for few images, where the bootstrap is not."""
         return self.p <= 0.025
 
 

@@ -201,7 +201,7 @@ def share(hits: Tensor) -> str:
     """A share with its interval, in words.
 
     >>> share(torch.tensor([True, True, False, True]))
-    '75 % [30, 95]'
+    '75% [30, 95]'
     """
     low, high = wilson(int(hits.sum()), len(hits))
-    return f"{100 * float(hits.double().mean()):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{100 * float(hits.double().mean()):.0f}% [{100 * low:.0f}, {100 * high:.0f}]"

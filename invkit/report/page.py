@@ -32,7 +32,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff
 """
 LIMITS = (
     "A report looks for what these methods find within its time. That a section finds nothing does not show that "
-    "nothing is there: an attacker with more time, more data or another method may find it. Intervals are of 95 % "
+    "nothing is there: an attacker with more time, more data or another method may find it. Intervals are of 95% "
     "and cover the images; those that say so cover networks trained anew. Images drawn from the weights show what the "
     "network answers to, and are no photographs of anyone."
 )

@@ -36,7 +36,7 @@ SCRIPT = """(function () {
   function show() {
     var from = +chosen[0].value, to = +chosen[1].value, step = from === to ? 0 : +slider.value;
     var row = data.ways[from][to][0], back = data.ways[from][to][1], at = back ? last - step : step;
-    var share = Math.round(100 * step / last) + " %";
+    var share = Math.round(100 * step / last) + "%";
     var way = share + " of the way from " + data.labels[from] + " to " + data.labels[to];
     var columns = [across + back], texts = [data.labels[from]], alts = [data.ends + ": " + data.labels[from]];
     data.names.forEach(function (name, i) {
@@ -82,7 +82,7 @@ class Drag:
 
     def _repr_html_(self) -> str:
         start, across = self.stops // 2, self.stops * len(self.captions)
-        share = f"{round(100 * start / (self.stops - 1))} %"
+        share = f"{round(100 * start / (self.stops - 1))}%"
         first, second = self.labels[:2]
         panes = [self._pane(self.ends, across, first, f"{self.ends}: {first}")]
         for i, (name, rows) in enumerate(self.captions.items()):

@@ -7,6 +7,7 @@ and edges stay crisp. Images are float tensors ``(N, C, H, W)`` in [0, 1] with o
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -129,7 +130,7 @@ def image_rows(
     left, right = NAMES, NUMBERS if numbers else 0
     width, height = _tile_size(next(iter(pixels.values())), columns, scale, PAGE - left - right)
     first = MARGIN + (LINE + GAP if title else 0)
-    names = {name: textwrap.fill(name, 14) for name in pixels}
+    names = {name: _wrapped(name) for name in pixels}
     lines = max(2, *(wrapped.count("\n") + 1 for wrapped in names.values()))
     top, pitch = first + (LINE if heads or numbers_name else 0), max(height, lines * LINE) + GAP
     across = columns * (width + GAP)
@@ -186,6 +187,12 @@ def _texts(values: Any, n: int, name: str) -> list[str] | None:
     if len(values) != n:
         raise ValueError(f"{len(values)} {name} for {n} images")
     return [str(v) for v in values]
+
+
+def _wrapped(name: str, letters: int = 15) -> str:
+    """A row's name in lines of so many letters; a long word may break after a colon, dot, slash or underscore."""
+    marked = re.sub(r"\S{9,}", lambda word: re.sub(r"(?<=[:./_])(?=\w)", "\v", word[0]), name)
+    return "\n".join(textwrap.wrap(marked, letters, replace_whitespace=False)).replace("\v", "")
 
 
 def _number(value: float | str) -> str:

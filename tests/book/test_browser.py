@@ -332,7 +332,7 @@ def test_on_a_phone_rows_of_images_fit_and_open_as_they_are_shown(browser, addre
     for left, right, width, same, doubled, moved in sheets:
         assert left >= 0
         assert right <= 400
-        assert (width, same, doubled, moved) == (710, True, True, False)
+        assert (width <= 710, same, doubled, moved) == (True, True, True, False)
 
 
 def test_a_chart_fits_a_phone_and_need_not_be_moved(browser, address, chapters, screen):

@@ -16,7 +16,7 @@ from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_TESTED, load_
 
 ROOT = Path(__file__).resolve().parents[2]
 SURE = [0.9, 0.95, 0.92]
-CIFAR = {"data": "CIFAR-10", "network": "ResNet-20", "finding": "Another network recognises <92 %> | of them."}
+CIFAR = {"data": "CIFAR-10", "network": "ResNet-20", "finding": "Another network recognises <92%> | of them."}
 DIGITS = {"data": "digits", "network": "BN-CNN", "finding": "It recognises few."}
 
 
@@ -219,10 +219,10 @@ def test_the_table_shows_finding_interval_threshold_data_and_verdicts():
         "It recognises few.",
         "Few images.",
         "Measured: own 1.00 ± 0.00 (3 seeds).",
-        "Reported: ResNet-152: 97.02 / 99.32 % top-1 / top-5",
+        "Reported: ResNet-152: 97.02 / 99.32% top-1 / top-5",
         "Effect: share recognised by a network of another architecture",
         'rowspan="2"',
-        "&lt;92 %&gt;",
+        "&lt;92%&gt;",
     ):
         assert text in page, text
     assert page.count("✓ holds") == 2, "on CIFAR-10 and overall"

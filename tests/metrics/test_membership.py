@@ -61,7 +61,7 @@ def test_chance_alone_is_called_a_leak_about_as_often_as_stated():
     for _ in range(400):
         members, others = torch.randn(2, 12, generator=generator)
         false += measure_membership(members, others, draws=1).leaks
-    assert 0 < false <= 20  # of 400 at a level of 2.5 %: ten are expected
+    assert 0 < false <= 20  # of 400 at a level of 2.5%: ten are expected
 
 
 def test_two_images_are_never_enough():

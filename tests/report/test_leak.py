@@ -57,7 +57,7 @@ def test_of_ten_networks_that_never_saw_the_images_hardly_one_is_flagged(at_home
         section = asked(at_home, weights, claimed, pieces[2 * COUNT :])
         alarms.append(section.numbers["leaks"])
     print(f"false alarms: {sum(alarms):.0f} of {len(alarms)} networks that never saw the images")
-    assert sum(alarms) <= 1  # at a level of 5 % ten networks give more than one in one of twelve cases
+    assert sum(alarms) <= 1  # at a level of 5% ten networks give more than one in one of twelve cases
 
 
 def test_canaries_are_not_found_where_none_could_be_learnt(at_home):

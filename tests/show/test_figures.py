@@ -92,6 +92,19 @@ def test_rows_carry_their_names_and_numbers():
         image_rows({"a": torch.zeros(1, 1, 8, 8), "b": torch.zeros(1, 1, 4, 4)})
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("1 layer1.0:input, synthetic", ["1 layer1.0:", "input,", "synthetic"]),
+        ("reconstruction, 1000", ["reconstruction,", "1000"]),
+        ("top at 24.5", ["top at 24.5"]),
+    ],
+)
+def test_a_long_name_of_a_row_breaks_between_its_parts(name, lines):
+    figure = image_rows({name: torch.zeros(1, 1, 8, 8)})
+    assert "\n".join(lines) in [text.get_text() for text in figure.axes[0].texts]
+
+
 def test_loss_curves_choose_an_axis_that_shows_every_value():
     assert loss_curves({"a": [3.0, 2.0], "b": [1.0, 0.1]}).axes[0].get_yscale() == "log"
     assert loss_curves({"a": [3.0, -2.0], "b": [1.0, 0.0]}).axes[0].get_yscale() == "symlog"

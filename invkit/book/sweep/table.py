@@ -1,4 +1,4 @@
-"""What the cells of a sweep measured: means over seeds with their 95 % intervals, as CSV files and as a page."""
+"""What the cells of a sweep measured: means over seeds with their 95% intervals, as CSV files and as a page."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Line:
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean; None for fewer than three seeds."""
+        """The 95% interval of the mean; None for fewer than three seeds."""
         return interval(self.values)
 
 
@@ -253,7 +253,7 @@ def _table_of_numbers(lines: Sequence[Line], settings: Sequence[str]) -> str:
         setting = ({"run": line.run} if runs else {}) | {name: line.setting.get(name, "") for name in settings}
         numbers = {
             "mean": f"{line.mean:.4g}",
-            "95 % interval": f"{line.ends[0]:.4g} to {line.ends[1]:.4g}" if line.ends else f"below {SEEDS} seeds",
+            "95% interval": f"{line.ends[0]:.4g} to {line.ends[1]:.4g}" if line.ends else f"below {SEEDS} seeds",
             "seeds": seeds,
         }
         rows.append((line.number, setting | numbers))

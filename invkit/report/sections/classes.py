@@ -28,7 +28,7 @@ def classes(case: Case, seconds: float) -> Section:
         "of a broken camera too; a class for garbage, or a threshold on its confidence, is meant for these."
     )
     section.summary = (
-        f"At worst ({kind}) it is more than {100 * SURE:.0f} % sure of {100 * sure:.0f} % of images that show "
+        f"At worst ({kind}) it is more than {100 * SURE:.0f}% sure of {100 * sure:.0f}% of images that show "
         "none of its classes."
     )
     section.summary += _from_grey(case, seconds, section)
@@ -44,10 +44,10 @@ def _sureness(case: Case, section: Section) -> tuple[str, float]:
         common = int(best.bincount(minlength=len(names)).argmax())
         sure = float((confidence > SURE).double().mean())
         rows[kind] = {  # what the summary quotes comes first: a phone shows no more
-            f"surer than {100 * SURE:.0f} %": f"{100 * sure:.0f} %",
+            f"surer than {100 * SURE:.0f}%": f"{100 * sure:.0f}%",
             "mean confidence": f"{float(confidence.mean()):.2f}",
             "class most often": names[common],
-            "its share": f"{100 * float((best == common).double().mean()):.0f} %",
+            "its share": f"{100 * float((best == common).double().mean()):.0f}%",
             "images": len(images),
         }
         section.numbers[f"sure of {kind}"] = sure
@@ -78,7 +78,7 @@ def _from_grey(case: Case, seconds: float, section: Section) -> str:
     canvas = bar_with_spread(bars, ylabel="change per pixel, of 255 levels")
     canvas.alt = canvas.alt.replace(f"{missing} 0 ± 0", missing)  # it has no bar, rather than one of no length
     far = "How far the pixels of a grey image move, in the root mean square"
-    section.picture(canvas, f"{far}, until a class has {100 * SURE:.0f} %.")
+    section.picture(canvas, f"{far}, until a class has {100 * SURE:.0f}%.")
     change = 255 * float(per_pixel[reached].median())
     return (
         f" Grey becomes {int(reached.sum())} of {len(case.classes)} classes, by a median change of {change:.0f} of "

@@ -48,7 +48,7 @@ def drawn(case: Case, seconds: float) -> Section:
         return section
     noise = torch.rand(100, *case.spec.shape, generator=seeded(case.seed))
     rows["noise"] = read(case, noise, section, "noise", torch.arange(100) % len(names))
-    section.table("Share of the images read as the class that was asked for (95 % interval)", rows)
+    section.table("Share of the images read as the class that was asked for (95% interval)", rows)
     if "own, blurred" in next(iter(rows.values())):
         section.say(
             "There is no judge, so the network reads its own images after a blur: a fine pattern that only it can see "

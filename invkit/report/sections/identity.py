@@ -73,7 +73,7 @@ def _accuracy(case: Case, section: Section) -> str:
             section.numbers[f"accuracy, {name}"] = float(hits.double().mean())
     if not rows:
         return ""
-    section.table("Accuracy (share of images, 95 % interval)", rows)
+    section.table("Accuracy (share of images, 95% interval)", rows)
     known = ", ".join(f"{share(hits)} of {len(hits)} {name}" for name, hits in parts.items())
     return f", and is right on {known}"
 

@@ -23,7 +23,7 @@ REFERENCES = 4
 CANARIES = 20
 """Images of noise with a label by chance, planted among the training images of these networks."""
 TESTS = 3
-"""Ways to find a leak: the level of each is divided by their number, so that together they err in 5 % of cases."""
+"""Ways to find a leak: the level of each is divided by their number, so that together they err in 5% of cases."""
 LEVEL = 1 - 0.05 / TESTS
 FEWEST = 10
 """Images of each kind below which nothing is said."""
@@ -50,7 +50,7 @@ def leak(case: Case, seconds: float) -> Section:
     flags = [name for name, leaks in found.items() if leaks]
     section.numbers["leaks"] = float(bool(flags))
     section.say(
-        f"Three tests look for a leak, each at a level of {100 * (1 - LEVEL):.1f} %, so that a network that leaks "
+        f"Three tests look for a leak, each at a level of {100 * (1 - LEVEL):.1f}%, so that a network that leaks "
         f"nothing is called leaking in one of twenty cases at most."
     )
     control = _control(case, section)
@@ -85,11 +85,11 @@ def _membership(case: Case, train: Pictures, heldout: Pictures, section: Section
 
 def _row(measured: Membership) -> dict[str, str]:
     # A hundredth of fewer than a hundred others is none of them.
-    caught = "members above every held-out image" if measured.others < 100 else "members caught at 1 % false alarms"
+    caught = "members above every held-out image" if measured.others < 100 else "members caught at 1% false alarms"
     return {
         "AUROC": f"{measured.auroc:.2f} [{measured.low:.2f}, {measured.high:.2f}]",
         "p": f"{measured.p:.2g}",
-        caught: f"{100 * measured.caught:.0f} %",
+        caught: f"{100 * measured.caught:.0f}%",
     }
 
 

@@ -43,7 +43,7 @@ def remedies(case: Case, seconds: float) -> Section:
             plain = network if plain is None else plain
             scores[name].append(_scored(network, inside, outside, unseen, digits))
     rows = {name: _row(runs, scores["as it is"]) for name, runs in scores.items()}
-    section.table(f"Trained anew on half of the training images, {seeds} times (mean, 95 % interval)", rows)
+    section.table(f"Trained anew on half of the training images, {seeds} times (mean, 95% interval)", rows)
     section.say(
         f"Accuracy is that on {min(len(case.unseen), ENOUGH)} held-out images; the AUROC is that of the half that was "
         "trained on against the other half.",
