@@ -148,9 +148,9 @@ def logits(run: Run, *, seconds: float = 60.0, tuning_seconds: float = 20.0, see
         figure=show.image_rows(pictures, columns=10),
         note=f"{len(heldout)} held-out images; each seed has a target, a verifier and inverses of its own. They "
         f"took as many steps as fit into {seconds:.0f} s of the processor, timed in turns, with the best of six "
-        f"settings: that of least feature distance times Fréchet distance on {APART} training images, from which no "
-        f"inverse learnt then, after {tuning_seconds:.0f} s, for one further target and in another judge's features. "
-        "The pairs of weights are those of features and adversary, beside 1 for the image. The picture is of seed 0.",
+        f"settings: that of least feature distance times Fréchet distance. The search: {tuning_seconds:.0f} s for each "
+        f"setting, on one further target, judged in another network's features on {APART} training images that the "
+        "inverses did not see. The picture is of seed 0.",
     )
 
 

@@ -63,7 +63,7 @@ def int8(
             for bits in BITS[:1] if run.quick else BITS:
                 scores[f"top-1, {bits} bits"] = accuracy(quantise_network(target, pictures, bits=bits), test, labels)
             run.row(name, scores)
-    figure = show.image_rows(shown, [""] * min(images, 8), columns=min(images, 8), scale=0.5, pixelated=False)
+    figure = show.image_rows(shown, columns=8, scale=68 / target.spec.size[0], pixelated=False)
     run.record(
         "work_without_data_int8",
         title=f"EfficientNet-Lite0 quantised: top-1 on {len(test)} real photographs, ranges from {images} images each",

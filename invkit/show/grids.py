@@ -20,6 +20,7 @@ from torch import Tensor
 
 from invkit.core.spec import as_floats
 from invkit.show.picture import CSS_DPI, SHARPNESS, Canvas
+from invkit.show.tables import signed
 
 PAGE = 696  # CSS pixels: the width of a page's text
 LARGEST = 96  # CSS pixels: no tile is drawn larger unless asked for
@@ -186,7 +187,7 @@ def _texts(values: Any, n: int, name: str) -> list[str] | None:
     values = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(values) != n:
         raise ValueError(f"{len(values)} {name} for {n} images")
-    return [str(v) for v in values]
+    return [str(v) if isinstance(v, str) else signed(str(v)) for v in values]
 
 
 def _wrapped(name: str, letters: int = 15) -> str:

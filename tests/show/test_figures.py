@@ -105,6 +105,11 @@ def test_a_long_name_of_a_row_breaks_between_its_parts(name, lines):
     assert "\n".join(lines) in [text.get_text() for text in figure.axes[0].texts]
 
 
+def test_a_negative_label_has_a_minus_and_a_name_its_hyphens():
+    texts = [text.get_text() for text in image_grid(torch.zeros(2, 1, 8, 8), [-3, "held-out"]).axes[0].texts]
+    assert {"−3", "held-out"} <= set(texts)
+
+
 def test_loss_curves_choose_an_axis_that_shows_every_value():
     assert loss_curves({"a": [3.0, 2.0], "b": [1.0, 0.1]}).axes[0].get_yscale() == "log"
     assert loss_curves({"a": [3.0, -2.0], "b": [1.0, 0.0]}).axes[0].get_yscale() == "symlog"
