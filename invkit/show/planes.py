@@ -90,6 +90,7 @@ def _fill(axes: Axes, regions: Regions, colours: NDArray[np.float64]) -> None:
 
 def _dots(axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64], colours: NDArray[np.float64]) -> None:
     axes.scatter(points[:, 0], points[:, 1], s=9, color=colours[labels], edgecolors="white", linewidths=0.3)
+    axes.margins(y=0.1)  # room for a numeral above the uppermost class
     outline = [withStroke(linewidth=2.5, foreground="white")]
     room = TIGHT * np.ptp(points, axis=0)
     for label in np.unique(labels):

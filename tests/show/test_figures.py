@@ -228,6 +228,16 @@ def test_a_phone_shows_planes_one_below_the_other():
     assert render_png(two) == before
 
 
+def test_the_numeral_of_the_uppermost_class_is_within_the_frame():
+    tight, wide = torch.rand(6, 2) * 0.05 + torch.tensor([0.5, 2.0]), torch.rand(6, 2)
+    figure = feature_planes({"made": (torch.cat([tight, wide]), torch.tensor([0] * 6 + [1] * 6))})
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    frame = axes.get_window_extent()
+    for text in axes.texts:
+        assert text.get_window_extent().y1 <= frame.y1
+
+
 def test_feature_planes_refuse_what_is_no_plane():
     places, labels = torch.zeros(3, 2), torch.zeros(3)
     with pytest.raises(ValueError, match="no panels"):
