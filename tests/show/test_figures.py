@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from invkit.analysis.feature_space import Regions
@@ -229,13 +230,14 @@ def test_a_phone_shows_planes_one_below_the_other():
 
 
 def test_the_numeral_of_the_uppermost_class_is_within_the_frame():
-    tight, wide = torch.rand(6, 2) * 0.05 + torch.tensor([0.5, 2.0]), torch.rand(6, 2)
-    figure = feature_planes({"made": (torch.cat([tight, wide]), torch.tensor([0] * 6 + [1] * 6))})
-    figure.canvas.draw()
+    tight, wide = torch.linspace(0, 0.02, 6)[:, None] + torch.tensor([0.5, 2.0]), torch.linspace(0, 1, 6)[:, None]
+    figure = feature_planes({"made": (torch.cat([tight, wide.expand(-1, 2)]), torch.tensor([0] * 6 + [1] * 6))})
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     (axes,) = figure.axes
-    frame = axes.get_window_extent()
+    frame = axes.get_window_extent(canvas.get_renderer())
     for text in axes.texts:
-        assert text.get_window_extent().y1 <= frame.y1
+        assert text.get_window_extent(canvas.get_renderer()).y1 <= frame.y1
 
 
 def test_feature_planes_refuse_what_is_no_plane():
