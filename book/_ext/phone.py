@@ -134,6 +134,8 @@ def regridded(sheet: Image.Image, layout: Layout, batch: Batch, most: int) -> Im
 def trimmed(sheet: Image.Image) -> Image.Image:
     """The sheet without the white at its right, but for a margin as wide as at its left."""
     marked = np.flatnonzero((np.asarray(sheet) < 255).any((0, 2)))
+    if not len(marked):
+        return sheet
     return sheet.crop((0, 0, min(sheet.width, int(marked.max()) + 1 + round(MARGIN * SHARPNESS)), sheet.height))
 
 

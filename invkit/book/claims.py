@@ -281,6 +281,7 @@ def about(claim: Claim) -> list[str]:
     """What stands below a claim: what the paper reports, and the effect that is measured."""
     parts = load_rules()[claim.id].parts
     effect = "; ".join(f"{part.name}: {part.quantity}" if part.name else part.quantity for part in parts)
+    effect = effect.replace(" %", "%")  # rules are kept as they were when runs were judged by them
     return [f"Reported: {claim.reported}", f"Effect: {effect}"]
 
 

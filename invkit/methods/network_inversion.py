@@ -32,7 +32,7 @@ class NetworkInversionConfig(FitConfig):
     """Weights of ``L_Inv = α L_KL + β L_CE + γ L_Cosine + δ L_Ortho`` (§3.3), the generator and its training.
 
     The paper names the terms and leaves their weights, the optimiser and the number of steps open; the defaults are
-    what reaches its working point, an inversion accuracy of over 95 % (§5.1).
+    what reaches its working point, an inversion accuracy of over 95% (§5.1).
     """
 
     steps: int = 2000

@@ -191,8 +191,9 @@ def _texts(values: Any, n: int, name: str) -> list[str] | None:
 
 
 def _wrapped(name: str, letters: int = 15) -> str:
-    """A row's name in lines of so many letters; a long word may break after a colon, dot, slash or underscore."""
-    marked = re.sub(r"\S{9,}", lambda word: re.sub(r"(?<=[:./_])(?=\w)", "\v", word[0]), name)
+    """A row's name in lines of so many letters; a long word may break after a colon, slash, underscore or a dot
+    before a letter."""
+    marked = re.sub(r"\S{9,}", lambda word: re.sub(r"(?<=[:/_])(?=\w)|(?<=\.)(?=[^\W\d])", "\v", word[0]), name)
     return "\n".join(textwrap.wrap(marked, letters, replace_whitespace=False)).replace("\v", "")
 
 

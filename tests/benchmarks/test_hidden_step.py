@@ -45,6 +45,6 @@ def test_hidden_step(benchmark, name):
     parts = {"unit": step_of(plain, spec, n)}
     for k in (30, 70):
         learner = EdgePopup(module, spec, HiddenConfig(k=k), generator=seeded(0))
-        parts[f"edge-popup, k {k} %"] = step_of(learner, spec, n)
+        parts[f"edge-popup, k {k}%"] = step_of(learner, spec, n)
     report(benchmark, f"{name}, {n} images", alternate(parts))
     benchmark.pedantic(parts["unit"], rounds=2, warmup_rounds=0)

@@ -265,8 +265,10 @@ def test_on_a_phone_a_wide_picture_can_be_moved_in_the_page_and_in_its_window(br
     bare = "document.querySelectorAll('picture').forEach(p => p.replaceWith(p.querySelector('img')))"
     source = {"source": f"document.addEventListener('DOMContentLoaded', () => {bare})"}
     script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
-    browser.get(f"{address}/{chapter}")
-    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    try:
+        browser.get(f"{address}/{chapter}")
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
     browser.execute_script("document.querySelectorAll('.inv-recorded img').forEach(p => { p.loading = 'eager' })")
     unread = "return [...document.querySelectorAll('.inv-recorded img')].some(p => !p.complete)"
     WebDriverWait(browser, 30).until_not(lambda b: b.execute_script(unread))
