@@ -251,7 +251,8 @@ def pair_of(run: Run, data: DataSet, size: int, seed: int, learning: int) -> Pai
     for half in halves:
         part = replace(data, train=half)
         target = trained(run, "bn_cnn", part, learning, seed=seed, shift=0, label_smoothing=0.0)
-        targets.append(run.uses(target, f"bn_cnn on {size * DIGITS} images of MNIST"))
+        further = ", further pairs" if seed >= APART else ""
+        targets.append(run.uses(target, f"bn_cnn on {size * DIGITS} images of MNIST{further}"))
     reads = {
         "trained on": fmean(read(target, half) for target, half in zip(targets, halves, strict=True)),
         "test": fmean(read(target, data.test) for target in targets),
