@@ -116,7 +116,7 @@ def settings_on(run: Run, name: str, judge: str, count: int, photographs: int) -
     real, truth = photos(run, target.spec.classes, photographs)
     run.row(f"{len(real)} photographs", scores(real, truth, target, verifier))
     run.record(
-        f"plugin_inversion_{TITLES[name].lower()}",
+        f"plugin_inversion_{TITLES[name].lower().replace(' ', '')}",
         title=f"Plug-In Inversion of {TITLES[name]} for ImageNet at 224 pixels, judged by {TITLES[judge]}",
         config=IMAGENET | {"in all": {"bf16": True, "classes": classes}},
         figure=picture(run, images, "verifier"),
