@@ -3,17 +3,19 @@
     INVKIT_DATA=FOLDER python book/recorded/mnist_inversion.py inversion
     INVKIT_DATA=FOLDER python book/recorded/mnist_inversion.py reconstruction
     INVKIT_DATA=FOLDER python book/recorded/mnist_inversion.py tuned
+    INVKIT_DATA=FOLDER python book/recorded/mnist_inversion.py longer
 
 ``FOLDER`` holds ``mnist.npz``. Of its 60,000 training images a tenth is kept apart, so 54,000 are trained on in the
 first run. In the second each network knows one half of the images that it is asked about, of at most 24,000 each:
 without a second half, which it never saw, nobody can say whether its images are those that it was trained on. The third
 has the setting that came out of a search, on pairs that took no part in it, and networks trained on as many images as
-each class allows, about which the test images are asked instead of a second half.
+each class allows, about which the test images are asked instead of a second half. The fourth takes all of the steps
+that the search had, on the networks of the smallest set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -190,14 +192,7 @@ def tuned(
     draw = drawn_by(config, labels, run.quick)["reconstruction"]
     rows: dict[str, Tensor] = {}
     for size in (small, large):
-        for seed in seeds:
-            pair = pair_of(run, data, size, seed, learning)
-            images = (draw(pair, 0), draw(pair, 1))
-            measure(run, "reconstruction", pair, images, labels, judge)
-            for name in ("copies", "fresh images"):
-                measure(run, name, pair, controls(pair, data, each)[name], None, judge)
-            rows.setdefault(f"trained on, {size * DIGITS}", pair.halves[0].per_class(1).images)
-            rows.setdefault(f"reconstruction, {size * DIGITS}", images[0][:DIGITS])
+        rows |= from_pairs(run, data, size, seeds, learning, draw, labels, judge)
     for seed in seeds:
         images = from_all(run, data, whole, seed, learning, draw, labels, judge)
         rows.setdefault(f"reconstruction, {len(from_each_class(data.train, 0, whole))}", images[:DIGITS])
@@ -215,6 +210,50 @@ def tuned(
         "as many training images, the mean of ten draws, in which most copies are not themselves; fresh are images "
         f"that were kept apart. {learning} steps of 64 images show these networks about seven in ten of their set.",
     )
+
+
+@recorded_run(data=True, smoke={"pairs": 1, "small": 2, "test": 20, "steps": 2, "learning": 1, "each": 1})
+def longer(
+    run: Run, *, pairs: int = 3, small: int = 100, test: int = 10000, steps: int = 1500, learning: int = 600,
+    each: int = 4,
+) -> None:  # fmt: skip
+    """The setting that the search found with all of its steps, where networks know their images by heart."""
+    data = images_of(run, test)
+    labels = torch.arange(DIGITS).repeat(each)
+    config = ik.ReconstructionConfig.for_profile("book", gradient_images=4, steps=steps, **FOUND)
+    judge = run.uses(
+        trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST, judge of reconstructions"
+    )
+    seeds = range(APART, APART + pairs)
+    draw = drawn_by(config, labels, run.quick)["reconstruction"]
+    rows = from_pairs(run, data, small, seeds, learning, draw, labels, judge)
+    run.record(
+        "mnist_reconstruction_longer",
+        title="Reconstruction from networks that read MNIST, with all of the steps of the search",
+        config={"reconstruction": config, "training steps": learning},
+        seeds=seeds,
+        claims=("rec.conv",),
+        figure=show.image_rows(rows, columns=DIGITS, scale=1.5),
+        note=f"The pairs are others than the one that was searched on. {steps:,} steps, as in the search. "
+        f"{len(labels)} images of each network.",
+    )
+
+
+def from_pairs(
+    run: Run, data: DataSet, size: int, seeds: Sequence[int], learning: int, draw: Callable[[Pair, int], Tensor],
+    labels: Tensor, judge: ik.Target,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Images of pairs of networks, with copies and fresh images; the rows of a picture of the first pair."""
+    rows: dict[str, Tensor] = {}
+    for seed in seeds:
+        pair = pair_of(run, data, size, seed, learning)
+        images = (draw(pair, 0), draw(pair, 1))
+        measure(run, "reconstruction", pair, images, labels, judge)
+        for name in ("copies", "fresh images"):
+            measure(run, name, pair, controls(pair, data, len(labels) // DIGITS)[name], None, judge)
+        rows.setdefault(f"trained on, {size * DIGITS}", pair.halves[0].per_class(1).images)
+        rows.setdefault(f"reconstruction, {size * DIGITS}", images[0][:DIGITS])
+    return rows
 
 
 def from_all(
@@ -359,4 +398,4 @@ def read_images(target: ik.Target, images: Tensor, labels: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    command_line(inversion, reconstruction, tuned)
+    command_line(inversion, reconstruction, tuned, longer)
