@@ -290,7 +290,7 @@ def tuned_rivals(
     return {name: dict(best.settings) for name, best in tuned.items()}
 
 
-@recorded_run(data=True, smoke={"images": 8, "test": 10, "steps": 1, "tuning_steps": 1, "seeds": 1})
+@recorded_run(data=True, smoke={"images": 8, "test": 10, "steps": 2, "tuning_steps": 1, "seeds": 1})
 def rival(
     run: Run, *, images: int = 4000, test: int = 60, steps: int = 2900, tuning_steps: int = 600, seeds: int = 3,
 ) -> None:  # fmt: skip
