@@ -2,6 +2,7 @@
 
     INVKIT_DATA=FOLDER INVKIT_WORK=OTHER python book/recorded/cifar10_feedforward.py logits
     INVKIT_DATA=FOLDER INVKIT_WORK=OTHER python book/recorded/cifar10_feedforward.py beyond
+    INVKIT_DATA=FOLDER python book/recorded/cifar10_feedforward.py controls
 
 ``FOLDER`` holds ``cifar10_4600.npz``, ``cifar10_jpeg_train.zip`` (training images, a folder for each class),
 ``mnist.npz``, ``imagenet_photos/`` and ``weights/`` with the networks. ``INVKIT_WORK`` names a folder in which the
@@ -29,7 +30,8 @@ from invkit.attacks import pgd, random_perturbation, robust_accuracy
 from invkit.book.recorded import load_recorded
 from invkit.book.recording import NETWORKS, Run, command_line, recorded_run, zipped_images
 from invkit.data.batching import to_float
-from invkit.data.images import load_image
+from invkit.data.images import load_image, quantise
+from invkit.metrics import baselines, psnr
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,7 @@ def logits(
     verifier = run.network("cifar10_resnet44")
     pool, apart = learnt_and_apart(run, verifier.spec.classes, each, judged // len(verifier.spec.classes))
     test = data.test.per_class(judged // 10)
-    photos = sorted((run.data / "imagenet_photos").glob("*.jpg"))[:judged]
-    others = {
-        "MNIST": ik.data.other_images("mnist", judged, verifier.spec),
-        "photographs": torch.cat([load_image(photo, size=verifier.spec.size) for photo in photos]),
-    }
+    others = outside(run, judged, verifier.spec)
     targets = {name: network(run, subject, data) for name, subject in SUBJECTS.items()}
     tuner = run.network("cifar10_resnet4b_robust")  # of another family than the verifier
     settings: dict[str, dict[str, dict[str, Any]]] = {}
@@ -197,6 +195,47 @@ def beyond(
         note="As the run on the same logits, whose search found its best setting at an edge of what it tried: here "
         "one step further, for as many steps as there, on the same training and test images.",
     )
+
+
+@recorded_run(data=True, smoke={"train": 64, "each": 2, "judged": 20})
+def controls(run: Run, *, train: int = 4000, each: int = 2000, judged: int = 300) -> None:
+    """Images that need no network, judged as the inverses' are; of other data their mean colour and mean image."""
+    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}", limit=train)
+    verifier, target = run.network("cifar10_resnet44"), run.network("cifar10_resnet20")
+    pool, _ = learnt_and_apart(run, verifier.spec.classes, each, judged // len(verifier.spec.classes))
+    test = data.test.per_class(judged // 10)
+    probe = LogitProbe(target, lambda logits: logits, test, verifier)  # its inverse is not asked
+    guesses = baselines(test.images, test.labels, pool.images, pool.labels)
+    shown = torch.arange(0, len(test), judged // 10)
+    pictures = {"test images": test.images[shown]}
+    for guess in ("mean colour", "nearest in pixels", "random training image", "noise"):
+        run.row(guess, probe.scores(guesses[guess]))
+        pictures[guess] = guesses[guess][shown]
+    for source, images in outside(run, judged, verifier.spec).items():
+        colour, mean = images.mean((2, 3), keepdim=True).expand_as(images), images.mean(0, keepdim=True)
+        run.row(f"{source}, mean colour of each", {"psnr": psnr(quantise(colour), images)})
+        run.row(f"{source}, mean of all", {"psnr": psnr(quantise(mean.expand_as(images)), images)})
+    few_bytes = {row: images.mul(31).round().div(31) for row, images in pictures.items()}
+    run.record(
+        "cifar10_feedforward_controls",
+        title="What needs no logits: guesses beside the inverses of networks for CIFAR-10",
+        config={"images": each},
+        seeds=1,
+        figure=show.image_rows(few_bytes, list(verifier.spec.classes), columns=10, scale=1.5),
+        note=f"The {len(test)} test images of the run on logits, its verifier, and its {len(pool):,} training images, "
+        "among which is looked up. Agreement and logits are those of the standard ResNet-20. Of other data: each image "
+        "in its own mean colour, and the mean of all of them in the place of each. There is no chance in these numbers "
+        "but in a random image and in noise.",
+    )
+
+
+def outside(run: Run, count: int, spec: ik.ImageSpec) -> dict[str, Tensor]:
+    """Images of other data, at the size of these."""
+    photographs = sorted((run.data / "imagenet_photos").glob("*.jpg"))[:count]
+    return {
+        "MNIST": ik.data.other_images("mnist", count, spec),
+        "photographs": torch.cat([load_image(photograph, size=spec.size) for photograph in photographs]),
+    }
 
 
 Training = Callable[[int, torch.Generator], Callable[[Tensor], Tensor] | LogitInverter]
@@ -338,4 +377,4 @@ def used(probe: LogitProbe, others: dict[str, Tensor], attack_steps: int) -> dic
 
 
 if __name__ == "__main__":
-    command_line(logits, beyond)
+    command_line(logits, beyond, controls)

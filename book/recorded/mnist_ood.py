@@ -1,6 +1,7 @@
 """Repeat the recorded run on the garbage class: MNIST and CIFAR-10, each the outside of the other, and photographs.
 
-    INVKIT_DATA=FOLDER python book/recorded/mnist_ood.py
+    INVKIT_DATA=FOLDER python book/recorded/mnist_ood.py garbage
+    INVKIT_DATA=FOLDER python book/recorded/mnist_ood.py lookup
 
 ``FOLDER`` holds ``mnist.npz``, ``cifar10_4600.npz`` (4,000 training and 600 test images), ``imagenet_photos/`` and
 ``weights/`` with a ResNet-20 for CIFAR-10.
@@ -26,7 +27,7 @@ from invkit.book.recording import Run, command_line, recorded_run
 from invkit.data.datasets import channel_statistics
 from invkit.data.images import load_image, quantise
 from invkit.data.outliers import gaussian_noise
-from invkit.metrics import compare_scores, confidence_gap, in_batches
+from invkit.metrics import auroc, compare_scores, confidence_gap, fpr_at_tpr, in_batches
 from invkit.networks.classifiers import build
 
 SOURCES = {"noise only": "noise", "inverted": "inversion"}
@@ -93,6 +94,31 @@ def garbage(
         f"{TAIL:.0%} quantile inside, of images put into a class, and the {1 - TAIL:.0%} quantile outside. The picture "
         "shows one image of each class that the garbage was fed after the first and after the last epoch. New noise "
         "and new inversions are drawn as the garbage was, after training; the classifier never saw them.",
+    )
+
+
+@recorded_run(data=True, smoke={"train": 80, "test": 40})
+def lookup(run: Run, *, train: int = 3000, test: int = 600) -> None:
+    """What needs no network: the distance from the nearest training image, in pixels."""
+    for side in (inside_mnist(run, train, test), inside_cifar(run, train, test)):
+        known = side.data.train.images.flatten(1)
+
+        def nearness(images: Tensor, known: Tensor = known) -> Tensor:
+            return -torch.cdist(quantise(images).flatten(1), known).amin(1)
+
+        own = nearness(side.data.test.images)
+        for place, images in side.outside.items():
+            theirs = nearness(images)
+            numbers = {"AUROC": auroc(own, theirs), "FPR95": fpr_at_tpr(own, theirs)}
+            run.row(f"{side.name} inside, {place} outside", numbers)
+    run.record(
+        "mnist_ood_lookup",
+        title="Outside told by the nearest training image: MNIST, CIFAR-10 and photographs",
+        config={"training images": train},
+        seeds=1,
+        note=f"The sets of the run on the garbage class: {train:,} training images and {test} test images of each "
+        "side. An image counts as outside by its Euclidean distance, in pixels, from the nearest training image. There "
+        "is no network and no chance in these numbers.",
     )
 
 
@@ -202,4 +228,4 @@ def shown(images: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    command_line(garbage)
+    command_line(garbage, lookup)

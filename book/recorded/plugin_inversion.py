@@ -35,6 +35,7 @@ from invkit.data.images import load_image, quantise
 from invkit.metrics import (
     accuracy,
     central_share,
+    in_batches,
     low_frequency_share,
     probabilities,
     roughness,
@@ -254,18 +255,23 @@ def centre_crop(images: Tensor, size: Sequence[int]) -> Tensor:
     return resize_images(middle, size)
 
 
-@recorded_run(data=True, smoke={"steps": 1, "classes": 2, "photographs": 3})
-def deepinversion(run: Run, *, steps: int = 250, classes: int = 6, photographs: int = 143) -> None:
+@recorded_run(data=True, smoke={"steps": 1, "classes": 2, "photographs": 3, "seeds": 2})
+def deepinversion(run: Run, *, steps: int = 250, classes: int = 6, photographs: int = 143, seeds: int = 3) -> None:
     """DeepInversion from where Plug-In Inversion ended, and from noise, on the network with batch norms."""
     target, verifier = run.network(TINYDARKNET), run.network(SQUEEZENET)
     labels = torch.tensor([target.spec.classes.index(c) for c in CLASSES[:classes]])
     config = ik.DeepInversionConfig.for_profile("book", **REFINED | {"steps": steps, "bf16": not run.quick})
-    images = {"PII": invert(run, target, labels, SMOOTH)}
-    for row, init in {"DeepInversion": None, "PII, then DeepInversion": images["PII"]}.items():
-        images[row] = ik.deep_inversion(target, labels, config, generator=ik.seeded(0), init=init).images
-    for row, batch in images.items():
-        run.row(row, with_statistics(target, verifier, batch, labels))
     real, truth = photos(run, target.spec.classes, photographs)
+    starts = [invert(run, target, labels, SMOOTH, seed) for seed in range(seeds)]
+    shown: dict[str, Tensor] = {}
+    for seed, start in enumerate(starts):
+        images = {"PII": start}
+        for row, init in {"DeepInversion": None, "PII, then DeepInversion": start}.items():
+            images[row] = ik.deep_inversion(target, labels, config, generator=ik.seeded(seed), init=init).images
+        for row, batch in images.items():
+            likeness = alike(verifier, batch, start, [other for other in starts if other is not start], real)
+            run.row(row, with_statistics(target, verifier, batch, labels) | likeness)
+            shown.setdefault(row, batch)
     sample = torch.linspace(0, len(real) - 1, len(labels)).long()
     run.row(f"{len(sample)} photographs", with_statistics(target, verifier, real[sample], truth[sample]))
     run.row(f"{len(real)} photographs", with_statistics(target, verifier, real, truth))
@@ -273,12 +279,30 @@ def deepinversion(run: Run, *, steps: int = 250, classes: int = 6, photographs: 
         "plugin_inversion_deepinversion",
         title="DeepInversion of Tiny Darknet at 224 pixels, from noise and from where Plug-In Inversion ended",
         config={"PII": SMOOTH, "DeepInversion": config, "classes": CLASSES[:classes]},
-        figure=picture(run, images, "SqueezeNet"),
-        note=f"One image of each of {classes} classes in one batch, one seed: a step of {1 / classes:.1%}; "
-        f"the first {SHOWN} are shown, reduced. The penalty is that of the batch, so compare it with as many "
-        "photographs, which are of other classes and may have been training images. Means and standard deviations of "
-        "the channels in units of the pixel range.",
+        seeds=seeds,
+        claims=("pii.then-di",),
+        figure=picture(run, shown, "SqueezeNet"),
+        note=f"One image of each of {classes} classes in one batch and seed; the seed changes the noise that both "
+        f"methods begin from, of one network. The first {SHOWN} of the first seed are shown, reduced. The penalty is "
+        "that of the batch, so compare it with as many photographs, which are of other classes and may have been "
+        "training images. Like own start: cosine of SqueezeNet's features, less their mean over the photographs, with "
+        "those of the image that the seed began from; like other start: with those of the same class that the other "
+        "seeds began from. Means and standard deviations of the channels in units of the pixel range.",
     )
+
+
+def alike(
+    verifier: ik.Target, images: Tensor, start: Tensor, others: Sequence[Tensor], photographs: Tensor
+) -> dict[str, float]:  # fmt: skip
+    """Cosine of the verifier's features with those of the images' own starts, and of other starts of their class."""
+
+    def features(batch: Tensor) -> Tensor:
+        return in_batches(verifier.features, resize_images(quantise(batch), verifier.spec.shape[1:]), batch_size=16)
+
+    middle = features(photographs).mean(0)
+    ours = features(images) - middle
+    own, *rest = (F.cosine_similarity(ours, features(batch) - middle).mean() for batch in (start, *others))
+    return {"like own start": float(own), "like other start": float(torch.stack(rest).mean())}
 
 
 def with_statistics(target: ik.Target, verifier: ik.Target, images: Tensor, labels: Tensor) -> dict[str, float]:
