@@ -222,11 +222,11 @@ def longer(
     labels = torch.arange(DIGITS).repeat(each)
     config = ik.ReconstructionConfig.for_profile("book", gradient_images=4, steps=steps, **FOUND)
     judge = run.uses(
-        trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST, judge of reconstructions"
+        trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST, judge of longer reconstructions"
     )
     seeds = range(APART, APART + pairs)
     draw = drawn_by(config, labels, run.quick)["reconstruction"]
-    rows = from_pairs(run, data, small, seeds, learning, draw, labels, judge)
+    rows = from_pairs(run, data, small, seeds, learning, draw, labels, judge, " trained again")
     run.record(
         "mnist_reconstruction_longer",
         title="Reconstruction from networks that read MNIST, with all of the steps of the search",
@@ -241,12 +241,12 @@ def longer(
 
 def from_pairs(
     run: Run, data: DataSet, size: int, seeds: Sequence[int], learning: int, draw: Callable[[Pair, int], Tensor],
-    labels: Tensor, judge: ik.Target,
+    labels: Tensor, judge: ik.Target, again: str = "",
 ) -> dict[str, Tensor]:  # fmt: skip
     """Images of pairs of networks, with copies and fresh images; the rows of a picture of the first pair."""
     rows: dict[str, Tensor] = {}
     for seed in seeds:
-        pair = pair_of(run, data, size, seed, learning)
+        pair = pair_of(run, data, size, seed, learning, again)
         images = (draw(pair, 0), draw(pair, 1))
         measure(run, "reconstruction", pair, images, labels, judge)
         for name in ("copies", "fresh images"):
@@ -281,7 +281,7 @@ def from_all(
     return images
 
 
-def pair_of(run: Run, data: DataSet, size: int, seed: int, learning: int) -> Pair:
+def pair_of(run: Run, data: DataSet, size: int, seed: int, learning: int, again: str = "") -> Pair:
     """Two networks trained by heart: no shifts, no smoothing, as many passes as the steps give."""
     order = torch.randperm(len(data.train), generator=ik.seeded(seed))
     shuffled = data.train[order]
@@ -291,7 +291,7 @@ def pair_of(run: Run, data: DataSet, size: int, seed: int, learning: int) -> Pai
         part = replace(data, train=half)
         target = trained(run, "bn_cnn", part, learning, seed=seed, shift=0, label_smoothing=0.0)
         further = ", further pairs" if seed >= APART else ""
-        targets.append(run.uses(target, f"bn_cnn on {size * DIGITS} images of MNIST{further}"))
+        targets.append(run.uses(target, f"bn_cnn on {size * DIGITS} images of MNIST{further}{again}"))
     reads = {
         "trained on": fmean(read(target, half) for target, half in zip(targets, halves, strict=True)),
         "test": fmean(read(target, data.test) for target in targets),
