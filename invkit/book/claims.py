@@ -133,6 +133,7 @@ class Claims:
         note: str = "",
         grade: str | None = None,
         seeds_of: str = "",
+        scale: float = 1.0,
     ) -> None:
         """Test claim ``id`` on a data set; each data set and network is a test of its own, a second time replaces it.
 
@@ -149,11 +150,14 @@ class Claims:
             note: What a reader must know.
             grade: ``"digits"`` (the built-in 8x8 scans enlarged) or ``"real"``; by default by the name of the data.
             seeds_of: What the seeds change, where it is not everything: ``"the students"``, all taught by one network.
+                By default ``"one network"`` where the recorded run shows that they left its networks alone.
+            scale: Share of the paper's training that this had, in steps or in images, the smaller. What speaks against
+                a claim at less than :data:`~invkit.book.verdicts.SCALE` does not contradict it.
 
         Raises:
             ValueError: For an id that is unknown or another chapter's, an unknown part, numbers that are missing or not
-                finite, parts of unequal numbers of seeds, as many numbers as the recorded run has no seeds, and words
-                that are missing.
+                finite, parts of unequal numbers of seeds, as many numbers as the recorded run has no seeds, a scale
+                outside (0, 1], and words that are missing.
             FileNotFoundError: If there is no such recorded run.
         """
         self._check(id)
@@ -166,7 +170,7 @@ class Claims:
             "recorded": recorded,
             "seeds_of": seeds_of,
         }
-        test = run_test(rule, effect, data=data, network=network, grade=grade, **about)
+        test = run_test(rule, effect, data=data, network=network, grade=grade, scale=scale, **about)
         if recorded:
             test = check_recorded(test, rule)
         row = self.rows.get(id)
@@ -229,7 +233,8 @@ def _claims_folder(profile: str) -> Path:
 
 
 def check_recorded(test: Test, rule: Rule) -> Test:
-    """A test with what its recorded run says: as many numbers as seeds, and whether the rule is older than the run.
+    """A test with what its recorded run says: as many numbers as seeds, whether the rule is older than the run, and
+    where nothing else is said of the seeds, that they did not change the network.
 
     Raises:
         FileNotFoundError: If there is no such recorded run.
@@ -242,7 +247,8 @@ def check_recorded(test: Test, rule: Rule) -> Test:
             f"{rule.id}: effect has {test.n} numbers, but the recorded run {run.name} has {len(run.seeds)} seeds "
             f"({seeds}); give one for each"
         )
-    return replace(test, rule_first=run.rules.get(rule.id) == rule.digest())
+    seeds_of = test.seeds_of or ("one network" if test.n > 1 and run.same_networks else "")
+    return replace(test, rule_first=run.rules.get(rule.id) == rule.digest(), seeds_of=seeds_of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,9 +299,10 @@ LEGEND = (
     "1 for a share. A claim holds where the whole interval lies above the threshold, is contradicted where it lies "
     "below ‘absent at’, or below the threshold where none is given, and holds in part where it lies between the two, "
     f"or where it has several parts and some of them hold. {MARKS[NOT_SEEN]} says that the numbers do not decide, as "
-    "the interval reaches a threshold, or that digits speak against the claim, which a toy cannot contradict; it does "
-    "not say that there is no effect. Overall, a claim that was tested on digits alone holds in part at most. A rule "
-    "that is younger than the run was written or mended when the run's numbers were known."
+    "the interval reaches a threshold, or that digits speak against the claim, or real data with less than a tenth of "
+    "the paper's training, neither of which can contradict it; it does not say that there is no effect. Overall, a "
+    "claim that was tested on digits alone holds in part at most. A rule that is younger than the run was written or "
+    "mended when the run's numbers were known."
 )
 """What readers take amiss, beneath each table."""
 

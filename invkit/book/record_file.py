@@ -43,6 +43,8 @@ def record(
 ) -> Path:
     """Write ``<name>.json``, and ``<name>.png`` if there is a figure; date and commit are added.
 
+    Rows that hold a single number though there are several seeds are named in it, see :func:`single_numbers`.
+
     Args:
         name: Name of the files, of lower-case letters, digits and ``-_.``.
         title: What was done, for the caption.
@@ -86,6 +88,7 @@ def record(
         raise ValueError(f"{name}: claims must be a sequence of ids, not the word {claims!r}")
     if unknown := [id for id in claims if id not in load_rules()]:
         raise ValueError(f"{name}: claims names {', '.join(unknown)}, for which rules.yml has no rule")
+    rows = _nested(measured, name)
     given = dict(claims) if isinstance(claims, Mapping) else {id: load_rules()[id].digest() for id in claims}
     alt_text = alt or getattr(figure, "alt", "")
     if figure is not None and not alt_text:
@@ -106,7 +109,8 @@ def record(
         "config": plain(config),
         "rules": given,
         "networks": {n: [f] if isinstance(f, str) else sorted(set(f)) for n, f in (networks or {}).items()},
-        "measured": _nested(measured, name),
+        "single": single_numbers(rows, len(seeds)),
+        "measured": rows,
         "note": note,
         "alt": alt_text,
         "picture_sha256": picture and sha256(picture),
@@ -117,6 +121,32 @@ def record(
         path.with_suffix(".png" if photographs else ".webp").unlink(missing_ok=True)
     write_json(path, data)
     return path
+
+
+def single_numbers(measured: Measured, seeds: int) -> list[str]:
+    """What holds a single number though there are several seeds, as a baseline that no seed changes.
+
+    Args:
+        measured: By row and column.
+        seeds: How many there are.
+
+    Returns:
+        Names of rows in which all columns hold one number but for those that hold a summary; of other rows
+        ``"row: column"``.
+
+    >>> rows = {"ours": {"psnr": [20.0, 22.0], "steps": [9.0]}, "class mean": {"psnr": [19.0]}}
+    >>> single_numbers(rows, seeds=2), single_numbers(rows, seeds=1)
+    (['ours: steps', 'class mean'], [])
+    """
+    if seeds < 2:
+        return []
+    found = []
+    for row, columns in measured.items():
+        lists = {column: values for column, values in columns.items() if isinstance(values, list)}
+        alone = [column for column, values in lists.items() if len(values) == 1]
+        whole = alone and len(alone) == len(lists)
+        found += [row] if whole else [f"{row}: {column}" for column in alone]
+    return found
 
 
 def path_of(name: str, folder: str | Path | None = None) -> Path:

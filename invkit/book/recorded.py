@@ -21,11 +21,12 @@ from typing import Any
 from invkit.book.numbers import Summary, format_summary, summarise
 from invkit.book.record_file import Measured, path_of, sha256
 from invkit.book.root import find_root
-from invkit.book.verdicts import load_rules
+from invkit.book.verdicts import Rule, load_rules
 from invkit.show.picture import img_tag, png, webp
 from invkit.show.tables import separate_tables
 
 CODE = re.compile(r"`([^`]+)`")  # a name within a note
+OF_SEED = re.compile(r", seed \d+$")  # at the end of a network's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Recorded:
         script_sha256: Hash of the script as it ran, empty for runs from before it was recorded.
         rules: By claim that the run was made for, the digest of its rule as it stood when the run began.
         networks: By name of each network used, the fingerprints of those of that name.
+        single: Rows, or ``"row: column"``, that hold a single number on purpose though there are several seeds.
         picture: The figure as PNG, or as WebP where it is of photographs.
         hidden: Columns that its table leaves out where it is shown.
     """
@@ -58,6 +60,7 @@ class Recorded:
     script_sha256: str = ""
     rules: dict[str, str] = field(default_factory=dict)
     networks: dict[str, list[str]] = field(default_factory=dict)
+    single: list[str] = field(default_factory=list)
     alt: str = ""
     note: str = ""
     picture: bytes | None = None
@@ -112,7 +115,7 @@ class Recorded:
         Args:
             row: Name of the row.
             column: Name of the column.
-            over: The other rows; one that holds a single number has no chance in it, and counts for all seeds.
+            over: The other rows; where one is named in :attr:`single`, its number counts for all seeds.
             lower_is_better: Whether less is better, as in a distance.
             relative: Whether to divide by the size of the other's number.
 
@@ -134,10 +137,26 @@ class Recorded:
         ours, others = self.by_seed(row, column), []
         for name in names:
             values = self._values(name, column)
-            others.append(values * len(ours) if len(values) == 1 else self.by_seed(name, column))
+            alone = len(values) == 1 and self.is_single(name, column)
+            others.append(values * len(ours) if alone else self.by_seed(name, column))
         best = [min(numbers) if lower_is_better else max(numbers) for numbers in zip(*others)]
         leads = [b - a if lower_is_better else a - b for a, b in zip(ours, best)]
         return [lead / abs(b) for lead, b in zip(leads, best)] if relative else leads
+
+    def is_single(self, row: str, column: str) -> bool:
+        """Whether the record says that a row, or a column of it, holds a single number on purpose."""
+        return row in self.single or f"{row}: {column}" in self.single
+
+    @property
+    def same_networks(self) -> bool:
+        """Whether the seeds left the networks alone: of none are there as many fingerprints as seeds.
+
+        Names that end in ``, seed 3`` or another number count as one. Of a run that names no networks it says False.
+        """
+        prints: dict[str, set[str]] = {}
+        for name, found in self.networks.items():
+            prints.setdefault(OF_SEED.sub("", name), set()).update(found)
+        return bool(prints) and all(len(found) < len(self.seeds) for found in prints.values())
 
     def _values(self, row: str, column: str) -> list[float]:
         if row not in self.measured:
@@ -224,9 +243,8 @@ def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
 def check_records(folder: str | Path | None = None) -> list[str]:
     """What is wrong with the recorded runs of a folder, in sentences that name the run.
 
-    A rule has changed since the run that was made for it, unless it was mended for older runs as well; a row lacks a
-    seed; networks of one name are others than in another run. Of runs that name no claims and no networks, as those
-    from before these were recorded, nothing is said.
+    A rule has changed since the run that was made for it, unless it was mended for older runs as well and is still as
+    it was mended; a row lacks a seed; networks of one name are others than in another run.
 
     >>> import tempfile
     >>> from invkit.book import record
@@ -250,16 +268,21 @@ def problems(run: Recorded) -> list[str]:
     found = []
     for id, digest in run.rules.items():
         rule = load_rules().get(id)
-        judged_still = rule is not None and run.date[:10] <= rule.mended  # its rows say that the rule is younger
-        if rule is None or (rule.digest() != digest and not judged_still):
+        if rule is None or not (rule.digest() == digest or _mended_for(rule, run)):
             what = "has changed since it was made" if rule else "is gone"
             found.append(f"recorded run {run.name}: the rule of {id} {what}; make the run again to test it")
-    if run.rules:  # a single number has no chance in it
-        for row, columns in run.measured.items():
-            for column, values in columns.items():
-                if isinstance(values, list) and len(values) not in (1, len(run.seeds)):
-                    found.append(_missing(run, row, column, len(values)))
+    for row, columns in run.measured.items():
+        for column, values in columns.items():
+            if not isinstance(values, list) or len(values) == len(run.seeds):
+                continue
+            if len(values) != 1 or not run.is_single(row, column):
+                found.append(_missing(run, row, column, len(values)))
     return found
+
+
+def _mended_for(rule: Rule, run: Recorded) -> bool:
+    """Whether a rule was mended after the run, and has not changed since; rows say that it is younger."""
+    return run.date[:10] <= rule.mended and rule.digest() == rule.mended_digest
 
 
 def other_networks(run: Recorded, folder: Path) -> list[str]:

@@ -228,7 +228,8 @@ class Run:
     ) -> Path:
         """Write the record of this run, see :func:`~invkit.book.record_file.record`.
 
-        It replaces an earlier one, but a trial replaces only its own.
+        It replaces an earlier one, but a trial replaces only its own. What it names as holding a single number for all
+        seeds is printed: a seed that a row lacks would be among it.
 
         Args:
             name: Name of the record.
@@ -277,6 +278,8 @@ class Run:
             networks={label: sorted(prints) for label, prints in self.networks.items()},
         )
         self.written.add(name)
+        if single := json.loads(path.read_text("utf8"))["single"]:
+            print(f"one number for all seeds: {'; '.join(single)}", flush=True)
         return path
 
 

@@ -2,7 +2,8 @@
 
 A :class:`Rule` (one entry of ``rules.yml``) says which *effect* is measured, and which size of it a claim asks for. A
 :class:`Test` holds the effects that were measured on one data set, one number for each seed; the 95% interval of
-their mean is compared with the rule. :func:`overall` puts the verdicts of several data sets together.
+their mean is compared with the rule. Digits, and real data with less than a tenth of the paper's training, contradict
+nothing. :func:`overall` puts the verdicts of several data sets together.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ REAL_DATA = ("mnist", "fashion-mnist", "cifar", "svhn", "imagenet", "photographs
 """How the names of real data sets begin; ``any`` is for what depends on no data, as bytes held."""
 SEEDS = 3
 """With fewer numbers there is no interval worth the name, and no verdict."""
+SCALE = 0.1
+"""With a smaller share of the paper's training, in steps or in images, a test on real data contradicts nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,10 @@ class Rule:
         before: The verdict of the book's first ledger.
         why: What changes against that, in a sentence.
         mended: The day, as in ``"2026-12-01"``, of a change by which runs that existed are judged as well.
+        mended_digest: What :meth:`digest` gave after that change, so that a later one does not pass for it.
+
+    Raises:
+        ValueError: If only one of ``mended`` and ``mended_digest`` is given.
     """
 
     id: str
@@ -78,6 +85,14 @@ class Rule:
     why: str
     exact: bool = False
     mended: str = ""
+    mended_digest: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.mended) != bool(self.mended_digest):
+            raise ValueError(
+                f"rule of {self.id}: mended and mended_digest are given together or not at all; "
+                f"the digest is {self.digest()} now"
+            )
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that change with whatever may change a verdict: quantities and thresholds.
@@ -257,9 +272,10 @@ def overall(tests: Iterable[tuple[str, str]]) -> str:
 
     Returns:
         That of the real data sets where one of them says *holds*, *in part* or *contradicted*: *holds* if all of those
-        tested hold, *contradicted* if one contradicts and none holds, else *in part*; digits that speak against the
-        claim keep it from holding. If the digits alone say *holds* or *in part*: *in part*. Otherwise *not seen at
-        this scale*, and *not tested* if nothing was.
+        tested hold, *contradicted* if one contradicts and none holds, else *in part*. What speaks against the claim
+        and cannot refute it, digits or real data with too little training, has the grade ``"digits"`` here, and keeps
+        it from holding. If the digits alone say *holds* or *in part*: *in part*. Otherwise *not seen at this scale*,
+        and *not tested* if nothing was.
 
     >>> overall([("real", "holds"), ("digits", "not seen at this scale")]), overall([("digits", "holds")])
     ('holds', 'in part')
@@ -277,6 +293,21 @@ def overall(tests: Iterable[tuple[str, str]]) -> str:
     if any(grade == DIGITS and verdict in (HOLDS, IN_PART) for grade, verdict in tests):
         return IN_PART
     return NOT_SEEN if tests else NOT_TESTED
+
+
+def can_refute(grade: str, scale: float) -> bool:
+    """Whether a test may contradict a claim.
+
+    Neither a toy nor less than a tenth of the paper's training can refute what was claimed of large networks.
+
+    Args:
+        grade: ``"digits"`` or ``"real"``.
+        scale: Share of the paper's training.
+
+    >>> can_refute("real", 1.0), can_refute("real", 0.05), can_refute("digits", 1.0)
+    (True, False, False)
+    """
+    return grade == REAL and scale >= SCALE
 
 
 def grade_of(data: str) -> str:
@@ -312,7 +343,8 @@ class Test:
         note: What a reader must know of them.
         recorded: The recorded run that the numbers come from; empty for what the notebook itself measures.
         rule_first: Whether the rule is older than the run.
-        seeds_of: What the seeds change, where it is not everything.
+        seeds_of: What the seeds change, where it is not everything; or ``"one network"``, which they leave alone.
+        scale: Share of the paper's training that the run had, in steps or in images, the smaller; in (0, 1].
     """
 
     __test__: ClassVar[bool] = False  # no test of pytest's
@@ -329,6 +361,7 @@ class Test:
     recorded: str = ""
     rule_first: bool = True
     seeds_of: str = ""
+    scale: float = 1.0
 
     @property
     def n(self) -> int:
@@ -337,17 +370,23 @@ class Test:
 
     @property
     def tested_on(self) -> str:
-        """Data, network and seeds in words, with the recorded run if there is one."""
+        """Data, network, seeds and scale in words, with the recorded run if there is one."""
+        scale = f", {format_number(100 * self.scale)}% of the paper's training" if self.scale < 1 else ""
         run = f", recorded run {self.recorded}" if self.recorded else ""
         age = "" if self.rule_first else " (rule younger than the run)"
         changed = f" of {self.seeds_of}" if self.seeds_of else ""
-        return f"{self.data}, {self.network}, {self.n} seed{'s' if self.n > 1 else ''}{changed}{run}{age}"
+        return f"{self.data}, {self.network}, {self.n} seed{'s' if self.n > 1 else ''}{changed}{scale}{run}{age}"
 
     @property
     def weight(self) -> tuple[str, str]:
-        """Grade and verdict as :func:`overall` takes them, *contradicted* for digits that speak against the claim."""
-        against = combine(effect.verdict for effect in self.effects.values()) == CONTRADICTED
-        return self.grade, CONTRADICTED if against else self.verdict
+        """Grade and verdict as :func:`overall` takes them.
+
+        Numbers that speak against the claim say *contradicted* here, though the verdict does not where the test cannot
+        refute it; real data that cannot count as digits do.
+        """
+        if combine(effect.verdict for effect in self.effects.values()) != CONTRADICTED:
+            return self.grade, self.verdict
+        return self.grade if can_refute(self.grade, self.scale) else DIGITS, CONTRADICTED
 
     def against(self, rule: Rule) -> list[str]:
         """Each part's number against its threshold; a part that was not measured says so."""
@@ -357,7 +396,9 @@ class Test:
         ]
 
 
-def run_test(rule: Rule, effect: Any, *, data: str, network: str, grade: str | None = None, **about: Any) -> Test:
+def run_test(
+    rule: Rule, effect: Any, *, data: str, network: str, grade: str | None = None, scale: float = 1.0, **about: Any
+) -> Test:  # fmt: skip
     """Judge the effects of one data set by a rule.
 
     Args:
@@ -367,11 +408,13 @@ def run_test(rule: Rule, effect: Any, *, data: str, network: str, grade: str | N
         data: The data set.
         network: The network.
         grade: Of the evidence; by default read from the name of the data.
+        scale: Share of the paper's training that the run had, in steps or in images, the smaller; below :data:`SCALE`
+            nothing is contradicted.
         **about: Further fields of :class:`Test`.
 
     Raises:
         ValueError: For an unknown part, numbers that are missing or not finite, parts of unequal numbers of seeds, an
-            unknown grade, and words that are missing.
+            unknown grade, a scale outside (0, 1], and words that are missing.
 
     >>> test = run_test(load_rules()["di.verifier"], [0.9, 0.95, 0.92], data="digits", network="BN-CNN",
     ...                 finding="Another network recognises 92% of the images.")
@@ -385,13 +428,15 @@ def run_test(rule: Rule, effect: Any, *, data: str, network: str, grade: str | N
     grade = grade or grade_of(data)
     if grade not in (DIGITS, REAL):
         raise ValueError(f"{rule.id}: grade must be {DIGITS!r} or {REAL!r}, not {grade!r}")
+    if not 0 < scale <= 1:
+        raise ValueError(f"{rule.id}: scale, the share of the paper's training, must lie in (0, 1], not {scale!r}")
     values = by_part(rule, effect)
     effects = {name: Effect.of(numbers, rule.part(name), exact=rule.exact) for name, numbers in values.items()}
     found = [effects[part.name].verdict if part.name in effects else NOT_TESTED for part in rule.parts]
     verdict = combine(found)
-    if grade == DIGITS and verdict == CONTRADICTED:
-        verdict = NOT_SEEN  # a toy cannot refute what was claimed of large networks
-    return Test(data=data, network=network, grade=grade, effects=effects, verdict=verdict, **about)
+    if verdict == CONTRADICTED and not can_refute(grade, scale):
+        verdict = NOT_SEEN
+    return Test(data=data, network=network, grade=grade, scale=scale, effects=effects, verdict=verdict, **about)
 
 
 def by_part(rule: Rule, effect: Any) -> dict[str, list[float]]:

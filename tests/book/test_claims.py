@@ -12,7 +12,7 @@ import torch
 
 from invkit.book.claims import Claims, digest, find_root, load_claims, read_row
 from invkit.book.record_file import record
-from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_TESTED, load_rules
+from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_SEEN, NOT_TESTED, load_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 SURE = [0.9, 0.95, 0.92]
@@ -205,6 +205,97 @@ def test_what_is_exact_needs_one_number_of_a_record(runs):
     claims = chapter()
     claims.test("di.running-sum", 0.0, **CIFAR | {"data": "any"}, recorded="run-1")
     assert claims.rows["di.running-sum"].verdict == CONTRADICTED
+
+
+ONE_NETWORK = "CIFAR-10, ResNet-20, 3 seeds of one network, recorded run run-1"
+
+
+@pytest.mark.parametrize(
+    ("networks", "said", "words"),
+    [
+        ({"net": "a1", "judge": "b2"}, "", ONE_NETWORK),
+        ({"net": "a1"}, "the students", ONE_NETWORK.replace("one network", "the students")),
+        ({"net": ["a1", "b2", "c3"], "judge": "d4"}, "", ONE_NETWORK.replace(" of one network", "")),
+        ({f"net, seed {k}": str(k) for k in range(3)}, "", ONE_NETWORK.replace(" of one network", "")),
+        ({}, "", ONE_NETWORK.replace(" of one network", "")),
+    ],
+)
+def test_a_test_says_where_the_seeds_left_the_network_alone(runs, networks, said, words):
+    runs("run-1", claims=["di.verifier"], networks=networks)
+    claims = chapter()
+    claims.test("di.verifier", SURE, **CIFAR, recorded="run-1", seeds_of=said)
+    assert claims.rows["di.verifier"].tests[0].tested_on == words
+
+
+def test_what_is_exact_has_no_seeds_to_speak_of(runs):
+    runs("run-1", claims=["di.running-sum"], networks={"net": "a1"})
+    claims = chapter()
+    claims.test("di.running-sum", 0.0, **CIFAR | {"data": "any"}, recorded="run-1")
+    assert claims.rows["di.running-sum"].tests[0].tested_on == "any, ResNet-20, 1 seed, recorded run run-1"
+
+
+def test_little_training_does_not_contradict_a_claim(tmp_path):
+    claims = answered()
+    claims.test("di.verifier", [-0.3, -0.2, -0.25], **CIFAR, scale=0.05)
+    assert claims.rows["di.verifier"].verdict == NOT_SEEN
+    assert "CIFAR-10, ResNet-20, 3 seeds, 5% of the paper" in claims.table()._repr_html_()
+    claims.test("di.verifier", SURE, **CIFAR | {"network": "ResNet-44"})
+    assert claims.rows["di.verifier"].verdict == IN_PART, "it does not hold either"
+    data = json.loads(claims.save(tmp_path).read_text("utf8"))
+    (row,) = (read_row(row) for row in data["claims"] if row["id"] == "di.verifier")
+    assert [test.scale for test in row.tests] == [0.05, 1.0]
+    with pytest.raises(ValueError, match=r"di\.verifier: scale"):
+        claims.test("di.verifier", SURE, **CIFAR, scale=0.0)
+
+
+UNDECLARED = {
+    ("di.verifier", "one_setting_cifar10"): "the run is older than the rules, and names none",
+    ("dci.one-pass", "digits_dci"): "the run compares how near methods come; it noted their time beside",
+    ("ff.rich", "digits_feedforward_time"): "the run compares methods in equal time; it has the guesses beside",
+}
+"""Claims judged by a recorded run that was not made for them, and why; their rows say that the rule is younger."""
+
+
+LEFT_OUT = {
+    ("dci.beats-deepsim", "cifar10_dci_methods"): "its rival had a fifth of the steps; cifar10_dci_tuned has as many",
+    ("dci.beats-deepsim", "cifar10_dci_rival"): "its numbers are those that cifar10_dci_tuned is judged against",
+    ("dci.shallow", "cifar10_dci_depth"): "the claim is of three halvings, and its network halves twice",
+}
+"""Claims that a recorded run was made for and does not judge, and why."""
+
+
+@pytest.fixture(scope="module")
+def judged() -> set[tuple[str, str]]:
+    """Claim and recorded run of every test that the chapters have saved in profile ``ci``."""
+    folder = ROOT / "build/claims/ci"
+    chapters = {claim.chapter for claim in load_claims().values()}
+    if missing := sorted(chapters - {path.stem[:2] for path in folder.glob("*.json")}):
+        pytest.skip(f"chapters {', '.join(missing)} have no answers in {folder}: python -m invkit.run --profile ci")
+    files = [json.loads(path.read_text("utf8")) for path in sorted(folder.glob("*.json"))]
+    rows = [read_row(row) for data in files for row in data["claims"]]
+    return {(row.id, test.recorded) for row in rows for test in row.tests if test.recorded}
+
+
+def declared() -> set[tuple[str, str]]:
+    """Claim and recorded run of every rule that a record was made for."""
+    records = [json.loads(path.read_text("utf8")) for path in (ROOT / "book/recorded").glob("*.json")]
+    return {(id, data["name"]) for data in records for id in data.get("rules", {})}
+
+
+def in_words(pairs: set[tuple[str, str]]) -> str:
+    """All of them, where pytest would leave some out."""
+    return "; ".join(f"{id} by {run}" for id, run in sorted(pairs))
+
+
+def test_a_run_that_was_made_for_a_claim_judges_it(judged):
+    """Else a run whose numbers do not please could be left out."""
+    left_out = declared() - judged
+    assert left_out == set(LEFT_OUT), in_words(left_out ^ set(LEFT_OUT))
+
+
+def test_a_claim_is_judged_by_runs_that_were_made_for_it(judged):
+    undeclared = judged - declared()
+    assert undeclared == set(UNDECLARED), in_words(undeclared ^ set(UNDECLARED))
 
 
 def test_the_table_shows_finding_interval_threshold_data_and_verdicts():

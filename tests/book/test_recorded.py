@@ -107,10 +107,10 @@ def test_rows_and_columns_make_a_table(tmp_path):
 def test_nothing_is_replaced_in_silence(tmp_path):
     record("run-1", **FACTS, folder=tmp_path)
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        record("run-1", **FACTS | {"seeds": [7]}, folder=tmp_path)
+        record("run-1", **FACTS | {"seeds": [6, 7]}, folder=tmp_path)
     assert load_recorded("run-1", tmp_path).seeds == [0, 1]
-    record("run-1", **FACTS | {"seeds": [7]}, folder=tmp_path, overwrite=True)
-    assert load_recorded("run-1", tmp_path).seeds == [7]
+    record("run-1", **FACTS | {"seeds": [6, 7]}, folder=tmp_path, overwrite=True)
+    assert load_recorded("run-1", tmp_path).seeds == [6, 7]
 
 
 def test_another_picture_is_noticed(tmp_path):
@@ -210,22 +210,108 @@ def test_a_rule_that_is_gone_is_told(tmp_path):
 @pytest.mark.parametrize(("made", "told"), [("2026-11-30", 0), ("2026-12-02", 1)])
 def test_runs_from_before_a_rule_was_mended_are_judged_by_it_still(tmp_path, monkeypatch, made, told):
     rules = load_rules()
-    mended = {**rules, "dci.shallow": replace(rules["dci.shallow"], mended="2026-12-01")}
+    rule = rules["dci.shallow"]
+    mended = {**rules, "dci.shallow": replace(rule, mended="2026-12-01", mended_digest=rule.digest())}
     monkeypatch.setattr(recorded, "load_rules", lambda: mended)
     path = record("run-1", **FACTS, folder=tmp_path, claims=("dci.shallow",))
     with_another_rule(path, "0" * 12, date=f"{made}T12:00:00+00:00")
     assert len(check_records(tmp_path)) == told
 
 
-def test_a_missing_seed_is_told_where_the_record_judges_a_claim(tmp_path):
-    record("run-1", **FACTS | SEEDS, folder=tmp_path)
-    assert check_records(tmp_path) == []
-    record("run-1", **FACTS | SEEDS, folder=tmp_path, overwrite=True, claims=["dci.deep"])
+def test_a_mended_rule_that_changed_again_is_told(tmp_path, monkeypatch):
+    rules = load_rules()
+    mended = replace(rules["dci.shallow"], mended="2026-12-01", mended_digest=rules["dci.shallow"].digest())
+    path = record("run-1", **FACTS, folder=tmp_path, claims=("dci.shallow",))
+    with_another_rule(path, "0" * 12, date="2026-11-30T12:00:00+00:00")
+    again = replace(mended, parts=tuple(replace(part, holds=part.holds + 1) for part in mended.parts))
+    for rule, told in ((mended, 0), (again, 1), (replace(again, mended_digest=again.digest()), 0)):
+        monkeypatch.setattr(recorded, "load_rules", lambda rule=rule: {**rules, "dci.shallow": rule})
+        found = check_records(tmp_path)
+        assert len(found) == told
+        assert all("recorded run run-1: the rule of dci.shallow has changed" in problem for problem in found)
+
+
+@pytest.mark.parametrize("claims", [(), ("dci.deep",)])
+def test_a_missing_seed_is_told(tmp_path, claims):
+    record("run-1", **FACTS | SEEDS, folder=tmp_path, claims=claims)
     assert check_records(tmp_path) == [
         "recorded run run-1, row 'stopped': psnr has 2 numbers for the seeds 0, 1, 2"
     ]  # fmt: skip
     with pytest.warns(UserWarning, match="row 'stopped'"):
         load_recorded("run-1", tmp_path)
+
+
+ALONE = {
+    "seeds": [0, 1, 2],
+    "measured": {
+        "ours": {"psnr": [20.0, 22.0, 24.0], "steps": 9.0},
+        "class mean": {"psnr": 21.0, "ssim": 0.5},
+        "photographs": {"psnr": {"mean": 20.0, "sd": 1.0, "n": 600}, "ssim": 1.0},
+        "old": {"psnr": {"mean": 20.0, "sd": 1.0, "n": 3}},
+    },
+}
+
+
+def test_a_record_names_what_holds_one_number_for_all_seeds(tmp_path):
+    path = record("run-1", **FACTS | ALONE, folder=tmp_path)
+    assert list(json.loads(path.read_text("utf8")))[-5:-3] == ["single", "measured"]
+    assert load_recorded("run-1", tmp_path).single == ["ours: steps", "class mean", "photographs"]
+    assert check_records(tmp_path) == []
+    one = FACTS | {"seeds": [0], "measured": {"ours": {"psnr": 20.0}}}
+    record("run-2", **one, folder=tmp_path)
+    assert load_recorded("run-2", tmp_path).single == []
+    assert check_records(tmp_path) == []
+
+
+def test_one_number_that_the_record_does_not_name_is_a_missing_seed(tmp_path):
+    path = record("run-1", **FACTS | ALONE, folder=tmp_path)
+    data = json.loads(path.read_text("utf8"))
+    data["measured"]["ours"]["psnr"] = [20.0]  # two of three seeds are lost
+    path.write_text(json.dumps(data))
+    assert check_records(tmp_path) == ["recorded run run-1, row 'ours': psnr has 1 number for the seeds 0, 1, 2"]
+    with pytest.warns(UserWarning, match="row 'ours': psnr has 1 number"):
+        load_recorded("run-1", tmp_path)
+
+
+def test_records_from_before_name_no_single_numbers(tmp_path):
+    path = record("run-1", **FACTS | ALONE, folder=tmp_path)
+    data = json.loads(path.read_text("utf8"))
+    del data["single"]
+    path.write_text(json.dumps(data))
+    told = [problem.partition("row ")[2].partition(" has")[0] for problem in check_records(tmp_path)]
+    assert told == ["'ours': steps", "'class mean': psnr", "'class mean': ssim", "'photographs': ssim"]
+
+
+def test_one_number_stands_for_all_seeds_only_where_the_record_says_so(tmp_path):
+    path = record("run-1", **FACTS | ALONE, folder=tmp_path)
+    run = load_recorded("run-1", tmp_path)
+    assert run.effect("ours", "psnr", over="class mean") == [-1.0, 1.0, 3.0]
+    data = json.loads(path.read_text("utf8"))
+    data["measured"]["ours"]["steps"] = [9.0, 8.0, 7.0]
+    data["measured"]["theirs"] = {"psnr": [21.0], "steps": [8.0]}
+    data["single"] = ["class mean", "photographs", "theirs: steps"]
+    path.write_text(json.dumps(data))
+    with pytest.warns(UserWarning, match="row 'theirs': psnr"):
+        run = load_recorded("run-1", tmp_path)
+    assert run.effect("ours", "steps", over="theirs") == [1.0, 0.0, -1.0]
+    with pytest.raises(ValueError, match="row 'theirs': psnr has 1 number for the seeds 0, 1, 2"):
+        run.effect("ours", "psnr", over="theirs")
+
+
+@pytest.mark.parametrize(
+    ("networks", "same"),
+    [
+        ({}, False),
+        ({"net": "a1"}, True),
+        ({"net": "a1", "judge": "b2"}, True),
+        ({"net": ["a1", "b2", "c3"], "judge": "d4"}, False),
+        ({"net, seed 0": "a1", "net, seed 1": "b2", "net, seed 20": "c3"}, False),
+        ({"net, seed 0": "a1", "other, seed 1": "b2", "third, seed 2": "c3"}, True),
+    ],
+)
+def test_a_run_knows_whether_its_seeds_left_the_networks_alone(tmp_path, networks, same):
+    record("run-1", **FACTS | ALONE, folder=tmp_path, networks=networks)
+    assert load_recorded("run-1", tmp_path).same_networks is same
 
 
 def test_other_networks_of_one_name_are_told(tmp_path):
@@ -239,6 +325,7 @@ def test_other_networks_of_one_name_are_told(tmp_path):
         load_recorded("third", tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:recorded run run-1, row 'stopped'")
 def test_effects_are_taken_seed_by_seed_over_the_best_of_others(tmp_path):
     record("run-1", **FACTS | SEEDS, folder=tmp_path)
     run = load_recorded("run-1", tmp_path)
@@ -248,6 +335,7 @@ def test_effects_are_taken_seed_by_seed_over_the_best_of_others(tmp_path):
     assert run.effect("ours", "distance", over="nearest", lower_is_better=True, relative=True) == [0.5, -1.0, 0.5]
 
 
+@pytest.mark.filterwarnings("ignore:recorded run run-1, row 'stopped'")
 @pytest.mark.parametrize(
     ("row", "column", "over", "message"),
     [

@@ -92,6 +92,20 @@ def test_a_trial_may_record_after_each_seed(tmp_path):
     assert load_recorded("growing", tmp_path).seeds == [0, 1]
 
 
+def test_what_holds_one_number_for_all_seeds_is_said(tmp_path, capsys):
+    run = Run(command="make run", script=Path(__file__), work=tmp_path, folder=tmp_path)
+    for seed in range(2):
+        run.row("ours", {"loss": seed})
+    run.row("noise", {"loss": 9.0})
+    capsys.readouterr()
+    run.record("with-noise", title="Beside noise", config={}, seeds=2)
+    assert capsys.readouterr().out == "one number for all seeds: noise\n"
+    assert load_recorded("with-noise", tmp_path).single == ["noise"]
+    del run.measured["noise"]
+    run.record("alone", title="Alone", config={}, seeds=2)
+    assert not capsys.readouterr().out
+
+
 def test_the_command_repeats_the_run_in_a_shell(tmp_path):
     command_line(sweep, argv=["--loss", "l1 & tv", "--device", "meta", "--folder", str(tmp_path)])
     command = load_recorded("sweep", tmp_path).command

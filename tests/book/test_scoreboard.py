@@ -11,7 +11,7 @@ import pytest
 
 from invkit.book.claims import Claims, load_claims
 from invkit.book.record_file import record
-from invkit.book.verdicts import VERDICTS, load_rules, mark
+from invkit.book.verdicts import SCALE, VERDICTS, load_rules, mark
 
 pytest.importorskip("myst_nb")
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,7 +217,7 @@ def test_recorded_runs_that_no_longer_fit_are_warnings(book, build):
     for name, network in (("first", "a1"), ("second", "b2")):
         measured = {"ours": {"psnr": [1.0, 2.0]}}
         record(name, measured=measured, folder=folder, networks={"net": network}, **facts)
-    measured = {"ours": {"psnr": [1.0, 2.0, 3.0]}}
+    measured = {"ours": {"psnr": [1.0, 2.0, 3.0]}, "noise": {"psnr": 0.0}}
     record("third", measured=measured, folder=folder, claims={"dci.shallow": "0" * 12}, **facts)
     _, warnings = build()
     assert "recorded runs first and second: the network 'net' is not the same" in warnings
@@ -270,8 +270,21 @@ def test_every_claim_is_on_the_page():
     assert all(f"{{scoreboard}} {claim.paper}\n" in page for claim in load_claims().values())
 
 
+def test_little_training_is_told_beside_the_data(book, build):
+    claims = answers()
+    claims.test("di.verifier", NONE, **REAL, scale=0.05)
+    publish(book, claims, claims)
+    page, warnings = build()
+    assert warnings == ""
+    _, (on, _, effect) = cells(page, "di.verifier", 0)
+    assert on == "CIFAR-10, ResNet-20, 3 seeds, 5% of the paper’s training"
+    assert effect.endswith("○ not seen at this scale")
+
+
 def test_the_rules_stand_on_the_page_with_all_five_verdicts():
     page = (ROOT / "book/scoreboard.md").read_text("utf8")
+    assert "less than a tenth of the paper's training" in page
+    assert SCALE == 0.1
     assert "{scoreboard} changes\n" in page
     for verdict in VERDICTS:
         sign, words = mark(verdict).split(" ", 1)

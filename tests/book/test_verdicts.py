@@ -20,6 +20,7 @@ from invkit.book.verdicts import (
     MARKS,
     NOT_SEEN,
     NOT_TESTED,
+    SCALE,
     VERDICTS,
     Effect,
     Part,
@@ -189,6 +190,52 @@ def test_a_toy_does_not_refute():
     assert test.grade == "digits"
 
 
+@pytest.mark.parametrize(
+    ("scale", "verdict"),
+    [(1.0, CONTRADICTED), (SCALE, CONTRADICTED), (SCALE - 1e-9, NOT_SEEN), (0.001, NOT_SEEN)],
+)
+def test_less_than_a_tenth_of_the_training_does_not_refute_either(scale, verdict):
+    assert run_test(ONE, NONE, **ABOUT, scale=scale).verdict == verdict
+    parts = {"first": WIDE, "second": NONE}
+    assert run_test(TWO, parts, **ABOUT, scale=scale).verdict == verdict
+    assert run_test(ONE, NONE, **ABOUT | {"data": "digits"}, scale=scale).verdict == NOT_SEEN
+
+
+def test_a_small_scale_changes_no_other_verdict():
+    for effect, verdict in ((SURE, HOLDS), ([0.4, 0.5, 0.6], IN_PART), (WIDE, NOT_SEEN), ([5.0, 6.0], NOT_TESTED)):
+        test = run_test(ONE, effect, **ABOUT, scale=0.01)
+        assert (test.verdict, test.weight) == (verdict, ("real", verdict))
+    halves = run_test(TWO, {"first": SURE, "second": NONE}, **ABOUT, scale=0.01)
+    assert halves.weight == ("real", IN_PART)
+
+
+def test_what_speaks_against_a_claim_at_small_scale_keeps_it_from_holding_and_does_not_contradict_it():
+    small, large = (run_test(ONE, NONE, **ABOUT, scale=scale).weight for scale in (0.05, 0.5))
+    holds = run_test(ONE, SURE, **ABOUT).weight
+    assert (small, large) == (("digits", CONTRADICTED), ("real", CONTRADICTED))
+    assert overall([small]) == NOT_SEEN
+    assert overall([small, holds]) == overall([holds, small]) == IN_PART
+    assert overall([small, ("real", NOT_SEEN)]) == overall([small, small]) == NOT_SEEN
+    assert overall([small, ("real", IN_PART)]) == IN_PART
+    assert overall([small, large]) == overall([large]) == CONTRADICTED
+    assert overall([small, ("digits", HOLDS)]) == IN_PART
+    assert overall([small, ("digits", CONTRADICTED)]) == NOT_SEEN
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [(1.0, ""), (0.05, ", 5% of the paper's training"), (0.0012, ", 0.12% of the paper's training")],
+)
+def test_a_test_says_how_much_of_the_training_there_was(scale, words):
+    assert run_test(ONE, SURE, **ABOUT, scale=scale).tested_on == f"CIFAR-10, ResNet-20, 3 seeds{words}"
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.1, 1.01, math.nan, math.inf])
+def test_a_scale_is_a_share(scale):
+    with pytest.raises(ValueError, match=r"a\.one: scale, the share of the paper's training, must lie in \(0, 1\]"):
+        run_test(ONE, SURE, **ABOUT, scale=scale)
+
+
 def test_a_test_keeps_its_numbers():
     test = run_test(ONE, np.array([1.0, 2.0, 3.0]), **ABOUT, note="n", unit="dB")
     (effect,) = test.effects.values()
@@ -258,12 +305,21 @@ def test_a_digest_tells_what_may_change_a_verdict():
     assert len({first, *changed}) == 6
 
 
+@pytest.mark.parametrize("change", [{"mended": "2026-12-01"}, {"mended_digest": "0123456789ab"}])
+def test_a_mended_rule_has_the_digest_that_it_was_mended_to(change):
+    with pytest.raises(ValueError, match=rf"rule of a\.one: mended and mended_digest .* {ONE.digest()} now"):
+        dataclasses.replace(ONE, **change)
+    mended = dataclasses.replace(ONE, mended="2026-12-01", mended_digest=ONE.digest())
+    assert mended.digest() == ONE.digest(), "a mending changes no verdict by itself"
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"holds": -1.0}, ValueError, r"absent \(0.0\) must be at most holds"),
         ({"quantity": ""}, ValueError, "needs a quantity"),
         ({"threshold": 1.0}, TypeError, "threshold"),
+        ({"mended": "2026-12-01"}, ValueError, "rule of a: mended and mended_digest"),
     ],
 )
 def test_bad_rules_are_refused(change, error, message):
