@@ -42,6 +42,8 @@ It reads {recorded}`deep :: 1 conv, * :: ResNet-44 top-1 :: .0%` of them.
 
 ```{ways} deep other
 :heads: cat, dog
+
+Of both runs, *one* below the other.
 ```
 
 ```{gallery} one two
@@ -111,8 +113,12 @@ def test_numbers_and_pictures_come_from_the_runs(folder, build):
     assert 'alt="dog: 1 conv: PSNR 20.0 dB"' in page
     files = re.findall(r'src="([^"]*tiles/[^"]+)"', page)
     assert len(files) == 2 * 32 + 4 + 8
-    assert page.count('scope="rowgroup"') == 2, "of two runs each is headed by its title, one run is not"
-    assert 'scope="rowgroup" colspan="3"><span>Other &lt;ways&gt;</span></th></tr><tr><td></td><th scope="col">' in page
+    assert page.count('scope="colgroup"') == 2, "of two runs each is headed by its title, one run is not"
+    assert 'scope="colgroup" colspan="3"><span>Other &lt;ways&gt;</span></th></tr><tr><td></td><th scope="col">' in page
+    heads = re.findall(r"<thead>(.*?)</thead>", page)
+    assert [head.count('scope="col"') for head in heads] == [2, 2, 2], "paper repeats a head on its next page"
+    assert page.count("Of both runs, <em>one</em> below the other.") == 1
+    assert re.search(r"</table></div>\s*<figcaption>\s*<p><span class=\"caption-text\">Of both runs", page)
     assert '<th scope="row">1 conv <span>PSNR 20.0 dB</span></th>' in page
     for file in files:
         assert Image.open(folder / "out" / file).size[0] > 8
