@@ -214,7 +214,25 @@ def test_each_chapter_offers_its_executed_notebook(pages, site):
     for path, page in pages.items():
         if path.parent.name == "notebooks":
             (link,) = {link for link in page.links if "/runs/" in link}
-            assert '"output_type"' in (path.parent / link).read_text("utf8")
+            text = (path.parent / link).read_text("utf8")
+            outputs = [output for cell in json.loads(text)["cells"] for output in cell.get("outputs", [])]
+            assert len(text) < 10_000_000, path.name
+            assert outputs
+            assert not [o for o in outputs if {"text/html", "image/png"} <= o.get("data", {}).keys()], path.name
+
+
+def test_each_recorded_run_leads_to_its_file(chapters):
+    named = set()
+    for path, page in chapters.items():
+        for run in page.select(".inv-recorded"):
+            (link,) = run.select(".inv-record a[download]")
+            file = path.parent / link["href"]
+            record, words = json.loads(file.read_text("utf8")), run.get_text()
+            assert record["date"][:10] in words
+            assert record["commit"] in words
+            assert record["command"] in words
+            named.add(file.stem)
+    assert len(named) > 50, "of more than sixty that lie beside the pages"
 
 
 def test_long_tables_are_folded(chapters):
