@@ -33,6 +33,7 @@ from invkit.show.tables import signed
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
 DRAWN = 48  # rows that fit a figure
+WORDY = 30  # letters of a row's name that make three lines beside its numbers on a phone, where longer ones go above
 UNLIKE = "unlike-rows"  # tag of a cell whose long table has another quantity in each row: no axis fits them all
 READING = "A line for each row, a panel for each column; bars are the spread over seeds."
 HEAVY = 8_000  # characters of a picture within the page; larger ones become files
@@ -276,6 +277,8 @@ def typeset(html: str) -> str:
             table.wrap(soup.new_tag("div", attrs={"class": "inv-scroll"}))
         if "inv-claims" in table.get("class", []):
             keep_names(table)
+        if table.find_parent(class_="inv-recorded"):
+            names_above(soup, table)
         # A style sheet keeps the numbers of recorded runs whole on the screen, and lets them break on paper.
         keep = str if table.find_parent(class_="inv-recorded") else unbroken
         for text in table.find_all(string=True):
@@ -296,6 +299,21 @@ def spread_apart(words: str) -> BeautifulSoup:
     """
     mean, spread = words.strip().split(" ± ")
     return BeautifulSoup(f'{mean} <span class="inv-spread">± {spread}</span>', "html.parser")
+
+
+def names_above(soup: BeautifulSoup, table: Tag) -> None:
+    """Where names of rows are long, repeat each above its row: a style sheet shows one of the two, by the width."""
+    named = [(row, row.th.get_text()) for row in table.select("tbody tr:has(> th)")]
+    if max((len(name) for _, name in named), default=0) <= WORDY:
+        return
+    table["class"] = [*table.get("class", []), "inv-named"]
+    for row, name in named:
+        above = soup.new_tag("tr", attrs={"class": "inv-name", "aria-hidden": "true"})  # spoken once, beside
+        cell = soup.new_tag("td", attrs={"colspan": str(len(row.find_all("td")))})
+        cell.append(words := soup.new_tag("span"))
+        words.string = name
+        above.append(cell)
+        row.insert_before(above)
 
 
 def keep_names(table: Tag) -> None:

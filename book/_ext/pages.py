@@ -182,10 +182,10 @@ def best_picture(page: str) -> Tag | None:
 
 
 def is_large(image: Tag) -> bool:
-    """Whether a picture lies in a file and is large enough for a preview; of one without a size this is believed."""
+    """Whether a picture lies in a file and fits a preview: large enough, and not higher than wide, which cuts it."""
+    width, height = (int(size) if (size := str(image.get(side, ""))).isdigit() else 0 for side in ("width", "height"))
     inside = str(image["src"]).startswith(("data:", "http"))
-    sizes = [str(image.get(side, "")) for side in ("width", "height")]
-    return not inside and all(int(size) >= least for size, least in zip(sizes, LEAST, strict=True) if size.isdigit())
+    return not inside and width >= max(LEAST[0], height) and height >= LEAST[1]
 
 
 ICON = re.compile(r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')

@@ -17,6 +17,7 @@ from invkit import show
 from invkit.book.claims import Claims
 from invkit.book.record_file import record
 from invkit.book.recorded import load_recorded
+from invkit.show.grids import GAP, MARGIN
 from invkit.show.picture import css_size
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book/_ext"
@@ -248,6 +249,11 @@ def test_a_sheet_of_images_has_a_form_for_a_phone():
         assert html.count("<img") == 1
 
 
+def in_line(count: int, tile: float) -> float:
+    """CSS pixels across so many tiles, with what is between and beside them."""
+    return MARGIN + count * tile + (count - 1) * GAP + MARGIN
+
+
 def test_each_frame_of_a_slider_has_a_form_for_a_phone():
     frames = {"grey": torch.full((10, 1, 8, 8), 0.5), "</script>": torch.zeros(10, 1, 8, 8)}
     slider = show.Frames.render(lambda name: show.image_grid(frames[name]), frames, title="ground", alt="All {}")
@@ -257,7 +263,10 @@ def test_each_frame_of_a_slider_has_a_form_for_a_phone():
     assert "narrow" not in first  # its form stands in the page
     size = (other["narrow"]["width"], other["narrow"]["height"])
     assert css_size(base64.b64decode(other["narrow"]["src"].partition(",")[2])) == size
-    assert size[0] <= 355
+    tile, fit = 60, 5  # of 8 pixels, 7.5 times as large; so many fit the 355 pixels of a phone's text
+    assert css_size(base64.b64decode(soup.img["src"].partition(",")[2]))[0] == in_line(10, tile)
+    assert in_line(fit, tile) <= 355 < in_line(fit + 1, tile)
+    assert size[0] == pytest.approx(in_line(fit, tile), abs=1)
     assert int(soup.source["height"]) == other["narrow"]["height"] > other["height"]
 
 
@@ -327,6 +336,16 @@ def test_downloads_keep_the_numbers_that_programs_read():
     _, html, files = page(show.table({f"row {i}": {"x": -float(i)} for i in range(12)}).to_html())
     assert "-11.00" in files["data/01_deepinversion-cell-9.csv"].decode()
     assert "−11.00" in html
+
+
+def test_long_names_of_a_recorded_run_stand_above_their_numbers_too(tmp_path):
+    html = recorded(tmp_path, count=3)
+    assert "inv-name" not in page(html)[1]
+    table = BeautifulSoup(page(html.replace("row 1", "a row of a name & of many more words"))[1], "html.parser").table
+    assert table["class"] == ["inv-named"]
+    above = [row.find_previous_sibling() for row in table.select("tr:has(> th)")][1:]
+    assert [row.td.get_text() for row in above] == ["row 0", "a row of a name & of many more words", "row 2"]
+    assert {(row["class"][0], row["aria-hidden"], row.td["colspan"]) for row in above} == {("inv-name", "true", "1")}
 
 
 def test_sentences_of_a_run_keep_a_number_with_its_spread():

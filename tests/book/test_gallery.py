@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ from PIL import Image
 import invkit as ik
 from invkit import show
 from invkit.book.record_file import record
-from invkit.show.picture import render_png
+from invkit.show.picture import SHARPNESS, render_png
 
 pytest.importorskip("myst_parser")
 ROOT = Path(__file__).resolve().parents[2]
+ROOM = 664  # CSS pixels for a picture of a recorded run in a window of 1300, which test_browser.py measures
+LEAST = 42  # across a tile: an image of MNIST at one and a half times its size
 FACTS = {"config": {}, "command": "make", "seeds": [0, 1], "seconds": 1, "device": "cpu"}
 CONF = """
 import sys
@@ -167,6 +170,25 @@ def test_tiles_are_cut_where_the_sheet_has_them(build, size):
             torch.testing.assert_close(gallery.pixels(tile, size)[inner], image[inner], atol=1 / 255, rtol=0)
     with pytest.raises(ValueError, match="not one of 5 rows of 3 square images"):
         sheets.cut_rows(render_png(sheet), 5, 3)
+
+
+def test_tiles_of_recorded_sheets_are_large_enough_to_be_seen(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book/_ext"))
+    import sheets
+
+    shown = {}
+    for path in (ROOT / "book/recorded").glob("*.json"):
+        alt = json.loads(path.read_text("utf8"))["alt"]
+        if not sheets.ROWS.match(alt):
+            continue
+        columns, names = sheets.parse_rows(alt)
+        file = next(file for kind in ("png", "webp") if (file := path.with_suffix(f".{kind}")).is_file())
+        sheet = Image.open(file)
+        layout = sheets.laid_out(sheet, len(names), columns)
+        shown[path.stem] = layout.tile * min(1, ROOM * SHARPNESS / sheet.width)
+    sys.modules.pop("sheets")
+    assert len(shown) > 40
+    assert {name: size for name, size in shown.items() if size < LEAST} == {}
 
 
 def test_every_call_of_the_cheat_sheet_is_there():
