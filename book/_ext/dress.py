@@ -4,7 +4,7 @@ After `executed` has brought the outputs in: sliders and recorded runs are numbe
 the scoreboard, and tables of more than ten rows become dots, with the rows in a fold; each table scrolls for itself.
 The cells that test claims stand in one fold. The first use of a term leads to the glossary. Large pictures become files
 that are loaded when they are scrolled to. What a long table holds lies beside the pages as CSV and JSON, and so do the
-recorded runs and the executed notebook, with its outputs.
+recorded runs, each linked from where it is shown, and the executed notebook, with its outputs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from invkit.show.tables import signed
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
 DRAWN = 48  # rows that fit a figure
+WORDY = 30  # letters of a row's name that make three lines beside its numbers on a phone, where longer ones go above
 UNLIKE = "unlike-rows"  # tag of a cell whose long table has another quantity in each row: no axis fits them all
+READING = "A line for each row, a panel for each column; bars are the spread over seeds."
 HEAVY = 8_000  # characters of a picture within the page; larger ones become files
 DIGITS = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 NUMBER = re.compile(rf"^([-−+]?{DIGITS})(?:\s*±\s*({DIGITS}))?\s*%?$")
@@ -61,15 +63,17 @@ PROTECTED = re.compile(
     re.M | re.S,
 )
 Files = dict[str, bytes]
+Records = dict[tuple[str, str], str]  # names of recorded runs by their title and command
 
 
-def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
+def dress(notebook: dict, name: str, up: str = "..", records: Records | None = None) -> tuple[dict, Files]:
     """The notebook with its outputs dressed, and the data files that they link to, by path below ``_static``.
 
     Args:
         notebook: With the run's outputs.
         name: Of the chapter, as in ``"01_deepinversion"``.
         up: From the page to the root of the site.
+        records: The recorded runs that lie beside the pages.
     """
     files: Files = {}
     notebook["cells"] = [part for cell in in_one_fold(notebook["cells"]) for part in apart(cell)]
@@ -79,7 +83,7 @@ def dress(notebook: dict, name: str, up: str = "..") -> tuple[dict, Files]:
             data = output.get("data", {})
             if "text/html" in data:
                 html = add_phone_form("".join(data["text/html"]))  # first: a parser sorts the attributes of an image
-                html = link_claims(html, up)
+                html = offer_record(link_claims(html, up), up, records or {})
                 html = number_figure(cell, html, f"fig-{name[:2]}-{id}")
                 html = fold_tables(html, f"data/{name}-{id}", up, files, drawn=UNLIKE not in tags_of(cell))
                 html = typeset(html)
@@ -197,6 +201,20 @@ def link_claims(html: str, up: str) -> str:
     return pattern.sub(lambda m: m[1] + link.format(up=up, anchor="board-" + anchor(m[2]), id=m[2]), html)
 
 
+def offer_record(html: str, up: str, records: Records) -> str:
+    """Below each recorded run the way to all that was recorded, as far as it lies beside the pages."""
+
+    def offer(found: re.Match[str]) -> str:
+        figure = BeautifulSoup(found[0], "html.parser")
+        head, command = figure.select_one("figcaption p"), figure.select("p > code")
+        title = head.get_text().removeprefix("Recorded run").strip() if head else ""
+        name = records.get((title, command[-1].get_text() if command else ""))
+        link = f'<a download href="{up}/_static/recorded/{name}.json">JSON</a>'
+        return f'{found[1]}<p class="inv-record">Download the run: {link}</p></figure>' if name else found[0]
+
+    return re.sub(r'(<figure class="inv-recorded">.*?)</figure>', offer, html, flags=re.S)
+
+
 def number_figure(cell: dict, html: str, name: str) -> str:
     """Give a slider or a recorded run without a caption its number, by the title that it carries itself.
 
@@ -223,27 +241,29 @@ def number_figure(cell: dict, html: str, name: str) -> str:
 def fold_tables(html: str, stem: str, up: str, files: Files, drawn: bool = True) -> str:
     """Draw each table of more than ten rows, with its rows in a fold and as files; others stay as they are.
 
-    The fold of one that is not to be drawn is open.
+    In a recorded run that has a picture the dots are within the fold.
     """
     if "<table" not in html or "data-claims" in html:
         return html
     soup = BeautifulSoup(html, "html.parser")
     tables = [table for table in soup.find_all("table") if len(table.select("tbody tr")) > LONG]
+    pictured = {id(table): bool(record.img) for table in tables if (record := table.find_parent(class_="inv-recorded"))}
     for i, table in enumerate(tables):
         rows = read_table(table)
         place = stem if len(tables) == 1 else f"{stem}-{i}"
         files[f"{place}.csv"], files[f"{place}.json"] = as_csv(rows).encode(), as_json(rows).encode()
         links = [f'<a href="{up}/_static/{place}.{kind}" download>{kind.upper()}</a>' for kind in ("csv", "json")]
-        fold = soup.new_tag("details", attrs={"class": "inv-data"} | ({} if drawn else {"open": ""}))
-        summary = soup.new_tag("summary")
-        summary.string = f"The numbers: {len(rows) - 1} rows, from {rows[1][0]} to {rows[-1][0]}"
+        fold, summary = soup.new_tag("details", attrs={"class": "inv-data"}), soup.new_tag("summary")
         table.wrap(fold)
         fold.insert(0, summary)
         fold.append(BeautifulSoup(f"<p>Download: {', '.join(links)}</p>", "html.parser"))
-        if drawn and (picture := draw(rows)) and not (table.find_parent(class_="inv-recorded") and soup.find("img")):
-            words = "A line for each row, a panel for each column; bars are the spread over seeds."
-            figure = f'<div class="inv-figure inv-chart">{picture}<p class="inv-reading">{words}</p></div>'
-            fold.insert_before(BeautifulSoup(figure, "html.parser"))
+        within, picture = pictured.get(id(table), False), draw(rows) if drawn else ""
+        what = "The numbers, as dots and as a table" if within and picture else "The numbers"
+        summary.string = f"{what}: {len(rows) - 1} rows, from {rows[1][0]} to {rows[-1][0]}"
+        if picture:
+            words = f'<div class="inv-figure inv-chart">{picture}<p class="inv-reading">{READING}</p></div>'
+            figure = BeautifulSoup(words, "html.parser")
+            summary.insert_after(figure) if within else fold.insert_before(figure)
     return str(soup) if tables else html
 
 
@@ -257,6 +277,8 @@ def typeset(html: str) -> str:
             table.wrap(soup.new_tag("div", attrs={"class": "inv-scroll"}))
         if "inv-claims" in table.get("class", []):
             keep_names(table)
+        if table.find_parent(class_="inv-recorded"):
+            names_above(soup, table)
         # A style sheet keeps the numbers of recorded runs whole on the screen, and lets them break on paper.
         keep = str if table.find_parent(class_="inv-recorded") else unbroken
         for text in table.find_all(string=True):
@@ -277,6 +299,21 @@ def spread_apart(words: str) -> BeautifulSoup:
     """
     mean, spread = words.strip().split(" ± ")
     return BeautifulSoup(f'{mean} <span class="inv-spread">± {spread}</span>', "html.parser")
+
+
+def names_above(soup: BeautifulSoup, table: Tag) -> None:
+    """Where names of rows are long, repeat each above its row: a style sheet shows one of the two, by the width."""
+    named = [(row, row.th.get_text()) for row in table.select("tbody tr:has(> th)")]
+    if max((len(name) for _, name in named), default=0) <= WORDY:
+        return
+    table["class"] = [*table.get("class", []), "inv-named"]
+    for row, name in named:
+        above = soup.new_tag("tr", attrs={"class": "inv-name", "aria-hidden": "true"})  # spoken once, beside
+        cell = soup.new_tag("td", attrs={"colspan": str(len(row.find_all("td")))})
+        cell.append(words := soup.new_tag("span"))
+        words.string = name
+        above.append(cell)
+        row.insert_before(above)
 
 
 def keep_names(table: Tag) -> None:
@@ -361,7 +398,8 @@ def swap(app, docname: str, content: list[str]) -> None:
     """Dress a notebook's page; its data files are written where the pages go."""
     if not app.env.doc2path(docname).endswith(".ipynb"):
         return
-    notebook, files = dress(json.loads(content[0]), Path(docname).name, root_from(docname))
+    records = read_records(Path(app.srcdir, app.config.recorded_dir))
+    notebook, files = dress(json.loads(content[0]), Path(docname).name, root_from(docname), records)
     page = Path(app.srcdir, app.config.glossary_page)
     if page.is_file():
         app.env.note_dependency(str(page))
@@ -369,6 +407,12 @@ def swap(app, docname: str, content: list[str]) -> None:
     content[0] = json.dumps(notebook)
     if app.builder.format == "html":
         write_all(app, files)
+
+
+def read_records(folder: Path) -> Records:
+    """The recorded runs of a folder."""
+    runs = {path.stem: json.loads(path.read_text("utf8")) for path in folder.glob("*.json")}
+    return {(run["title"], run["command"]): name for name, run in runs.items()}
 
 
 def root_from(docname: str) -> str:
@@ -392,12 +436,22 @@ def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def lighter(run: dict) -> dict:
+    """An executed notebook without the pictures of outputs that are there in HTML as well, with the same picture."""
+    for cell in run["cells"]:
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                output["data"].pop("image/png", None)
+    return run
+
+
 def publish(app, error: Exception | None) -> None:
     """Lay the executed notebooks and the recorded runs beside the pages."""
     if error or app.builder.format != "html":
         return
     for run in Path(app.srcdir, app.config.executed_dir, app.config.executed_profile).glob("[0-9]*.ipynb"):
-        write(Path(app.outdir, "_static/runs", run.name), run.read_bytes())
+        content = json.dumps(lighter(json.loads(run.read_text("utf8"))), ensure_ascii=False, indent=1) + "\n"
+        write(Path(app.outdir, "_static/runs", run.name), content.encode())
     for record in Path(app.srcdir, app.config.recorded_dir).glob("*.json"):
         write(Path(app.outdir, "_static/recorded", record.name), record.read_bytes())
 

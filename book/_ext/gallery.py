@@ -3,7 +3,7 @@
 ``{recorded}`run :: row :: column :: format` `` is a number, the mean over seeds; the row may be a pattern.
 ``{gallery}`` shows each class of a run as a picture of its own, with a second run's behind it; ``{ways}`` several ways
 to the same classes, of one run or more; ``{depths}`` a slider through the blocks of a network. Tiles are cut out of
-the pictures that the runs have stored.
+the pictures that the runs have stored. What such a directive holds is the caption of a numbered figure.
 
 A run that is missing, or whose picture is laid out otherwise, leaves a sentence that says so in its place, and a
 warning (an error under ``-W``).
@@ -77,6 +77,7 @@ class Shown(SphinxDirective):
 
     required_arguments = 1
     final_argument_whitespace = True
+    has_content = True
 
     def html(self, *names: str) -> str:
         raise NotImplementedError
@@ -84,11 +85,19 @@ class Shown(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         names = self.arguments[0].split()
         try:
-            return [nodes.raw("", self.html(*names), format="html")]
+            return [self.captioned(nodes.raw("", self.html(*names), format="html"))]
         except Lost as error:
             words = lost(", ".join(names), error)
             log.warning(words, location=self.get_location())
             return [nodes.paragraph(text=words, classes=["inv-missing"])]
+
+    def captioned(self, shown: nodes.Node) -> nodes.Node:
+        """As a figure with the directive's content for a caption, where there is some."""
+        if not self.content:
+            return shown
+        words = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, words)
+        return nodes.figure("", shown, nodes.caption("", "", *words.children[0].children))
 
     def save(self, image: Image.Image, file: str) -> str:
         """Write a tile beside the pages; its address from this page."""
@@ -140,15 +149,15 @@ class Ways(Shown):
     def html(self, *names: str) -> str:
         given = self.options.get("heads", "")
         heads = given.split(", ") if given else class_names(folder_of(self.env) / "one_setting.py")
-        bodies = ""
+        tables = ""
         for name in names:
             run = read(self.env, name)
             columns, ways = sheets.parse_rows(run.alt)
             tiles = sheets.cut_rows(run.picture or b"", len(ways), columns)
             title = html.escape(run.title)
-            band = f'<tr class="inv-band"><th scope="rowgroup" colspan="{columns + 1}"><span>{title}</span></th></tr>'
+            band = f'<tr class="inv-band"><th scope="colgroup" colspan="{columns + 1}"><span>{title}</span></th></tr>'
             head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:columns])
-            body = f"{band if len(names) > 1 else ''}<tr><td></td>{head}</tr>"
+            body = ""
             for k, way in enumerate(ways):
                 images = [
                     tile(self.save(image, f"{name}-{k}-{i}.webp"), f"{heads[i]}: {way}", 96)
@@ -157,9 +166,10 @@ class Ways(Shown):
                 cells = "".join(f"<td>{image}</td>" for image in images)
                 what, _, number = map(html.escape, way.partition(": "))
                 body += f'<tr><th scope="row">{what} <span>{number}</span></th>{cells}</tr>'
-            bodies += f"<tbody>{body}</tbody>"
-        table = f'<table class="inv-ways"><colgroup><col></colgroup>{bodies}</table>'
-        return f'<div class="inv-scroll">{table}</div>'
+            # A head of its own: paper repeats it on each page that the rows go on to.
+            top = f"<thead>{band if len(names) > 1 else ''}<tr><td></td>{head}</tr></thead>"
+            tables += f'<table class="inv-ways"><colgroup><col></colgroup>{top}<tbody>{body}</tbody></table>'
+        return f'<div class="inv-scroll">{tables}</div>'
 
 
 class Depths(Shown):

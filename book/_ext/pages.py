@@ -1,15 +1,26 @@
-"""Sphinx extension: the opening figure, the table about this build, the API pages; pages load only what they use."""
+"""Sphinx extension: the opening figure, the table about this build, the API pages, each page's social card.
+
+Pages load only what they use.
+"""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
+import textwrap
+from html import escape
 from pathlib import Path
+from posixpath import dirname, join, normpath
 
+from bs4 import BeautifulSoup, Tag
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
+
+BRIEF = "In brief. "  # begins the paragraph that says what a chapter found
+TEXT = 200  # characters of a description that previews of a link show
+LEAST = (300, 150)  # CSS pixels across and down; a smaller picture says nothing in a preview
 
 
 class Hero(SphinxDirective):
@@ -133,6 +144,50 @@ def is_live_code(file) -> bool:
     return "thebe" in words.lower()
 
 
+def social_card(app, pagename, templatename, context, doctree) -> None:
+    """Let a link to the page be previewed by the page's own title, words and picture.
+
+    Where it has none of these, what the configuration says of the whole book stays.
+    """
+    if doctree is None:
+        return
+    card = {"og:title": app.env.titles[pagename].astext()}
+    if words := description(doctree):
+        card |= {"og:description": words, "description": words}
+    if picture := best_picture(context.get("body", "")):
+        place = normpath(join(dirname(pagename), str(picture["src"])))
+        card |= {"og:image": app.config.html_baseurl + place, "og:image:alt": shortened(str(picture["alt"]))}
+    for name, words in card.items():
+        tag = rf'(?<=<meta content=")[^"]*(?=" (?:property|name)="{name}")'
+        before, rest = re.split(tag, context["metatags"])
+        context["metatags"] = before + escape(words) + rest
+
+
+def description(doctree: nodes.document) -> str:
+    """What a page says in brief, else how it begins, as plain text."""
+    running = [p.astext() for p in doctree.findall(nodes.paragraph) if isinstance(p.parent, nodes.section)]
+    brief = [words for words in running if words.startswith(BRIEF)]
+    return shortened((brief or running or [""])[0].removeprefix(BRIEF))
+
+
+def shortened(words: str) -> str:
+    """The words on one line, cut between two of them where they are too many."""
+    return textwrap.shorten(words, TEXT, placeholder=" …")
+
+
+def best_picture(page: str) -> Tag | None:
+    """The first picture of a page that is a file of some size; one of images comes before a chart."""
+    files = [image for image in BeautifulSoup(page, "html.parser").select("img[src][alt]") if is_large(image)]
+    return next((image for image in files if not image.find_parent(class_="inv-chart")), files[0] if files else None)
+
+
+def is_large(image: Tag) -> bool:
+    """Whether a picture lies in a file and fits a preview: large enough, and not higher than wide, which cuts it."""
+    width, height = (int(size) if (size := str(image.get(side, ""))).isdigit() else 0 for side in ("width", "height"))
+    inside = str(image["src"]).startswith(("data:", "http"))
+    return not inside and width >= max(LEAST[0], height) and height >= LEAST[1]
+
+
 ICON = re.compile(r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
 
 
@@ -173,6 +228,7 @@ def setup(app) -> dict:
     app.connect("autodoc-skip-member", skip_inherited)
     app.connect("doctree-resolved", mark_options)
     app.connect("html-page-context", quiet_head, priority=900)
+    app.connect("html-page-context", social_card)
     app.connect("build-finished", fewer_icons)
     app.connect("build-finished", search_on_its_page)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -18,13 +18,19 @@ document.addEventListener("DOMContentLoaded", function () {
   var image = dialog.querySelector("img"), caption = dialog.querySelector("figcaption"), at = 0;
 
   function show(index) {
-    at = (index + pictures.length) % pictures.length;
+    at = index;
     var picture = pictures[at];
     picture.loading = "eager";
     image.src = picture.currentSrc || picture.src; // on a phone the form that is shown there
     image.alt = caption.textContent = picture.alt;
     image.style.imageRendering = getComputedStyle(picture).imageRendering;
     image.style.width = Math.max(picture.naturalWidth, 2 * picture.width) + "px";
+  }
+  // Those in a closed fold are passed over.
+  function lead(step) {
+    do at = (at + step + pictures.length) % pictures.length;
+    while (!pictures[at].getClientRects().length);
+    show(at);
   }
   // A picture that a phone would show at less than half its size gets a place to be moved in; charts have a narrow one.
   function widen(picture) {
@@ -54,12 +60,12 @@ document.addEventListener("DOMContentLoaded", function () {
     });
   });
   dialog.addEventListener("keydown", function (event) {
-    if (event.key === "ArrowRight") show(at + 1);
-    if (event.key === "ArrowLeft") show(at - 1);
+    if (event.key === "ArrowRight") lead(1);
+    if (event.key === "ArrowLeft") lead(-1);
   });
   dialog.addEventListener("click", function (event) {
     var step = event.target.dataset.step;
-    if (step) show(at + Number(step));
+    if (step) lead(Number(step));
     if (event.target === dialog) dialog.close();
   });
   dialog.addEventListener("close", function () { pictures[at].focus({ preventScroll: true }); });

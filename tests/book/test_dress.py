@@ -17,6 +17,7 @@ from invkit import show
 from invkit.book.claims import Claims
 from invkit.book.record_file import record
 from invkit.book.recorded import load_recorded
+from invkit.show.grids import GAP, MARGIN
 from invkit.show.picture import css_size
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book/_ext"
@@ -33,11 +34,14 @@ def load(name: str):
 sheets, phone, dressing = (load(name) for name in ("sheets", "phone", "dress"))
 
 
+RECORDS: dict[tuple[str, str], str] = {("A run", "make run"): "run_1"}
+
+
 def page(html: str, *more: dict, **metadata) -> tuple[dict, str, dict]:
     """A cell with this output, its HTML and the files, after dressing."""
     output = {"output_type": "execute_result", "data": {"text/html": html}, "metadata": {}}
     cell = {"cell_type": "code", "id": "cell-9", "source": "x", "metadata": metadata, "outputs": [output, *more]}
-    notebook, files = dressing.dress({"cells": [cell]}, "01_deepinversion")
+    notebook, files = dressing.dress({"cells": [cell]}, "01_deepinversion", records=RECORDS)
     (cell,) = notebook["cells"]
     return cell, cell["outputs"][0]["data"]["text/html"], files
 
@@ -116,11 +120,47 @@ def test_names_in_a_table_of_claims_break_where_words_end():
     assert "cifar10_<wbr/>dci_<wbr/>depth &lt; 1" in html
 
 
-def test_a_long_table_of_unlike_rows_is_open_and_not_drawn():
+def test_a_long_table_of_unlike_rows_is_folded_and_not_drawn():
     *_, html, files = page(rows(11), tags=["unlike-rows"])
-    assert '<details class="inv-data" open="">' in html
+    assert '<details class="inv-data"><summary>' in html
     assert "<img" not in html
     assert set(files) == {"data/01_deepinversion-cell-9.csv", "data/01_deepinversion-cell-9.json"}
+
+
+def recorded(tmp_path, figure=None, count: int = 11) -> str:
+    """The HTML of a recorded run of so many rows."""
+    measured = {f"row {i}": {"psnr": [i, i + 1.0]} for i in range(count)}
+    facts = {"title": "A run", "config": {}, "command": "make run", "seeds": [0, 1], "seconds": 1, "device": "cpu"}
+    record("run_1", measured=measured, figure=figure, folder=tmp_path, overwrite=True, **facts)
+    return load_recorded("run_1", tmp_path)._repr_html_()
+
+
+def test_the_dots_of_a_recorded_run_are_in_the_fold_where_it_has_a_picture(tmp_path):
+    pictured = BeautifulSoup(page(recorded(tmp_path, show.image_grid(torch.rand(4, 1, 8, 8))))[1], "html.parser")
+    alone = BeautifulSoup(page(recorded(tmp_path))[1], "html.parser")
+    assert pictured.select_one("details > summary + .inv-chart + .inv-scroll > table")
+    assert pictured.summary.string.startswith("The numbers, as dots and as a table: 11 rows")
+    assert alone.select_one(".inv-recorded > .inv-chart + details > summary + .inv-scroll > table")
+    assert len(pictured.select(".inv-chart img")) == len(alone.select(".inv-chart img")) == 1
+
+
+def test_a_recorded_run_can_be_downloaded_where_it_lies_beside_the_pages(tmp_path):
+    html = recorded(tmp_path, count=2)
+    figure = BeautifulSoup(page(html)[1], "html.parser").select_one(".inv-recorded")
+    (link,) = figure.select("a[download]")
+    assert link["href"] == "../_static/recorded/run_1.json"
+    assert link.parent.get_text() == "Download the run: JSON"
+    other = page(html.replace("A run", "Another run"))[1]
+    assert "Download the run" not in other
+    assert dressing.read_records(tmp_path) == RECORDS
+
+
+def test_a_published_notebook_has_each_picture_once():
+    data = [{"text/html": "<img>", "image/png": "x"}, {"image/png": "y"}, {"text/plain": "z"}]
+    outputs = [{"output_type": "display_data", "data": part, "metadata": {}} for part in data]
+    run = {"cells": [cell("a", "x", "code", *outputs), cell("t", "On zoom:", "markdown")]}
+    kept = [output["data"] for output in dressing.lighter(run)["cells"][0]["outputs"]]
+    assert kept == [{"text/html": "<img>"}, {"image/png": "y"}, {"text/plain": "z"}]
 
 
 def test_ten_rows_stay_a_table_and_many_are_not_drawn():
@@ -209,6 +249,11 @@ def test_a_sheet_of_images_has_a_form_for_a_phone():
         assert html.count("<img") == 1
 
 
+def in_line(count: int, tile: float) -> float:
+    """CSS pixels across so many tiles, with what is between and beside them."""
+    return MARGIN + count * tile + (count - 1) * GAP + MARGIN
+
+
 def test_each_frame_of_a_slider_has_a_form_for_a_phone():
     frames = {"grey": torch.full((10, 1, 8, 8), 0.5), "</script>": torch.zeros(10, 1, 8, 8)}
     slider = show.Frames.render(lambda name: show.image_grid(frames[name]), frames, title="ground", alt="All {}")
@@ -218,7 +263,10 @@ def test_each_frame_of_a_slider_has_a_form_for_a_phone():
     assert "narrow" not in first  # its form stands in the page
     size = (other["narrow"]["width"], other["narrow"]["height"])
     assert css_size(base64.b64decode(other["narrow"]["src"].partition(",")[2])) == size
-    assert size[0] <= 355
+    tile, fit = 60, 5  # of 8 pixels, 7.5 times as large; so many fit the 355 pixels of a phone's text
+    assert css_size(base64.b64decode(soup.img["src"].partition(",")[2]))[0] == in_line(10, tile)
+    assert in_line(fit, tile) <= 355 < in_line(fit + 1, tile)
+    assert size[0] == pytest.approx(in_line(fit, tile), abs=1)
     assert int(soup.source["height"]) == other["narrow"]["height"] > other["height"]
 
 
@@ -288,6 +336,16 @@ def test_downloads_keep_the_numbers_that_programs_read():
     _, html, files = page(show.table({f"row {i}": {"x": -float(i)} for i in range(12)}).to_html())
     assert "-11.00" in files["data/01_deepinversion-cell-9.csv"].decode()
     assert "−11.00" in html
+
+
+def test_long_names_of_a_recorded_run_stand_above_their_numbers_too(tmp_path):
+    html = recorded(tmp_path, count=3)
+    assert "inv-name" not in page(html)[1]
+    table = BeautifulSoup(page(html.replace("row 1", "a row of a name & of many more words"))[1], "html.parser").table
+    assert table["class"] == ["inv-named"]
+    above = [row.find_previous_sibling() for row in table.select("tr:has(> th)")][1:]
+    assert [row.td.get_text() for row in above] == ["row 0", "a row of a name & of many more words", "row 2"]
+    assert {(row["class"][0], row["aria-hidden"], row.td["colspan"]) for row in above} == {("inv-name", "true", "1")}
 
 
 def test_sentences_of_a_run_keep_a_number_with_its_spread():

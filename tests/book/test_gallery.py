@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ from PIL import Image
 import invkit as ik
 from invkit import show
 from invkit.book.record_file import record
-from invkit.show.picture import render_png
+from invkit.show.picture import SHARPNESS, render_png
 
 pytest.importorskip("myst_parser")
 ROOT = Path(__file__).resolve().parents[2]
+ROOM = 664  # CSS pixels for a picture of a recorded run in a window of 1300, which test_browser.py measures
+LEAST = 42  # across a tile: an image of MNIST at one and a half times its size
 FACTS = {"config": {}, "command": "make", "seeds": [0, 1], "seconds": 1, "device": "cpu"}
 CONF = """
 import sys
@@ -42,6 +45,8 @@ It reads {recorded}`deep :: 1 conv, * :: ResNet-44 top-1 :: .0%` of them.
 
 ```{ways} deep other
 :heads: cat, dog
+
+Of both runs, *one* below the other.
 ```
 
 ```{gallery} one two
@@ -111,8 +116,12 @@ def test_numbers_and_pictures_come_from_the_runs(folder, build):
     assert 'alt="dog: 1 conv: PSNR 20.0 dB"' in page
     files = re.findall(r'src="([^"]*tiles/[^"]+)"', page)
     assert len(files) == 2 * 32 + 4 + 8
-    assert page.count('scope="rowgroup"') == 2, "of two runs each is headed by its title, one run is not"
-    assert 'scope="rowgroup" colspan="3"><span>Other &lt;ways&gt;</span></th></tr><tr><td></td><th scope="col">' in page
+    assert page.count('scope="colgroup"') == 2, "of two runs each is headed by its title, one run is not"
+    assert 'scope="colgroup" colspan="3"><span>Other &lt;ways&gt;</span></th></tr><tr><td></td><th scope="col">' in page
+    heads = re.findall(r"<thead>(.*?)</thead>", page)
+    assert [head.count('scope="col"') for head in heads] == [2, 2, 2], "paper repeats a head on its next page"
+    assert page.count("Of both runs, <em>one</em> below the other.") == 1
+    assert re.search(r"</table></div>\s*<figcaption>\s*<p><span class=\"caption-text\">Of both runs", page)
     assert '<th scope="row">1 conv <span>PSNR 20.0 dB</span></th>' in page
     for file in files:
         assert Image.open(folder / "out" / file).size[0] > 8
@@ -161,6 +170,25 @@ def test_tiles_are_cut_where_the_sheet_has_them(build, size):
             torch.testing.assert_close(gallery.pixels(tile, size)[inner], image[inner], atol=1 / 255, rtol=0)
     with pytest.raises(ValueError, match="not one of 5 rows of 3 square images"):
         sheets.cut_rows(render_png(sheet), 5, 3)
+
+
+def test_tiles_of_recorded_sheets_are_large_enough_to_be_seen(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book/_ext"))
+    import sheets
+
+    shown = {}
+    for path in (ROOT / "book/recorded").glob("*.json"):
+        alt = json.loads(path.read_text("utf8"))["alt"]
+        if not sheets.ROWS.match(alt):
+            continue
+        columns, names = sheets.parse_rows(alt)
+        file = next(file for kind in ("png", "webp") if (file := path.with_suffix(f".{kind}")).is_file())
+        sheet = Image.open(file)
+        layout = sheets.laid_out(sheet, len(names), columns)
+        shown[path.stem] = layout.tile * min(1, ROOM * SHARPNESS / sheet.width)
+    sys.modules.pop("sheets")
+    assert len(shown) > 40
+    assert {name: size for name, size in shown.items() if size < LEAST} == {}
 
 
 def test_every_call_of_the_cheat_sheet_is_there():

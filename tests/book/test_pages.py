@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
+from bs4 import BeautifulSoup, Tag
 
+SHOWN = ".inv-figure, .inv-frames, .inv-drag, .inv-recorded, .inv-quiz, .inv-gallery, .inv-ways, figure.hero"
+LONG = 10  # rows that a page shows as a table
 WIDGET = re.compile(r"application/vnd\.jupyter\.widget|jupyter-widgets|require(?:\.min)?\.js")
 
 
@@ -44,6 +48,21 @@ def pages(site) -> dict[Path, Page]:
     """Every page of the book by its file."""
     found = {p: Page(p) for folder in ("book", "notebooks") for p in (site / folder).rglob("*.html")}
     assert any(p.parent.name == "notebooks" for p in found), "no chapter was built"
+    return found
+
+
+@pytest.fixture(scope="session")
+def texts(pages) -> dict[Path, Tag]:
+    """What stands on every page between its head and its foot."""
+    read = {path: BeautifulSoup(path.read_text("utf8"), "html.parser") for path in pages}
+    return {path: page.select_one("article.bd-article") for path, page in read.items()}
+
+
+@pytest.fixture(scope="session")
+def chapters(texts) -> dict[Path, Tag]:
+    """The pages that notebooks became."""
+    found = {path: page for path, page in texts.items() if path.parent.name == "notebooks"}
+    assert len(found) == 12
     return found
 
 
@@ -109,13 +128,24 @@ def test_chapters_have_their_launch_buttons(pages):
             )
 
 
-def test_pages_carry_a_social_card(pages, site):
-    for path, page in pages.items():
-        if path.parent.name in {"book", "notebooks"}:
-            assert page.metas.get("og:title"), path.name
-            card = page.metas.get("og:image", "")
-            assert card.startswith("https://"), path.name
-            assert (site / "_static" / card.rpartition("/")[2]).is_file(), card
+def test_pages_carry_a_social_card_of_their_own(pages, chapters, site):
+    cards = {path: page.metas for path, page in pages.items()}
+    for name in ("og:title", "og:description"):
+        said = [card[name] for card in cards.values()]
+        assert all(said)
+        assert len(set(said)) == len(said), f"pages share their {name}"
+    for path, card in cards.items():
+        assert card["description"] == card["og:description"]
+        assert len(card["og:description"]) <= 200, path.name
+        address = card["og:image"].removeprefix("https://inverting-neural-networks.github.io/book/")
+        assert (site / address).is_file(), f"{path.name}: {card['og:image']}"
+        assert card["og:image:alt"].strip()
+    assert len({cards[path]["og:image"] for path in chapters}) >= 11, "chapters share their picture"
+    for path, page in chapters.items():
+        brief = next(p for p in page.select("p") if p.get_text().startswith("In brief. "))
+        told = cards[path]["og:description"].removesuffix(" …")
+        assert told
+        assert " ".join(brief.get_text().split()).removeprefix("In brief. ").startswith(told)
 
 
 def test_every_module_is_documented(site):
@@ -144,44 +174,88 @@ def test_the_theme_s_icons_are_those_that_pages_use(site):
         assert re.search(rf'"?{icon}"?:\[|"{icon}"', script), icon
 
 
-def test_sliders_and_recorded_runs_have_numbers(pages):
-    for path in pages:
-        text = path.read_text("utf8")
-        for figure in re.finditer(r'<figure class="inv-(frames|recorded)">', text):
-            if path.parent.name != "notebooks":
-                continue
-            rest = text[figure.start() :]
-            following = re.search(r'<span class="caption-number">|<section ', rest)
-            assert following, f"{path.name}: an {figure[1]} without a number"
+def number_of(shown: Tag) -> str:
+    """The number in the caption of the figure that something stands in."""
+    figures = [shown, *shown.parents]
+    spans = [figure.select_one(":scope > figcaption .caption-number") for figure in figures if figure.name == "figure"]
+    return next((span.get_text().strip() for span in spans if span), "")
+
+
+def test_all_that_is_shown_has_a_number(texts):
+    seen = set()
+    for path, page in texts.items():
+        for shown in page.select(SHOWN):
+            assert re.fullmatch(r"Fig\. \d+(\.\d+)?", number_of(shown)), f"{path.name}: {str(shown)[:300]}"
+            seen |= set(shown["class"])
+    assert {name.strip(". ").removeprefix("figure.") for name in SHOWN.split(",")} <= seen
+
+
+def test_numbers_of_figures_follow_each_other(chapters):
+    for path, page in chapters.items():
+        numbers = [span.get_text().strip() for span in page.select("figcaption .caption-number")]
+        assert numbers == [f"Fig. {int(path.name[:2])}.{i + 1}" for i in range(len(numbers))], path.name
 
 
 def test_chapters_and_scoreboard_lead_to_each_other(pages):
     board = next(page for path, page in pages.items() if path.name == "scoreboard.html")
+    with_claims = []
     for path, page in pages.items():
         claims = {name for name in page.names if name.startswith("claim-")}
         if path.parent.name == "notebooks" and claims:
+            with_claims.append(path.name)
             there = {f"../book/scoreboard.html#board-{name}" for name in claims}
             assert there <= set(page.links), path.name
             back = {f"../notebooks/{path.name}#{name}" for name in claims}
             assert back <= set(board.links), path.name
+    assert [name[:2] for name in sorted(with_claims)] == [f"{i:02}" for i in range(1, 10)]
 
 
 def test_each_chapter_offers_its_executed_notebook(pages, site):
     for path, page in pages.items():
         if path.parent.name == "notebooks":
             (link,) = {link for link in page.links if "/runs/" in link}
-            assert '"output_type"' in (path.parent / link).read_text("utf8")
+            text = (path.parent / link).read_text("utf8")
+            outputs = [output for cell in json.loads(text)["cells"] for output in cell.get("outputs", [])]
+            assert len(text) < 10_000_000, path.name
+            assert outputs
+            assert not [o for o in outputs if {"text/html", "image/png"} <= o.get("data", {}).keys()], path.name
 
 
-def test_long_tables_are_drawn_with_their_rows_to_download(pages):
-    links = {link for page in pages.values() for link in page.links if "/data/" in link}
-    assert any(link.endswith(".csv") for link in links)
-    assert any(link.endswith(".json") for link in links)
+def test_each_recorded_run_leads_to_its_file(chapters):
+    named = set()
+    for path, page in chapters.items():
+        for run in page.select(".inv-recorded"):
+            (link,) = run.select(".inv-record a[download]")
+            file = path.parent / link["href"]
+            record, words = json.loads(file.read_text("utf8")), run.get_text()
+            assert record["date"][:10] in words
+            assert record["commit"] in words
+            assert record["command"] in words
+            named.add(file.stem)
+    assert len(named) > 50, "of more than sixty that lie beside the pages"
+
+
+def test_long_tables_are_folded(chapters):
+    for path, page in chapters.items():
+        for table in page.select("table:not(.inv-claims)"):
+            rows = len(table.select("tbody tr:not(.inv-name)"))
+            assert rows <= LONG or table.find_parent("details"), f"{path.name}: {rows} rows, {str(table)[:200]}"
+
+
+def test_the_rows_of_a_fold_can_be_downloaded(chapters):
+    folds = [(path, fold) for path, page in chapters.items() for fold in page.select("details.inv-data")]
+    assert len(folds) > 20
+    for path, fold in folds:
+        links = [link["href"] for link in fold.select("a[download]")]
+        assert [Path(link).suffix for link in links] == [".csv", ".json"]
+        rows, records = ((path.parent / link).read_text("utf8") for link in links)
+        assert len(json.loads(records)) == len(rows.splitlines()) - 1 == len(fold.select("tbody tr:not(.inv-name)"))
 
 
 def test_no_page_has_lost_a_recorded_run(pages):
     for path in pages:
-        assert "is missing here" not in path.read_text("utf8"), path.name
+        for sign in ("is missing here", "is missing, and what it shows with it", "cannot be shown here"):
+            assert sign not in path.read_text("utf8"), path.name
 
 
 def test_the_start_page_leads_to_the_introduction(site):
