@@ -13,6 +13,7 @@ import html
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from string import Formatter
 from typing import Any, Self
 
 import ipywidgets
@@ -114,7 +115,8 @@ class Frames:
             values: The values.
             title: Name of the slider, or of the row of buttons.
             label: Format string of a value, as in ``"λ = {:g}"``.
-            alt: The same for the alt text; that of a figure drawn by :mod:`invkit.show` follows it.
+            alt: The same for the alt text; that of a figure drawn by :mod:`invkit.show` follows it. Where it has no
+                field for the value, the title and the frame's label stand in front: no two stops sound alike.
             start: Index of the frame shown first.
 
         Returns:
@@ -128,9 +130,11 @@ class Frames:
         >>> frames = Frames.render(lambda v: image_grid(torch.full((1, 1, 8, 8), v)), [0.0, 1.0], title="grey")
         >>> frames.labels
         ['0.0', '1.0']
+        >>> frames.alts[1]
+        'grey, 1.0: One image.'
         """
-        drawn = [picture(draw, value, alt) for value in values]
         labels = [label.format(value) for value in values]
+        drawn = [picture(draw, v, alt, name=f"{title}, {words}") for v, words in zip(values, labels, strict=True)]
         return cls([frame for frame, _ in drawn], labels, [text for _, text in drawn], title, start)
 
     def _repr_html_(self) -> str:
@@ -217,7 +221,8 @@ class Explorer(Frames):
 
         def show(index: int) -> str:
             if index not in cache:
-                cache[index] = img_tag(*picture(self.draw, self.values[index], self.formats[1]))
+                name = f"{self.title}, {labels[index]}"
+                cache[index] = img_tag(*picture(self.draw, self.values[index], self.formats[1], name=name))
             return cache[index]
 
         labels = [self.formats[0].format(value) for value in self.values]
@@ -241,7 +246,7 @@ def explore(
         title: Name of the slider.
         recorded: Those of the values that are drawn right away, by default at most seven, spread evenly.
         label: Format string of a value.
-        alt: The same for the alt text; that of a figure drawn by :mod:`invkit.show` follows it.
+        alt: The same for the alt text, see :meth:`Frames.render`.
 
     Returns:
         The slider, for the end of a cell.
@@ -269,16 +274,26 @@ def explore(
     return explorer
 
 
-def picture(draw: Callable[[Any], Figure], value: Any, alt: str | None = None) -> tuple[bytes, str]:
+def picture(
+    draw: Callable[[Any], Figure], value: Any, alt: str | None = None, *, name: str = ""
+) -> tuple[bytes, str]:  # fmt: skip
     """``draw(value)`` as WebP without loss, and its alt text.
+
+    Args:
+        draw: Draws a figure of a value.
+        value: The value.
+        alt: Format string of the alt text; that of the figure follows it.
+        name: What stands in front of an alt text that would otherwise be the same for every value.
 
     Raises:
         ValueError: If the figure has no alt text.
     """
     figure = draw(value)
-    text = ": ".join(filter(None, [alt and alt.format(value), getattr(figure, "alt", None)]))
-    if not text:
+    parts = [alt and alt.format(value), getattr(figure, "alt", None)]
+    if not any(parts):
         raise ValueError("the figure has no alt text: give alt='… {} …', or draw with a function of invkit.show")
+    tells_value = any(field is not None for _, field, _, _ in Formatter().parse(alt or ""))
+    text = ": ".join(filter(None, parts if tells_value else [name, *parts]))
     frame = webp(render_png(figure))
     plt.close(figure)
     return frame, text
