@@ -3,8 +3,8 @@
 A cell that ends with :class:`Frames`, :class:`Choices` or :func:`explore` puts both renderings into its output.
 Jupyter shows the ipywidgets one; the book drops it and keeps the ``text/html``: an ``<input type="range">``, or
 buttons, over frames that were drawn when the notebook ran. No ids, no randomness and no library are involved, so
-any number of them fit on a page, and a page opened from disk works too. Without JavaScript the first frame and its
-label stay.
+any number of them fit on a page, and a page opened from disk works too. Without JavaScript one frame and its label
+stay, with a line that says so.
 """
 
 from __future__ import annotations
@@ -25,21 +25,29 @@ from invkit.show.picture import css_size, data_uri, img_tag, render_png, webp
 HEAVY = 1_000_000  # bytes: a page should stay below it
 
 # The frame in the page's source is not stored again: its address is read from the image itself. Where a page has a form
-# of each frame for a phone, it stands in the <source> beside the image.
+# of each frame for a phone, it stands in the <source> beside the image. A frame that cannot be loaded says so in words,
+# or the one before it would pass for it.
 PLACE = """(function () {
   var figure = document.currentScript.closest("figure"), image = figure.querySelector("img");
   var source = figure.querySelector("source"), readout = figure.querySelector("output");
   var frames = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
-  var first = frames.find(function (frame) { return !frame.src; });
+  var first = frames.find(function (frame) { return !frame.src; }), now = first;
   first.src = image.src;
   if (source) first.narrow = { src: source.srcset, width: source.width, height: source.height };
   function place(frame) {
+    now = frame;
     image.width = frame.width; image.height = frame.height;
     image.src = frame.src; image.alt = frame.alt;
     if (!source) return;
     var form = frame.narrow || frame;
     source.width = form.width; source.height = form.height; source.srcset = form.src;
   }
+  image.addEventListener("error", function () {
+    var control = figure.querySelector("input");
+    image.alt = readout.textContent = "this frame is missing: " + now.label;
+    readout.hidden = false;
+    if (control) control.setAttribute("aria-valuetext", image.alt);
+  });
 """
 
 SLIDER = """
@@ -58,7 +66,7 @@ BUTTONS = """
   buttons.forEach(function (button, index) {
     button.addEventListener("click", function () {
       place(frames[index]);
-      readout.textContent = frames[index].label;
+      readout.textContent = frames[index].label; readout.hidden = true;
       buttons.forEach(function (other) { other.setAttribute("aria-pressed", other === button); });
     });
     button.hidden = false;
@@ -150,10 +158,14 @@ class Frames:
         data = json.dumps(records).replace("<", r"\u003c")  # so that no label can close the script element
         return (
             f'<figure class="inv-frames">{img_tag(self.frames[self.start], self.alts[self.start])}'
-            f"<figcaption>{control}</figcaption>"
+            f"<figcaption>{control}<noscript>{self._scriptless()}</noscript></figcaption>"
             f'<script type="application/json">{data}</script>'
             f"<script>{PLACE}{script}</script></figure>"
         )
+
+    def _scriptless(self) -> str:
+        """What readers miss whose browser runs no scripts."""
+        return f"Without scripts this shows only frame {self.start + 1} of {len(self.frames)}."
 
     def _control(self) -> tuple[str, str]:
         """What stands below the picture, and the script that makes it work."""

@@ -128,6 +128,16 @@ def test_an_error_while_drawing_live_is_shown():
     assert "RuntimeError: no &lt;3&gt;" in shown.value
 
 
+def test_a_frame_that_cannot_be_loaded_is_named_and_a_page_without_scripts_says_what_it_lacks():
+    for shown, at in ((frames(), 1), (choices(), 2)):
+        text = shown._repr_html_()
+        script = text.split("<script>")[1].split("</script>")[0]
+        assert 'image.addEventListener("error"' in script
+        assert '"this frame is missing: " + now.label' in script
+        assert text.count(f"<noscript>Without scripts this shows only frame {at} of 3.</noscript>") == 1
+        assert text.index("<noscript>") < text.index("</figcaption>")
+
+
 @pytest.mark.parametrize("show", [Frames.render, Choices.render, explore])
 @pytest.mark.parametrize(
     ("alt", "heard"),
