@@ -5,7 +5,8 @@ text that MyST-NB reads is replaced, in Sphinx's ``source-read`` event. Prose, t
 source and only outputs from the run, so editing text needs no new run.
 
 Warnings (errors under ``-W``): a run is missing, failed, of other code, another package state or another
-profile, it shows a widget that would be blank without a kernel, or its numbers refute a sentence of the page.
+profile, it lacks a recorded run, it shows a widget that would be blank without a kernel, or its numbers refute a
+sentence of the page.
 """
 
 from __future__ import annotations
@@ -134,6 +135,8 @@ def check(metadata: dict, root: Path, source: Path, profile: str, warn) -> None:
         warn("profile", f"run with profile {about['profile']!r}, not {profile!r}")
     elif about["key"] != key_of(root, source, about["parameters"]):
         warn("stale", "code, parameters or the package have changed since the run; run `make execute`")
+    for name, problem in about.get("missing", {}).items():
+        warn("record", f"the recorded run {name} is missing ({problem}), and with it what the page says of it")
 
 
 def remember_glue(app, doctree) -> None:

@@ -3,7 +3,8 @@
 ``python -m invkit.run --profile ci`` runs every notebook; ``-p NAME VALUE`` sets a parameter of all that are
 named, ``--set NOTEBOOK.NAME=VALUE`` of one; ``--sweep NAME=VALUES`` and ``--cluster`` run a grid, see
 :mod:`invkit.book.sweep`. A run appears in ``build/executed/<profile>/`` only when its last
-cell has finished, a failed one is kept in ``build/failed/``. What has not changed is not run again."""
+cell has finished, a failed one is kept in ``build/failed/``. What has not changed is not run again. Where a recorded
+run is missing that a notebook names, the rest of it is run, with a warning, see :mod:`invkit.book.missing`."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from invkit.book.missing import records_missing, rewritten
 from invkit.book.parameters import BadParameters, Parameter, read_parameters, refuse
 
 PROFILES = ("ci", "book", "paper")
@@ -28,6 +30,8 @@ RUNNER = (
     "run.py",
     "book/runner.py",
     "book/worker.py",
+    "book/missing/__init__.py",
+    "book/missing/names.py",
     "book/sweep/__init__.py",
     "book/sweep/grid.py",
     "book/sweep/jobs.py",
@@ -47,6 +51,8 @@ class Job:
     claims: Path  # what the notebook answers for the scoreboard, where it answers anything
     parameters: dict[str, Any]
     key: str
+    missing: dict[str, str] = field(default_factory=dict)  # recorded runs that it names, and what is wrong with each
+    sources: dict[int, str] = field(default_factory=dict)  # by cell, the code to run in place of what needs them
 
     def is_done(self) -> bool:
         """Whether a whole run of exactly this stands already."""
@@ -145,6 +151,7 @@ def make_job(root: Path, notebook: Path, parameters: dict[str, Any], out: Path |
     A run with other values than the profile's must never pass for the published one.
     """
     profile = parameters["profile"]
+    missing, sources = without_records(root, notebook)
     folder = out or root / "build/executed" / (profile if len(parameters) == 1 else f"{profile}-custom")
     return Job(
         notebook=notebook,
@@ -153,7 +160,18 @@ def make_job(root: Path, notebook: Path, parameters: dict[str, Any], out: Path |
         claims=root / "build/claims" / profile / f"{notebook.stem}.json",
         parameters=parameters,
         key=key_of(root, notebook, parameters),
+        missing=missing,
+        sources=sources,
     )
+
+
+def without_records(root: Path, notebook: Path) -> tuple[dict[str, str], dict[int, str]]:
+    """The recorded runs that a notebook names and that are missing, and by cell the code that does without them."""
+    cells = json.loads(notebook.read_text("utf8"))["cells"]
+    numbers = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
+    code = ["".join(cells[i]["source"]) for i in numbers]
+    missing = records_missing(code, root / "book/recorded")
+    return missing, {numbers[k]: text for k, text in rewritten(code, missing).items()}
 
 
 def start_worker(job: Job, root: Path, timeout: int, threads: int) -> tuple[Job, float, str]:
@@ -256,6 +274,9 @@ def main(argv: list[str] | None = None) -> int:
     except BadParameters as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
+    for job in jobs:
+        for name, problem in job.missing.items():
+            print(f"warning: {job.notebook.stem} lacks the recorded run {name} ({problem})", file=sys.stderr)
     todo = [job for job in jobs if options.force or not job.is_done()]
     for job in jobs:
         if job not in todo:

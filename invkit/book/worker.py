@@ -39,7 +39,28 @@ def provenance(job: dict[str, Any], seconds: float) -> dict[str, Any]:
         "commit": commit_of(Path(job["notebook"]).parent),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seconds": round(seconds, 1),
-    }
+    } | ({"missing": job["missing"]} if job.get("missing") else {})
+
+
+def rewrite(job: dict[str, Any], folder: Path) -> str:
+    """The notebook to run: a copy without what needs recorded runs that are missing, or the notebook itself."""
+    if not job.get("sources"):
+        return str(job["notebook"])
+    notebook = json.loads(Path(job["notebook"]).read_text("utf8"))
+    for number, source in job["sources"].items():
+        notebook["cells"][int(number)]["source"] = source
+    copy = folder / Path(job["notebook"]).name
+    copy.write_text(json.dumps(notebook), "utf8")
+    return str(copy)
+
+
+def restore(job: dict[str, Any], run: dict[str, Any]) -> None:
+    """Put the notebook's own code back beside the outputs, for a page shows what stands in the notebook."""
+    cells = [cell for cell in run["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    own = json.loads(Path(job["notebook"]).read_text("utf8"))["cells"]
+    for number in map(int, job.get("sources", {})):
+        cells[number]["source"] = own[number]["source"]
+    run["metadata"]["papermill"]["input_path"] = str(job["notebook"])
 
 
 def commit_of(folder: Path) -> str:
@@ -76,11 +97,12 @@ def execute(job: dict[str, Any], sockets: Path) -> None:
     start = time.time()
     try:
         papermill.execute_notebook(
-            job["notebook"], str(part), parameters=job["parameters"], kernel_name="python3",
+            rewrite(job, sockets), str(part), parameters=job["parameters"], kernel_name="python3",
             cwd=str(Path(job["notebook"]).parent), progress_bar=False, log_output=False,
             execution_timeout=job["timeout"], autosave_cell_every=0, kernel_manager_class=Private,
         )  # fmt: skip
         run = json.loads(part.read_text("utf8"))
+        restore(job, run)
         run["metadata"]["book"] = provenance(job, time.time() - start)
         part.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", "utf8")
         os.replace(part, target)

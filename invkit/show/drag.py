@@ -1,8 +1,9 @@
 """Small images on the way from one thing to another, which readers choose and drag in the page, without a kernel.
 
 All pictures lie in one sheet, a row for each pair of things and a column for each stop, and every pane is a window on
-it. The sheet is fetched when a control is first moved. No ids and no library are involved, so a page opened from disk
-works as well; without JavaScript the start and its words stay.
+it. The sheet is fetched when a control is first moved; where it cannot be, the words below the panes say so. No ids and
+no library are involved, so a page opened from disk works as well; without JavaScript the start and its words stay, with
+a line that says so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SCRIPT = """(function () {
   var panes = figure.querySelectorAll("span img"), words = figure.querySelectorAll("output");
   var chosen = figure.querySelectorAll("select"), slider = figure.querySelector("input");
   var data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
-  var last = data.stops - 1, across = data.names.length * data.stops;
+  var last = data.stops - 1, across = data.names.length * data.stops, gone = "";
   function show() {
     var from = +chosen[0].value, to = +chosen[1].value, step = from === to ? 0 : +slider.value;
     var row = data.ways[from][to][0], back = data.ways[from][to][1], at = back ? last - step : step;
@@ -52,11 +53,18 @@ SCRIPT = """(function () {
       pane.style.width = (across + 2) * data.width + "px";
       pane.style.height = data.rows * data.height + "px";
       pane.style.transform = "translate(-" + columns[i] * data.width + "px, -" + row * data.height + "px)";
-      pane.alt = alts[i];
+      pane.alt = gone + alts[i];
     });
-    words.forEach(function (word, i) { word.textContent = texts[i]; });
+    words.forEach(function (word, i) { word.textContent = (i < panes.length ? gone : "") + texts[i]; });
     slider.setAttribute("aria-valuetext", share);
   }
+  panes.forEach(function (pane) {
+    pane.addEventListener("error", function () {
+      if (pane.src !== sheet.src) return;
+      gone = "this picture is missing: ";
+      show();
+    });
+  });
   slider.addEventListener("input", show);
   chosen.forEach(function (control) { control.addEventListener("change", show); });
   figure.querySelector("fieldset").hidden = false;
@@ -100,10 +108,16 @@ class Drag:
         data = json.dumps(self._data(), ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c")
         return (
             f'<figure class="inv-drag"><div>{"".join(panes)}</div><figcaption><fieldset hidden>{controls}</fieldset>'
-            f'<output aria-live="off">{share}</output></figcaption>'
+            f'<output aria-live="off">{share}</output><noscript>{self._scriptless(share)}</noscript></figcaption>'
             f'<img hidden src="{data_uri(_encoded(self.sheet, "webp"))}" alt="all stops, shown by the panes">'
             f'<script type="application/json">{data}</script><script>{SCRIPT}</script></figure>'
         )
+
+    def _scriptless(self, share: str) -> str:
+        """What readers miss whose browser runs no scripts."""
+        way = f"one stop of {self.stops} on one way of {len(self.pairs)}"
+        first, second = map(html.escape, self.labels[:2])
+        return f"Without scripts this shows only {way}: {share} from {first} to {second}."
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         plain = f"{', '.join(self.captions)}: from any of {', '.join(self.labels)} to any other"

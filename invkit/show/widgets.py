@@ -3,8 +3,8 @@
 A cell that ends with :class:`Frames`, :class:`Choices` or :func:`explore` puts both renderings into its output.
 Jupyter shows the ipywidgets one; the book drops it and keeps the ``text/html``: an ``<input type="range">``, or
 buttons, over frames that were drawn when the notebook ran. No ids, no randomness and no library are involved, so
-any number of them fit on a page, and a page opened from disk works too. Without JavaScript the first frame and its
-label stay.
+any number of them fit on a page, and a page opened from disk works too. Without JavaScript one frame and its label
+stay, with a line that says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import html
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from string import Formatter
 from typing import Any, Self
 
 import ipywidgets
@@ -24,21 +25,29 @@ from invkit.show.picture import css_size, data_uri, img_tag, render_png, webp
 HEAVY = 1_000_000  # bytes: a page should stay below it
 
 # The frame in the page's source is not stored again: its address is read from the image itself. Where a page has a form
-# of each frame for a phone, it stands in the <source> beside the image.
+# of each frame for a phone, it stands in the <source> beside the image. A frame that cannot be loaded says so in words,
+# or the one before it would pass for it.
 PLACE = """(function () {
   var figure = document.currentScript.closest("figure"), image = figure.querySelector("img");
   var source = figure.querySelector("source"), readout = figure.querySelector("output");
   var frames = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
-  var first = frames.find(function (frame) { return !frame.src; });
+  var first = frames.find(function (frame) { return !frame.src; }), now = first;
   first.src = image.src;
   if (source) first.narrow = { src: source.srcset, width: source.width, height: source.height };
   function place(frame) {
+    now = frame;
     image.width = frame.width; image.height = frame.height;
     image.src = frame.src; image.alt = frame.alt;
     if (!source) return;
     var form = frame.narrow || frame;
     source.width = form.width; source.height = form.height; source.srcset = form.src;
   }
+  image.addEventListener("error", function () {
+    var control = figure.querySelector("input");
+    image.alt = readout.textContent = "this frame is missing: " + now.label;
+    readout.hidden = false;
+    if (control) control.setAttribute("aria-valuetext", image.alt);
+  });
 """
 
 SLIDER = """
@@ -57,7 +66,7 @@ BUTTONS = """
   buttons.forEach(function (button, index) {
     button.addEventListener("click", function () {
       place(frames[index]);
-      readout.textContent = frames[index].label;
+      readout.textContent = frames[index].label; readout.hidden = true;
       buttons.forEach(function (other) { other.setAttribute("aria-pressed", other === button); });
     });
     button.hidden = false;
@@ -114,7 +123,8 @@ class Frames:
             values: The values.
             title: Name of the slider, or of the row of buttons.
             label: Format string of a value, as in ``"λ = {:g}"``.
-            alt: The same for the alt text; that of a figure drawn by :mod:`invkit.show` follows it.
+            alt: The same for the alt text; that of a figure drawn by :mod:`invkit.show` follows it. Where it has no
+                field for the value, the title and the frame's label stand in front: no two stops sound alike.
             start: Index of the frame shown first.
 
         Returns:
@@ -128,9 +138,11 @@ class Frames:
         >>> frames = Frames.render(lambda v: image_grid(torch.full((1, 1, 8, 8), v)), [0.0, 1.0], title="grey")
         >>> frames.labels
         ['0.0', '1.0']
+        >>> frames.alts[1]
+        'grey, 1.0: One image.'
         """
-        drawn = [picture(draw, value, alt) for value in values]
         labels = [label.format(value) for value in values]
+        drawn = [picture(draw, v, alt, name=f"{title}, {words}") for v, words in zip(values, labels, strict=True)]
         return cls([frame for frame, _ in drawn], labels, [text for _, text in drawn], title, start)
 
     def _repr_html_(self) -> str:
@@ -146,10 +158,14 @@ class Frames:
         data = json.dumps(records).replace("<", r"\u003c")  # so that no label can close the script element
         return (
             f'<figure class="inv-frames">{img_tag(self.frames[self.start], self.alts[self.start])}'
-            f"<figcaption>{control}</figcaption>"
+            f"<figcaption>{control}<noscript>{self._scriptless()}</noscript></figcaption>"
             f'<script type="application/json">{data}</script>'
             f"<script>{PLACE}{script}</script></figure>"
         )
+
+    def _scriptless(self) -> str:
+        """What readers miss whose browser runs no scripts."""
+        return f"Without scripts this shows only frame {self.start + 1} of {len(self.frames)}."
 
     def _control(self) -> tuple[str, str]:
         """What stands below the picture, and the script that makes it work."""
@@ -217,7 +233,8 @@ class Explorer(Frames):
 
         def show(index: int) -> str:
             if index not in cache:
-                cache[index] = img_tag(*picture(self.draw, self.values[index], self.formats[1]))
+                name = f"{self.title}, {labels[index]}"
+                cache[index] = img_tag(*picture(self.draw, self.values[index], self.formats[1], name=name))
             return cache[index]
 
         labels = [self.formats[0].format(value) for value in self.values]
@@ -241,7 +258,7 @@ def explore(
         title: Name of the slider.
         recorded: Those of the values that are drawn right away, by default at most seven, spread evenly.
         label: Format string of a value.
-        alt: The same for the alt text; that of a figure drawn by :mod:`invkit.show` follows it.
+        alt: The same for the alt text, see :meth:`Frames.render`.
 
     Returns:
         The slider, for the end of a cell.
@@ -269,16 +286,26 @@ def explore(
     return explorer
 
 
-def picture(draw: Callable[[Any], Figure], value: Any, alt: str | None = None) -> tuple[bytes, str]:
+def picture(
+    draw: Callable[[Any], Figure], value: Any, alt: str | None = None, *, name: str = ""
+) -> tuple[bytes, str]:  # fmt: skip
     """``draw(value)`` as WebP without loss, and its alt text.
+
+    Args:
+        draw: Draws a figure of a value.
+        value: The value.
+        alt: Format string of the alt text; that of the figure follows it.
+        name: What stands in front of an alt text that would otherwise be the same for every value.
 
     Raises:
         ValueError: If the figure has no alt text.
     """
     figure = draw(value)
-    text = ": ".join(filter(None, [alt and alt.format(value), getattr(figure, "alt", None)]))
-    if not text:
+    parts = [alt and alt.format(value), getattr(figure, "alt", None)]
+    if not any(parts):
         raise ValueError("the figure has no alt text: give alt='… {} …', or draw with a function of invkit.show")
+    tells_value = any(field is not None for _, field, _, _ in Formatter().parse(alt or ""))
+    text = ": ".join(filter(None, parts if tells_value else [name, *parts]))
     frame = webp(render_png(figure))
     plt.close(figure)
     return frame, text

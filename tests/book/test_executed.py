@@ -179,6 +179,18 @@ def test_a_failed_or_foreign_run_is_refused(book, warnings, metadata):
     assert warnings == ["failed"]
 
 
+def test_a_record_that_the_run_lacked_is_named_and_the_page_is_written(book, warnings, monkeypatch):
+    told = []
+    monkeypatch.setattr(executed.log, "warning", lambda message, **about: told.append((message, about)))
+    change(book.run, lambda d: d["metadata"]["book"].update(missing={"my_run": "there is no my_run.json"}))
+    assert '"a": "1"' in book.read()
+    ((message, about),) = told
+    assert message == (
+        "the recorded run my_run is missing (there is no my_run.json), and with it what the page says of it"
+    )
+    assert about == {"location": "notebooks/01_a", "type": "executed", "subtype": "record"}
+
+
 def test_editing_words_needs_no_new_run(book, warnings):
     new = {"cell_type": "markdown", "metadata": {}, "source": "more"}
     change(book.source, lambda d: d["cells"].append(new))

@@ -69,6 +69,13 @@ def test_the_page_part_is_the_same_every_time_and_brings_no_ids_and_no_library()
     assert shown()._repr_mimebundle_()["text/html"] == text
 
 
+def test_what_cannot_be_loaded_is_named_and_a_page_without_scripts_says_what_it_lacks():
+    text = shown(labels=("<b>black", "grey", "white"))._repr_html_()
+    assert 'gone = "this picture is missing: "' in text
+    lacks = "Without scripts this shows only one stop of 5 on one way of 3: 50% from &lt;b&gt;black to grey."
+    assert text.count(f"<noscript>{lacks}</noscript></figcaption>") == 1
+
+
 def panes(browser):
     """Of each pane: what it says in words, what to those who do not see it, and the level of grey in its middle."""
     found = []

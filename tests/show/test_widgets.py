@@ -1,5 +1,7 @@
 """The slider: the page's in a real browser without a kernel, and the live one by its Python side."""
 
+import html
+import json
 import re
 from html.parser import HTMLParser
 
@@ -39,12 +41,12 @@ def test_arrow_keys_move_the_frame_from_disk(browser, tmp_path):
     browser.get(page(tmp_path / "page.html", frames(), frames("Second")))
     first, second = browser.find_elements("css selector", "figure")
     before, other = state(first), state(second)
-    assert (before["alt"], before["said"], before["read"]) == ("Grey <1>", "g = 1", "g = 1")
+    assert (before["alt"], before["said"], before["read"]) == ("Grey & level, g = 1: Grey <1>", "g = 1", "g = 1")
     slider = first.find_element("css selector", "input")
     assert slider.is_displayed()
     slider.send_keys("\ue014")  # arrow right
     after = state(first)
-    assert (after["alt"], after["said"], after["read"]) == ("Grey <5>", "g = 5", "g = 5")
+    assert (after["alt"], after["said"], after["read"]) == ("Grey & level, g = 5: Grey <5>", "g = 5", "g = 5")
     assert after["src"] != before["src"]
     assert state(second) == other  # sliders of one page do not move each other
     slider.send_keys("\ue011")  # home: back to the frame that is stored in the page only
@@ -94,7 +96,7 @@ def test_the_live_slider_swaps_the_picture():
     first = shown.value
     slider.value = 2
     assert shown.value != first
-    assert 'alt="Grey &lt;9&gt;"' in shown.value
+    assert 'alt="Grey &amp; level, g = 9: Grey &lt;9&gt;"' in shown.value
 
 
 def test_explore_draws_live_once_per_stop_and_records_some():
@@ -111,7 +113,7 @@ def test_explore_draws_live_once_per_stop_and_records_some():
     slider.value = 7
     slider.value = 0
     slider.value = 7
-    assert 'alt="Grey &lt;7&gt;"' in shown.value
+    assert 'alt="Grey, g = 7: Grey &lt;7&gt;"' in shown.value
     assert asked == [0, 10, 0, 7]
 
 
@@ -124,6 +126,51 @@ def test_an_error_while_drawing_live_is_shown():
     shown, slider = explore(fragile, [1, 2, 3], title="Grey", recorded=[1]).widget().children
     slider.value = 2
     assert "RuntimeError: no &lt;3&gt;" in shown.value
+
+
+def test_a_frame_that_cannot_be_loaded_is_named_and_a_page_without_scripts_says_what_it_lacks():
+    for shown, at in ((frames(), 1), (choices(), 2)):
+        text = shown._repr_html_()
+        script = text.split("<script>")[1].split("</script>")[0]
+        assert 'image.addEventListener("error"' in script
+        assert '"this frame is missing: " + now.label' in script
+        assert text.count(f"<noscript>Without scripts this shows only frame {at} of 3.</noscript>") == 1
+        assert text.index("<noscript>") < text.index("</figcaption>")
+
+
+@pytest.mark.parametrize("show", [Frames.render, Choices.render, explore])
+@pytest.mark.parametrize(
+    ("alt", "heard"),
+    [
+        (None, "level, g = {}: Dots."),
+        ("What is drawn", "level, g = {}: What is drawn: Dots."),
+        ("At {} of nine", "At {} of nine: Dots."),
+        ("Drawn {{so}}", "level, g = {}: Drawn {{so}}: Dots."),
+    ],
+)
+def test_no_two_stops_have_one_alt_text(show, alt, heard):
+    def same(value):
+        figure = draw(value)
+        figure.alt = "Dots."
+        return figure
+
+    shown = show(same, [1, 5], title="level", label="g = {}", alt=alt)
+    assert shown.alts == [heard.format(value) for value in (1, 5)]
+    picture, control = shown.widget().children
+    control.index = 1
+    assert html.escape(shown.alts[1]) in picture.value
+    records = json.loads(shown._repr_html_().split('application/json">')[1].split("</script>")[0])
+    assert [record["alt"] for record in records] == shown.alts
+
+
+def test_a_label_alone_is_no_alt_text():
+    def silent(value):
+        figure = draw(value)
+        figure.alt = ""
+        return figure
+
+    with pytest.raises(ValueError, match="the figure has no alt text"):
+        Frames.render(silent, [1, 5], title="level", label="g = {}")
 
 
 def test_bad_frames_are_refused():
@@ -156,7 +203,7 @@ def test_buttons_are_named_and_the_keyboard_presses_them(browser, tmp_path):
     for k, key in ((2, " "), (0, "\ue006"), (1, " ")):
         buttons[k].send_keys(key)
         assert [b.get_attribute("aria-pressed") for b in buttons] == [str(i == k).lower() for i in range(3)]
-        assert image.get_attribute("alt") == f"Grey <{(1, 5, 9)[k]}>"
+        assert image.get_attribute("alt") == "attack, g = {0}: Grey <{0}>".format((1, 5, 9)[k])
         assert browser.execute_script("return arguments[0].decode().then(() => arguments[0].naturalWidth)", image) > 0
     assert image.get_attribute("src") == start
     assert state(other) == before
@@ -172,7 +219,7 @@ def test_without_javascript_the_first_choice_is_named_and_no_dead_button_shows(s
 
 def test_the_live_buttons_swap_the_picture():
     shown, buttons = choices().widget().children
-    assert 'alt="Grey &lt;5&gt;"' in shown.value
+    assert 'alt="attack, g = 5: Grey &lt;5&gt;"' in shown.value
     buttons.value = 2
-    assert 'alt="Grey &lt;9&gt;"' in shown.value
+    assert 'alt="attack, g = 9: Grey &lt;9&gt;"' in shown.value
     assert VIEW in choices()._repr_mimebundle_()
