@@ -26,13 +26,14 @@ from phone import add_phone_form
 from sphinx.util import logging
 
 from invkit.book.claims import anchor
-from invkit.show.panels import dot_panels
+from invkit.show.panels import NAMES, WIDTH, dot_panels
 from invkit.show.picture import CSS_DPI, PHONE, img_tag, render_png, webp
 from invkit.show.tables import signed
 
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
 DRAWN = 48  # rows that fit a figure
+LETTER = 5  # CSS pixels of one in a row's name, beside the dots
 WORDY = 30  # letters of a row's name that make three lines beside its numbers on a phone, where longer ones go above
 UNLIKE = "unlike-rows"  # tag of a cell whose long table has another quantity in each row: no axis fits them all
 READING = "A line for each row, a panel for each column; bars are the spread over seeds."
@@ -308,7 +309,7 @@ def names_above(soup: BeautifulSoup, table: Tag) -> None:
         return
     table["class"] = [*table.get("class", []), "inv-named"]
     for row, name in named:
-        above = soup.new_tag("tr", attrs={"class": "inv-name", "aria-hidden": "true"})  # spoken once, beside
+        above = soup.new_tag("tr", attrs={"class": "inv-name"})
         cell = soup.new_tag("td", attrs={"colspan": str(len(row.find_all("td")))})
         cell.append(words := soup.new_tag("span"))
         words.string = name
@@ -361,8 +362,13 @@ def draw(rows: list[list[str]]) -> str:
         return ""
     frame = pd.DataFrame([line[1:] for line in rows[1:]], [line[0] for line in rows[1:]], rows[0][1:])
     means, spreads = frame.map(lambda word: number(word)[0]), frame.map(lambda word: number(word)[1])
+    # Below its full width a chart gives names of rows two lines; of one line a long name would lose its end.
+    width = WIDTH - 1 if max(map(len, frame.index)) > NAMES // LETTER else WIDTH
     try:
-        figure, narrow = dot_panels(means, spreads), dot_panels(means, spreads, width=round(PHONE * CSS_DPI))
+        figure, narrow = (
+            dot_panels(means, spreads, width=width),
+            dot_panels(means, spreads, width=round(PHONE * CSS_DPI)),
+        )
     except ValueError:
         return ""
     return img_tag(webp(render_png(figure)), figure.alt, webp(render_png(narrow)))
