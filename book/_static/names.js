@@ -8,6 +8,9 @@ document.addEventListener("DOMContentLoaded", function () {
     if (button.textContent.trim()) button.removeAttribute("aria-label");
   });
 
+  // A list of references says that it is one, its items something that lists do not hold.
+  document.querySelectorAll("[role='list'] > .citation").forEach(function (item) { item.setAttribute("role", "listitem"); });
+
   // What scrolls sideways, a wide table or equation, is reached by the Tab key and moved by arrow keys. The theme sees to
   // it for outputs without a number only.
   var wide = ".bd-content :is(.text_html, .inv-scroll, .inv-matrix, mjx-container[display='true'])";
