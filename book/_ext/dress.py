@@ -64,7 +64,7 @@ PROTECTED = re.compile(
     re.M | re.S,
 )
 Files = dict[str, bytes]
-Records = dict[tuple[str, str], str]  # names of recorded runs by their title and command
+Records = dict[tuple[str, str], list[str]]  # names of recorded runs by title and command: one of them, or parts of it
 
 
 def dress(notebook: dict, name: str, up: str = "..", records: Records | None = None) -> tuple[dict, Files]:
@@ -84,7 +84,7 @@ def dress(notebook: dict, name: str, up: str = "..", records: Records | None = N
             data = output.get("data", {})
             if "text/html" in data:
                 html = add_phone_form("".join(data["text/html"]))  # first: a parser sorts the attributes of an image
-                html = offer_record(link_claims(html, up), up, records or {})
+                html = offer_record(link_claims(html, up), up, records or {}, "".join(cell["source"]))
                 html = number_figure(cell, html, f"fig-{name[:2]}-{id}")
                 html = fold_tables(html, f"data/{name}-{id}", up, files, drawn=UNLIKE not in tags_of(cell))
                 html = typeset(html)
@@ -202,14 +202,18 @@ def link_claims(html: str, up: str) -> str:
     return pattern.sub(lambda m: m[1] + link.format(up=up, anchor="board-" + anchor(m[2]), id=m[2]), html)
 
 
-def offer_record(html: str, up: str, records: Records) -> str:
-    """Below each recorded run the way to all that was recorded, as far as it lies beside the pages."""
+def offer_record(html: str, up: str, records: Records, source: str) -> str:
+    """Below each recorded run the way to all that was recorded, as far as it lies beside the pages.
+
+    Of several that read alike it is the one that the cell names.
+    """
 
     def offer(found: re.Match[str]) -> str:
         figure = BeautifulSoup(found[0], "html.parser")
         head, command = figure.select_one("figcaption p"), figure.select("p > code")
         title = head.get_text().removeprefix("Recorded run").strip() if head else ""
-        name = records.get((title, command[-1].get_text() if command else ""))
+        names = records.get((title, command[-1].get_text() if command else ""), [])
+        name = next((name for name in names if f'"{name}"' in source), names[0] if names else "")
         link = f'<a download href="{up}/_static/recorded/{name}.json">JSON</a>'
         return f'{found[1]}<p class="inv-record">Download the run: {link}</p></figure>' if name else found[0]
 
@@ -417,8 +421,11 @@ def swap(app, docname: str, content: list[str]) -> None:
 
 def read_records(folder: Path) -> Records:
     """The recorded runs of a folder."""
-    runs = {path.stem: json.loads(path.read_text("utf8")) for path in folder.glob("*.json")}
-    return {(run["title"], run["command"]): name for name, run in runs.items()}
+    records: Records = {}
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text("utf8"))
+        records.setdefault((run["title"], run["command"]), []).append(path.stem)
+    return records
 
 
 def root_from(docname: str) -> str:

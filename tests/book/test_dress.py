@@ -34,7 +34,7 @@ def load(name: str):
 sheets, phone, dressing = (load(name) for name in ("sheets", "phone", "dress"))
 
 
-RECORDS: dict[tuple[str, str], str] = {("A run", "make run"): "run_1"}
+RECORDS = {("A run", "make run"): ["run_1", "run_1_front"]}
 
 
 def page(html: str, *more: dict, **metadata) -> tuple[dict, str, dict]:
@@ -162,6 +162,9 @@ def test_a_recorded_run_can_be_downloaded_where_it_lies_beside_the_pages(tmp_pat
     assert link.parent.get_text() == "Download the run: JSON"
     other = page(html.replace("A run", "Another run"))[1]
     assert "Download the run" not in other
+    named = dressing.offer_record(html, "..", RECORDS, 'show_recorded("run_1_front")')
+    assert "recorded/run_1_front.json" in named
+    (tmp_path / "run_1_front.json").write_bytes((tmp_path / "run_1.json").read_bytes())
     assert dressing.read_records(tmp_path) == RECORDS
 
 

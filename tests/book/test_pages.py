@@ -231,6 +231,7 @@ def test_each_recorded_run_leads_to_its_file(chapters):
             assert record["date"][:10] in words
             assert record["commit"] in words
             assert record["command"] in words
+            assert record.get("note", "").replace("`", "") in words
             named.add(file.stem)
     assert len(named) > 50, "of more than sixty that lie beside the pages"
 
