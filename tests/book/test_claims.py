@@ -36,6 +36,12 @@ def test_the_list_holds_every_claim_once():
     assert all(all((c.claim, c.reported, c.measure, c.chapter.isdigit())) for c in claims.values())
 
 
+def test_each_work_of_the_bibliography_can_be_found():
+    entries = [line for line in (ROOT / "book/references.bib").read_text("utf8").splitlines() if line.startswith("@")]
+    assert len(entries) > 30
+    assert [e[:60] for e in entries if not any(f"{field}={{" in e for field in ("url", "doi", "eprint"))] == []
+
+
 def test_papers_are_in_the_bibliography_and_the_list_is_in_the_package():
     bibliography = (ROOT / "book/references.bib").read_text("utf8")
     assert all(f"{{{claim.paper}," in bibliography for claim in load_claims().values())
