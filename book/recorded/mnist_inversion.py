@@ -182,33 +182,28 @@ def tuned(
     steps: int = 750, learning: int = 600, each: int = 4,
 ) -> None:  # fmt: skip
     """Reconstruction with the setting that a search found, and from networks without a second half."""
-    data = images_of(run, test)
-    labels = torch.arange(DIGITS).repeat(each)
-    config = ik.ReconstructionConfig.for_profile("book", gradient_images=4, steps=steps, **FOUND)
-    judge = run.uses(
-        trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST, judge of reconstructions"
-    )
+    bench = searched(run, test, steps, learning, each, "judge of reconstructions")
     seeds = range(APART, APART + pairs)
-    draw = drawn_by(config, labels, run.quick)["reconstruction"]
     rows: dict[str, Tensor] = {}
     for size in (small, large):
-        rows |= from_pairs(run, data, size, seeds, learning, draw, labels, judge)
+        rows |= from_pairs(run, bench, size, seeds)
     for seed in seeds:
-        images = from_all(run, data, whole, seed, learning, draw, labels, judge)
-        rows.setdefault(f"reconstruction, {len(from_each_class(data.train, 0, whole))}", images[:DIGITS])
+        images = from_all(run, bench, whole, seed)
+        rows.setdefault(f"reconstruction, {len(from_each_class(bench.data.train, 0, whole))}", images[:DIGITS])
     run.record(
         "mnist_reconstruction_tuned",
         title="Reconstruction from networks that read MNIST, with the setting that a search found",
-        config={"reconstruction": config, "training steps": learning},
+        config=bench.config,
         seeds=seeds,
         claims=("rec.size", "rec.conv"),
         figure=show.image_rows(rows, columns=DIGITS, scale=1.5),
         note=f"By pair of networks, as without a search; the pairs are others than the one that was searched on. "
         f"{steps:,} steps; the search's best had 1,500. "
-        f"{len(labels)} images of each network. Of the largest set, as many images as each class has, up to {whole:,}, "
-        f"there is one network for each seed and no second half: unseen are the {len(data.test):,} test images, seen "
-        "as many training images, the mean of ten draws, in which most copies are not themselves; fresh are images "
-        f"that were kept apart. {learning} steps of 64 images show these networks about seven in ten of their set.",
+        f"{len(bench.labels)} images of each network. Of the largest set, as many images as each class has, up to "
+        f"{whole:,}, there is one network for each seed and no second half: unseen are the {len(bench.data.test):,} "
+        "test images, seen as many training images, the mean of ten draws, in which most copies are not themselves; "
+        f"fresh are images that were kept apart. {learning} steps of 64 images show these networks about seven in ten "
+        "of their set.",
     )
 
 
@@ -218,54 +213,66 @@ def longer(
     each: int = 4,
 ) -> None:  # fmt: skip
     """The setting that the search found with all of its steps, where networks know their images by heart."""
-    data = images_of(run, test)
-    labels = torch.arange(DIGITS).repeat(each)
-    config = ik.ReconstructionConfig.for_profile("book", gradient_images=4, steps=steps, **FOUND)
-    judge = run.uses(
-        trained(run, "repvgg_tiny", data, learning, seed=1), "repvgg_tiny on MNIST, judge of longer reconstructions"
-    )
+    bench = searched(run, test, steps, learning, each, "judge of longer reconstructions")
     seeds = range(APART, APART + pairs)
-    draw = drawn_by(config, labels, run.quick)["reconstruction"]
-    rows = from_pairs(run, data, small, seeds, learning, draw, labels, judge, " trained again")
+    rows = from_pairs(run, bench, small, seeds, " trained again")
     run.record(
         "mnist_reconstruction_longer",
         title="Reconstruction from networks that read MNIST, with all of the steps of the search",
-        config={"reconstruction": config, "training steps": learning},
+        config=bench.config,
         seeds=seeds,
         claims=("rec.conv",),
         figure=show.image_rows(rows, columns=DIGITS, scale=1.5),
         note=f"The pairs are others than the one that was searched on. {steps:,} steps, as in the search. "
-        f"{len(labels)} images of each network.",
+        f"{len(bench.labels)} images of each network.",
     )
 
 
-def from_pairs(
-    run: Run, data: DataSet, size: int, seeds: Sequence[int], learning: int, draw: Callable[[Pair, int], Tensor],
-    labels: Tensor, judge: ik.Target, again: str = "",
-) -> dict[str, Tensor]:  # fmt: skip
+@dataclass(frozen=True)
+class Bench:
+    """What the runs with the searched setting share."""
+
+    data: DataSet
+    labels: Tensor
+    learning: int
+    judge: ik.Target
+    draw: Callable[[Pair, int], Tensor]
+    config: dict[str, Any]
+
+
+def searched(run: Run, test: int, steps: int, learning: int, each: int, judge: str) -> Bench:
+    """Images, their judge by this name, and reconstruction with the setting that the search found."""
+    data = images_of(run, test)
+    labels = torch.arange(DIGITS).repeat(each)
+    config = ik.ReconstructionConfig.for_profile("book", gradient_images=4, steps=steps, **FOUND)
+    network = run.uses(trained(run, "repvgg_tiny", data, learning, seed=1), f"repvgg_tiny on MNIST, {judge}")
+    draw = drawn_by(config, labels, run.quick)["reconstruction"]
+    return Bench(data, labels, learning, network, draw, {"reconstruction": config, "training steps": learning})
+
+
+def from_pairs(run: Run, bench: Bench, size: int, seeds: Sequence[int], again: str = "") -> dict[str, Tensor]:
     """Images of pairs of networks, with copies and fresh images; the rows of a picture of the first pair."""
     rows: dict[str, Tensor] = {}
     for seed in seeds:
-        pair = pair_of(run, data, size, seed, learning, again)
-        images = (draw(pair, 0), draw(pair, 1))
-        measure(run, "reconstruction", pair, images, labels, judge)
+        pair = pair_of(run, bench.data, size, seed, bench.learning, again)
+        images = (bench.draw(pair, 0), bench.draw(pair, 1))
+        measure(run, "reconstruction", pair, images, bench.labels, bench.judge)
+        known = controls(pair, bench.data, len(bench.labels) // DIGITS)
         for name in ("copies", "fresh images"):
-            measure(run, name, pair, controls(pair, data, len(labels) // DIGITS)[name], None, judge)
+            measure(run, name, pair, known[name], None, bench.judge)
         rows.setdefault(f"trained on, {size * DIGITS}", pair.halves[0].per_class(1).images)
         rows.setdefault(f"reconstruction, {size * DIGITS}", images[0][:DIGITS])
     return rows
 
 
-def from_all(
-    run: Run, data: DataSet, size: int, seed: int, learning: int, draw: Callable[[Pair, int], Tensor], labels: Tensor,
-    judge: ik.Target,
-) -> Tensor:  # fmt: skip
+def from_all(run: Run, bench: Bench, size: int, seed: int) -> Tensor:
     """Images of a network trained on nearly all images, against the test images, with copies and fresh ones."""
+    data, labels = bench.data, bench.labels
     half = from_each_class(data.train, 0, size)
-    target = trained(run, "bn_cnn", replace(data, train=half), learning, seed=seed, shift=0, label_smoothing=0.0)
+    target = trained(run, "bn_cnn", replace(data, train=half), bench.learning, seed=seed, shift=0, label_smoothing=0.0)
     run.uses(target, f"bn_cnn on {len(half)} images of MNIST")
     run.row(f"targets, {len(half)} images", {"trained on": read(target, half), "test": read(target, data.test)})
-    images = draw(Pair(seed, (half, data.test), (target, target)), 0)
+    images = bench.draw(Pair(seed, (half, data.test), (target, target)), 0)
     each = len(labels) // DIGITS
     drawn = {
         "reconstruction": images,
@@ -276,7 +283,7 @@ def from_all(
         leak = ik.metrics.measure_leakage(shown, half.images, data.test.images, draws=1)
         columns = {"gap": leak.gap, "seen": float(leak.to_train.mean()), "unseen": float(leak.to_heldout.mean())}
         if name == "reconstruction":
-            columns |= {"target": read_images(target, shown, labels), "judge": read_images(judge, shown, labels)}
+            columns |= {"target": read_images(target, shown, labels), "judge": read_images(bench.judge, shown, labels)}
         run.row(f"{name}, {len(half)} images", columns)
     return images
 

@@ -84,12 +84,7 @@ def record(
         raise FileExistsError(f"{path} exists: choose another name, or say overwrite=True")
     if not command.strip():
         raise ValueError(f"{name}: a recorded run needs the command that repeats it")
-    if isinstance(claims, str):
-        raise ValueError(f"{name}: claims must be a sequence of ids, not the word {claims!r}")
-    if unknown := [id for id in claims if id not in load_rules()]:
-        raise ValueError(f"{name}: claims names {', '.join(unknown)}, for which rules.yml has no rule")
-    rows = _nested(measured, name)
-    given = dict(claims) if isinstance(claims, Mapping) else {id: load_rules()[id].digest() for id in claims}
+    rules, rows = _rules_of(claims, name), _nested(measured, name)
     alt_text = alt or getattr(figure, "alt", "")
     if figure is not None and not alt_text:
         raise ValueError(f"{name}: the figure needs an alt text")
@@ -107,7 +102,7 @@ def record(
         "seeds": list(seeds),
         "seconds": round(seconds, 1),
         "config": plain(config),
-        "rules": given,
+        "rules": rules,
         "networks": {n: [f] if isinstance(f, str) else sorted(set(f)) for n, f in (networks or {}).items()},
         "single": single_numbers(rows, len(seeds)),
         "measured": rows,
@@ -179,6 +174,15 @@ def commit_of(folder: Path) -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def _rules_of(claims: Sequence[str] | Mapping[str, str], name: str) -> dict[str, str]:
+    """The digests of the claims' rules by claim, checked."""
+    if isinstance(claims, str):
+        raise ValueError(f"{name}: claims must be a sequence of ids, not the word {claims!r}")
+    if unknown := [id for id in claims if id not in load_rules()]:
+        raise ValueError(f"{name}: claims names {', '.join(unknown)}, for which rules.yml has no rule")
+    return dict(claims) if isinstance(claims, Mapping) else {id: load_rules()[id].digest() for id in claims}
 
 
 def _nested(measured: Mapping[str, Mapping[str, Any]], name: str) -> Measured:

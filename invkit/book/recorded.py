@@ -228,16 +228,25 @@ def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:
     if not path.is_file():
         present = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise FileNotFoundError(f"no recorded run {name!r} in {path.parent}; there is {present}")
+    run = replace(_read(path), picture=read_picture(path))
+    for problem in [*problems(run), *other_networks(run, path.parent)]:
+        warnings.warn(problem, stacklevel=2)
+    return run
+
+
+def read_picture(path: Path) -> bytes | None:
+    """The picture of the record in a JSON file; None for one that has none.
+
+    Raises:
+        ValueError: If it is missing or another one.
+    """
     expected, image = json.loads(path.read_text("utf8"))["picture_sha256"], path.with_suffix(".png")
     if not image.is_file() and path.with_suffix(".webp").is_file():
         image = path.with_suffix(".webp")
     picture = image.read_bytes() if expected and image.is_file() else None
     if expected and (picture is None or sha256(picture) != expected):
         raise ValueError(f"{image} is missing or not the picture of this run: record it again")
-    run = replace(_read(path), picture=picture)
-    for problem in [*problems(run), *other_networks(run, path.parent)]:
-        warnings.warn(problem, stacklevel=2)
-    return run
+    return picture
 
 
 def check_records(folder: str | Path | None = None) -> list[str]:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from invkit.book.missing.names import Reads, called, root_of, tree_of
-from invkit.book.record_file import path_of, sha256
-from invkit.book.recorded import MissingRecord
+from invkit.book.record_file import path_of
+from invkit.book.recorded import MissingRecord, read_picture
 
 LOADERS = ("load_recorded", "show_recorded")
 
@@ -37,11 +37,10 @@ def problem_of(name: str, folder: Path) -> str:
     if not path.is_file():
         return f"there is no {path.name} among the recorded runs"
     try:
-        expected = json.loads(path.read_text("utf8"))["picture_sha256"]
-    except (ValueError, KeyError):
+        read_picture(path)
+    except (json.JSONDecodeError, KeyError):
         return f"{path.name} is damaged"
-    pictures = [file for file in (path.with_suffix(".png"), path.with_suffix(".webp")) if file.is_file()]
-    if expected and (not pictures or sha256(pictures[0].read_bytes()) != expected):
+    except ValueError:
         return "its picture is missing or another one"
     return ""
 
