@@ -6,6 +6,8 @@
     INVKIT_DATA=FOLDER python book/recorded/one_setting.py batches
     INVKIT_DATA=FOLDER python book/recorded/one_setting.py imagenet --target imagenet_efficientnet_lite0
     INVKIT_DATA=FOLDER python book/recorded/one_setting.py imagenet --target imagenet_tinydarknet
+    INVKIT_DATA=FOLDER python book/recorded/one_setting.py methods --target imagenet_efficientnet_lite0
+    INVKIT_DATA=FOLDER python book/recorded/one_setting.py methods --target imagenet_tinydarknet
 
 No option of the method is set but in the rows that say so. ``FOLDER`` holds ``mnist.npz``, ``cifar10_4600.npz``,
 ``imagenet_photos/``, ``weights/`` and ``networks.py`` with the source of the networks that are not in the package.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -270,62 +272,92 @@ def batches(run: Run, *, seeds: int = 3) -> None:
     )
 
 
+# Plug-In Inversion as chapter 3 found it to be recognised most often on these networks.
+PLUG_IN: dict[str, Any] = {"ensemble": 2, "steps": 100, "lr": 0.03, "tv": 0.02, "bf16": True}
+FEW: dict[str, Any] = {"steps": 60, "low_resolutions": ((0.5, 60),)}
+
+
+@dataclass
+class Bench:
+    """A network for ImageNet with its judges, and what every way has made of it so far."""
+
+    run: Run
+    name: str
+    network: ik.Target
+    judges: dict[str, ik.Target]
+    labels: Tensor
+    images: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run, target: str, classes: int) -> Bench:
+        """The bench of a network, asked for the first classes."""
+        name = next(title for title, file in IMAGENET.items() if file == target)
+        network = run.network(target)
+        labels = torch.tensor([network.spec.classes.index(c) for c in CLASSES[:classes]])
+        judges = {title: run.network(file) for title, file in IMAGENET.items() if file != target}
+        return cls(run, name, network, judges, labels)
+
+    def add(self, row: str, method: Callable[[], Tensor]) -> None:
+        """One way's images, their scores, and what they cost."""
+        start = time.perf_counter()
+        made = method()
+        spent = (time.perf_counter() - start) / 60
+        self.images[row] = quantise(made)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # the most that the process held so far
+        self.run.row(row, self.judged(self.images[row]) | {"minutes": spent, "GiB": memory})
+
+    def judged(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """What the network and its judges make of the images."""
+        return judged(images, self.labels if labels is None else labels, self.network, self.judges)
+
+
 @recorded_run(data=True, smoke={"classes": 2, "compared": 2, "columns": 2})
 def imagenet(
     run: Run, *, target: str = "imagenet_efficientnet_lite0", classes: int = 32, compared: int = 8, columns: int = 4
 ) -> None:
     """A network for ImageNet at 224 pixels: DeepInversion's defaults, then four other ways on fewer classes."""
-    name = next(title for title, file in IMAGENET.items() if file == target)
-    network = run.network(target)
-    labels = torch.tensor([network.spec.classes.index(c) for c in CLASSES[:classes]])
-    judges = {title: run.network(file) for title, file in IMAGENET.items() if file != target}
-    images: dict[str, Tensor] = {}
-
-    def add(row: str, method: Callable[[], Tensor]) -> None:
-        start = time.perf_counter()
-        made = method()
-        spent = (time.perf_counter() - start) / 60
-        images[row] = quantise(made)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # the most that the process held so far
-        run.row(row, judged(images[row], labels, network, judges) | {"minutes": spent, "GiB": memory})
-
-    quick = run.quick
-    add("DeepInversion", lambda: default(network, labels, 0, quick))
-    whole = images.pop("DeepInversion")
-    picture(run, name, whole, columns)
-    images["DeepInversion"], labels = whole[:compared], labels[:compared]
+    bench = Bench.of(run, target, classes)
+    bench.add("DeepInversion", lambda: default(bench.network, bench.labels, 0, run.quick))
+    whole = bench.images.pop("DeepInversion")
+    picture(run, bench.name, whole, columns)
+    bench.images["DeepInversion"], bench.labels = whole[:compared], bench.labels[:compared]
     run.measured.clear()
-    run.row("DeepInversion", judged(images["DeepInversion"], labels, network, judges))
-    few = {"steps": 60, "low_resolutions": ((0.5, 60),)}
-    plug_in = ik.PlugInConfig(
-        **{"ensemble": 1, "steps": 40, "bf16": False} | ({"steps": 1, "stages": 1} if quick else {})
-    )
+    run.row("DeepInversion", bench.judged(whole[:compared]))
+    ways(bench, target, f"DeepInversion's images are the first of its batch of {classes}.")
+
+
+@recorded_run(data=True, smoke={"classes": 2})
+def methods(run: Run, *, target: str = "imagenet_efficientnet_lite0", classes: int = 10) -> None:
+    """Five ways to the same classes of a network for ImageNet, as many images in every batch."""
+    bench = Bench.of(run, target, classes)
+    bench.add("DeepInversion", lambda: default(bench.network, bench.labels, 0, run.quick))
+    ways(bench, target, f"Each way made its {classes} images in one batch.")
+
+
+def ways(bench: Bench, target: str, note: str) -> None:
+    """The four other ways after DeepInversion, and the record of all five."""
+    run, network, labels, quick = bench.run, bench.network, bench.labels, bench.run.quick
+    plug_in = ik.PlugInConfig(**PLUG_IN | ({"steps": 1, "stages": 1, "bf16": False} if quick else {}))
     dream = ik.DeepDreamConfig(steps=1 if quick else EQUAL_TIME, lr=0.02, tv=2e-3)
-    add("Plug-In Inversion", lambda: ik.plug_in_inversion(network, labels, plug_in, generator=ik.seeded(0)).images)
-    add("then DeepInversion", lambda: refined(network, labels, images["Plug-In Inversion"], quick, **few))
-    add("DeepDream", lambda: ik.class_inversion(network, labels, dream, generator=ik.seeded(0)).images)
-    add("DeepInversion, report's setting", lambda: reported(network, labels, 0, quick, steps=EQUAL_TIME))
-    real, truth = photographs(run, network)
-    run.row("photographs", judged(real, truth, network, judges))
-    first = labels[: 2 if quick else 6]
-    figure = show.image_rows(
-        {row: batch[: len(first)] for row, batch in images.items()},
-        [network.spec.classes[int(y)] for y in first],
-        columns=len(first),
-    )
+    noise = ik.seeded(0)
+    bench.add("Plug-In Inversion", lambda: ik.plug_in_inversion(network, labels, plug_in, generator=noise).images)
+    bench.add("then DeepInversion", lambda: refined(network, labels, bench.images["Plug-In Inversion"], quick, **FEW))
+    bench.add("DeepDream", lambda: ik.class_inversion(network, labels, dream, generator=ik.seeded(0)).images)
+    bench.add("DeepInversion, report's setting", lambda: reported(network, labels, 0, quick, steps=EQUAL_TIME))
+    run.row("photographs", bench.judged(*photographs(run, network)))
     run.record(
         f"one_setting_{target.removeprefix('imagenet_')}_methods",
-        title=f"{name} at 224 pixels: five ways side by side, {compared} classes",
+        title=f"{bench.name} at 224 pixels: five ways side by side, {len(labels)} classes",
         config={
             "DeepInversion": ik.DeepInversionConfig(),
             "Plug-In Inversion": plug_in,
             "DeepDream": dream,
-            "then DeepInversion": few,
+            "then DeepInversion": FEW,
         },
-        figure=figure,
+        # Drawn twice as sharp as the screen, so half the size keeps every pixel.
+        figure=show.image_rows(bench.images, list(CLASSES[: len(labels)]), columns=len(labels), scale=0.5),
         photographs=True,
-        note=f"One seed. DeepInversion's images are the first of its batch of {classes}; DeepDream and the report's "
-        "setting were given equal time. Top-1 and top-5 of networks "
+        note=f"One seed. {note} DeepDream and the report's setting were given equal time. Top-1 and top-5 of networks "
         "that took no part, after rounding to 8 bits. The photographs, some of other classes and not shown, may have "
         "been training images.",
     )
@@ -385,4 +417,4 @@ def picture(run: Run, name: str, images: Tensor, columns: int) -> None:
 
 
 if __name__ == "__main__":
-    command_line(cifar10, small, weights, batches, imagenet)
+    command_line(cifar10, small, weights, batches, imagenet, methods)
