@@ -23,7 +23,7 @@ from invkit.book.record_file import Measured, path_of, sha256
 from invkit.book.root import find_root
 from invkit.book.verdicts import Rule, load_rules
 from invkit.show.picture import img_tag, png, webp
-from invkit.show.tables import separate_tables
+from invkit.show.tables import heading, separate_tables
 
 CODE = re.compile(r"`([^`]+)`")  # a name within a note
 OF_SEED = re.compile(r", seed \d+$")  # at the end of a network's name
@@ -184,7 +184,7 @@ class Recorded:
         }
         left_out = ""
         if self.hidden:
-            names = html.escape(", ".join(self.hidden))
+            names = html.escape(", ".join(map(heading, self.hidden)))
             left_out = f"<p>Left out here, and kept in <code>book/recorded/{self.name}.json</code>: {names}.</p>"
         # As Sphinx writes code, so that a page can keep an option in one piece.
         words = " ".join(f'<span class="pre">{html.escape(word)}</span>' for word in self.command.split(" "))

@@ -12,6 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
+# Keys of scores as the field writes them.
+HEADINGS = {
+    "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "auroc": "AUROC", "frechet": "Fréchet", "tv": "roughness",
+}  # fmt: skip
 MINUS = re.compile(r"(?<![\w.-])-(?=\.?\d)|(?<=\de)-(?=\d)")
 
 
@@ -23,7 +27,7 @@ def table(
 
     Args:
         rows: By name a mapping from scores to numbers or texts, or a list of such mappings, one for each seed, which
-            is shown as mean ± standard deviation.
+            is shown as mean ± standard deviation. Columns are headed as by :func:`heading`.
         digits: Digits after the point; by default three in a column of numbers below ten, and one fewer for each
             further digit before the point.
         corner: Heading of the names.
@@ -47,7 +51,18 @@ def table(
     texts = {name: {key: _text(row, key, places[key]) for key in row[0]} for name, row in lists.items()}
     frame = pd.DataFrame.from_dict(texts, orient="index", columns=columns)
     frame = frame.rename_axis(corner).reset_index()
-    return frame.style.hide(axis="index").format(na_rep="–").set_table_attributes('class="dataframe"')
+    style = frame.style.hide(axis="index").format(na_rep="–").format_index(heading, axis="columns")
+    return style.set_table_attributes('class="dataframe"')
+
+
+def heading(column: str) -> str:
+    """A column's heading: the first word of its key as the field writes it, if it is a score's.
+
+    >>> heading("psnr sd"), heading("frechet"), heading("own")
+    ('PSNR sd', 'Fréchet', 'own')
+    """
+    first, space, rest = str(column).partition(" ")
+    return HEADINGS.get(first, first) + space + rest
 
 
 def signed(text: str) -> str:
@@ -99,7 +114,7 @@ def table_body(
     pairs = list(rows.items() if isinstance(rows, Mapping) else rows)
     columns = list(dict.fromkeys(column for _, row in pairs for column in row))
     first = f'<th scope="col">{html.escape(corner)}</th>' if corner else "<td></td>"
-    heads = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in columns)
+    heads = "".join(f'<th scope="col">{html.escape(heading(column))}</th>' for column in columns)
     head = f"<thead><tr>{first}{heads}</tr></thead>" if corner or any(columns) else ""
     lines = []
     for name, row in pairs:

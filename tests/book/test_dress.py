@@ -105,12 +105,12 @@ def test_ids_of_claims_lead_to_the_scoreboard():
 
 def test_a_table_of_more_than_ten_rows_is_drawn_with_its_rows_in_a_fold_and_as_files():
     _, html, files = page(rows(11))
-    assert html.index('alt="Dots for 11 rows: psnr from 1 (row 0) to 11 (row 10)."') < html.index("<details")
+    assert html.index('alt="Dots for 11 rows: PSNR from 1 (row 0) to 11 (row 10)."') < html.index("<details")
     assert "<summary>The numbers: 11 rows, from row 0 to row 10</summary>" in html
     assert html.count("<td") == 11 * 2
     assert 'download="" href="../_static/data/01_deepinversion-cell-9.csv"' in html
-    assert files["data/01_deepinversion-cell-9.csv"].decode().splitlines()[:2] == ["images,psnr", "row 0,1.0 ± 1.0"]
-    assert json.loads(files["data/01_deepinversion-cell-9.json"])[10] == {"images": "row 10", "psnr": "11.0 ± 1.0"}
+    assert files["data/01_deepinversion-cell-9.csv"].decode().splitlines()[:2] == ["images,PSNR", "row 0,1.0 ± 1.0"]
+    assert json.loads(files["data/01_deepinversion-cell-9.json"])[10] == {"images": "row 10", "PSNR": "11.0 ± 1.0"}
 
 
 @pytest.mark.parametrize(("name", "lines"), [("a name that fits a line", 1), ("a name " * 7 + "and its end", 2)])
