@@ -141,35 +141,43 @@ class Gallery(Shown):
 class Ways(Shown):
     """``{ways} run``: several ways to the same classes or images, a row for each; option ``heads``: of the columns.
 
-    Further runs, of the same columns, follow below, each headed by its title and by the columns' names.
+    With the option ``tall`` a way is a column, and its images are larger. Further runs, of the same columns, follow
+    below, each headed by its title and by the columns' names.
     """
 
-    option_spec = {"heads": directives.unchanged_required}  # noqa: RUF012 (docutils reads it so)
+    option_spec = {"heads": directives.unchanged_required, "tall": directives.flag}  # noqa: RUF012 (docutils reads it so)
 
     def html(self, *names: str) -> str:
         given = self.options.get("heads", "")
         heads = given.split(", ") if given else class_names(folder_of(self.env) / "one_setting.py")
-        tables = ""
-        for name in names:
-            run = read(self.env, name)
-            columns, ways = sheets.parse_rows(run.alt)
-            tiles = sheets.cut_rows(run.picture or b"", len(ways), columns)
-            title = html.escape(run.title)
-            band = f'<tr class="inv-band"><th scope="colgroup" colspan="{columns + 1}"><span>{title}</span></th></tr>'
-            head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in heads[:columns])
-            body = ""
-            for k, way in enumerate(ways):
-                images = [
-                    tile(self.save(image, f"{name}-{k}-{i}.webp"), f"{heads[i]}: {way}", 96)
-                    for i, image in enumerate(tiles[k])
-                ]
-                cells = "".join(f"<td>{image}</td>" for image in images)
-                what, _, number = map(html.escape, way.partition(": "))
-                body += f'<tr><th scope="row">{what} <span>{number}</span></th>{cells}</tr>'
-            # A head of its own: paper repeats it on each page that the rows go on to.
-            top = f"<thead>{band if len(names) > 1 else ''}<tr><td></td>{head}</tr></thead>"
-            tables += f'<table class="inv-ways"><colgroup><col></colgroup>{top}<tbody>{body}</tbody></table>'
+        tables = "".join(self.table(name, heads, banded=len(names) > 1) for name in names)
         return f'<div class="inv-scroll">{tables}</div>'
+
+    def table(self, name: str, heads: list[str], *, banded: bool) -> str:
+        """One run."""
+        run = read(self.env, name)
+        columns, ways = sheets.parse_rows(run.alt)
+        tiles = sheets.cut_rows(run.picture or b"", len(ways), columns)
+        cells = [
+            [
+                f"<td>{tile(self.save(image, f'{name}-{k}-{i}.webp'), f'{heads[i]}: {way}', 96)}</td>"
+                for i, image in enumerate(tiles[k])
+            ]
+            for k, way in enumerate(ways)
+        ]
+        across, down = [html.escape(label) for label in heads[:columns]], [in_two(way) for way in ways]
+        if "tall" in self.options:
+            across, down, cells = down, across, [list(column) for column in zip(*cells, strict=True)]
+        head = "".join(f'<th scope="col">{label}</th>' for label in across)
+        body = "".join(
+            f'<tr><th scope="row">{label}</th>{"".join(row)}</tr>' for label, row in zip(down, cells, strict=True)
+        )
+        title = f"<span>{html.escape(run.title)}</span>"
+        band = f'<tr class="inv-band"><th scope="colgroup" colspan="{len(across) + 1}">{title}</th></tr>'
+        # A head of its own: paper repeats it on each page that the rows go on to.
+        top = f"<thead>{band if banded else ''}<tr><td></td>{head}</tr></thead>"
+        shape = "inv-ways inv-tall" if "tall" in self.options else "inv-ways"
+        return f'<table class="{shape}"><colgroup><col></colgroup>{top}<tbody>{body}</tbody></table>'
 
 
 class Depths(Shown):
@@ -211,6 +219,12 @@ def tile(source: str, alt: str, size: int) -> str:
     return (
         f'<img class="inv-tile" loading="lazy" src="{source}" alt="{html.escape(alt)}" width="{size}" height="{size}">'
     )
+
+
+def in_two(way: str) -> str:
+    """A way's name and, apart, the number that follows it after a colon."""
+    what, _, number = map(html.escape, way.partition(": "))
+    return f"{what} <span>{number}</span>"
 
 
 def network_of(run: Recorded) -> str:

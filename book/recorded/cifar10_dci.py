@@ -1,14 +1,15 @@
 """Repeat the recorded runs of divide-and-conquer inversion: a published ResNet-20 for CIFAR-10, run backwards.
 
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py depth
+    INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py longer
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py methods
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py rival
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py tuned
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py attacks
 
 The first inverts test images at every block by inverses trained on synthetic, on real and on noise images; the second
-compares other methods at the deepest feature map; the third gives one of them as many steps as divide and conquer, the
-fourth tries as many settings of divide and conquer; the last inverts the features of attacked images, of a standard and
+trains the first of these longer; the third compares other methods at the deepest feature map; the fourth gives one of
+them as many steps as divide and conquer, the fifth tries as many settings of divide and conquer; the last inverts the features of attacked images, of a standard and
 of a robust network.
 
 ``FOLDER`` holds ``cifar10_4600.npz`` (4,000 training and 600 test images), ``weights/`` with the networks, and
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -153,37 +154,68 @@ def depth(
 ) -> None:  # fmt: skip
     """Test images from the features behind every block, by inverses trained on three kinds of images."""
     shop = workshop(run, images, synthesis_steps, steps, fine_tune_steps)
-    (photos, labels), judges = shop.photos(test), shop.judges()
-    chain = partition_network(judges["ResNet-20"])
-    run.row("the images", {f"{name} top-1": accuracy(net, photos, labels)["top1"] for name, net in judges.items()})
-    train = shop.data.train
-    for name, trivial in baselines(photos, labels, train.images, train.labels).items():
-        run.row(name, scores(quantise(trivial), photos, labels, judges))
-    rows = {"test images": first(photos, labels)}
-    for source in ("synthetic",) if run.quick else ("synthetic", "real", "noise"):
-        for seed in range(seeds):
-            for title, inverse in zip(titles(chain), shop.inverses(chain, RESNET20, source, seed), strict=True):
-                rebuilt = reconstruct(chain, inverse, photos)
-                run.row(f"{title}, {source}", scores(rebuilt, photos, labels, judges))
-                if source == "synthetic" and seed == 0:
-                    rows[title] = first(rebuilt, labels)
-    numbers = {title: f"{run.mean(f'{title}, synthetic', 'PSNR'):.1f} dB" for title in list(rows)[1:]}
+    picture = depths(shop, ("synthetic",) if run.quick else ("synthetic", "real", "noise"), test, seeds)
     run.record(
         "cifar10_dci_depth",
         title="Divide-and-conquer inversion of a ResNet-20 for CIFAR-10: test images from the features of every block",
         config={"synthesis": shop.synthesis} | shop.config,
         seeds=seeds,
         claims=DEPTH_CLAIMS,
-        figure=show.image_rows(
-            rows, class_names(judges), columns=len(SHOWN), scale=1.5, numbers=numbers, numbers_name="PSNR"
-        ),
-        note=f"{len(photos)} test images, none seen in training; PSNR is the mean over them, for each seed of the "
+        figure=picture,
+        note=f"{test} test images, none seen in training; PSNR is the mean over them, for each seed of the "
         f"training. Inverses learnt from {images:,} images that DeepInversion made from the network itself (shown), "
         f"from {shop.real:,} real training images, or from as many of uniform noise as of synthetic ones; each image "
-        f"in {COPIES} flips and shifts. "
-        "Each depth as it was at the end of its own stage. The ResNet-44 has seen neither the inverses nor the "
-        "features. Scores are of images rounded to 8 bits. The trivial answers run no network backwards: nearest are "
-        "training images.",
+        f"in {COPIES} flips and shifts. {AT_EVERY_DEPTH}",
+    )
+
+
+@recorded_run(data=True, smoke=TINY | {"seeds": 1})
+def longer(
+    run: Run, *, images: int = 4000, synthesis_steps: int = 100, steps: int = 600, fine_tune_steps: int = 300,
+    test: int = 600, seeds: int = 3,
+) -> None:  # fmt: skip
+    """The same by inverses that were trained three times as long, on synthetic images alone."""
+    shop = workshop(run, images, synthesis_steps, steps, fine_tune_steps)
+    picture = depths(shop, ("synthetic",), test, seeds)
+    run.record(
+        "cifar10_dci_longer",
+        title="Divide-and-conquer inversion of a ResNet-20 for CIFAR-10, trained three times as long",
+        config={"synthesis": shop.synthesis} | shop.config,
+        seeds=seeds,
+        claims=("dci.deep", "dci.plateau", "dci.last-layers", "dci.architectures"),
+        figure=picture,
+        note=f"{test} test images, none seen in training; PSNR is the mean over them, for each seed of the "
+        f"training. Inverses learnt from {images:,} images that DeepInversion made from the network itself, each in "
+        f"{COPIES} flips and shifts, with {steps} steps of a stage and {fine_tune_steps} of its fine-tuning. "
+        f"{AT_EVERY_DEPTH}",
+    )
+
+
+AT_EVERY_DEPTH = (
+    "Each depth as it was at the end of its own stage. The ResNet-44 has seen neither the inverses nor the features. "
+    "Scores are of images rounded to 8 bits. The trivial answers run no network backwards: nearest are training images."
+)
+
+
+def depths(shop: Workshop, sources: Sequence[str], test: int, seeds: int) -> show.Canvas:
+    """Rows of scores at every depth by inverses of each source and seed, and a picture of the first source's first."""
+    run, (photos, labels), judges = shop.run, shop.photos(test), shop.judges()
+    chain = partition_network(judges["ResNet-20"])
+    run.row("the images", {f"{name} top-1": accuracy(net, photos, labels)["top1"] for name, net in judges.items()})
+    train = shop.data.train
+    for name, trivial in baselines(photos, labels, train.images, train.labels).items():
+        run.row(name, scores(quantise(trivial), photos, labels, judges))
+    rows = {"test images": first(photos, labels)}
+    for source in sources:
+        for seed in range(seeds):
+            for title, inverse in zip(titles(chain), shop.inverses(chain, RESNET20, source, seed), strict=True):
+                rebuilt = reconstruct(chain, inverse, photos)
+                run.row(f"{title}, {source}", scores(rebuilt, photos, labels, judges))
+                if source == sources[0] and seed == 0:
+                    rows[title] = first(rebuilt, labels)
+    numbers = {title: f"{run.mean(f'{title}, {sources[0]}', 'PSNR'):.1f} dB" for title in list(rows)[1:]}
+    return show.image_rows(
+        rows, class_names(judges), columns=len(SHOWN), scale=1.5, numbers=numbers, numbers_name="PSNR"
     )
 
 
@@ -510,4 +542,4 @@ def class_names(networks: Mapping[str, ik.Target]) -> list[str]:
 
 
 if __name__ == "__main__":
-    command_line(depth, methods, rival, tuned, attacks)
+    command_line(depth, longer, methods, rival, tuned, attacks)

@@ -127,6 +127,20 @@ def test_numbers_and_pictures_come_from_the_runs(folder, build):
         assert Image.open(folder / "out" / file).size[0] > 8
 
 
+def test_ways_of_a_tall_table_are_columns_with_the_same_images(folder, build):
+    (folder / "index.md").write_text("# Page\n\n```{ways} deep\n:heads: cat, dog\n:tall:\n```\n")
+    page, warnings = build()
+    assert warnings == ""
+    table = page[page.index('<table class="inv-ways inv-tall">') : page.index("</table>")]
+    assert re.findall(r'<th scope="col">(.*?)</th>', table) == [
+        "images <span></span>",
+        "1 conv <span>PSNR 20.0 dB</span>",
+    ]
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == ["cat", "dog"]
+    alts = re.findall(r'alt="([^"]+)"', table)
+    assert alts == ["cat: images", "cat: 1 conv: PSNR 20.0 dB", "dog: images", "dog: 1 conv: PSNR 20.0 dB"]
+
+
 def test_a_missing_run_leaves_a_sentence_and_the_rest_of_the_page(folder, build):
     for file in (folder / "recorded").glob("[dt]*"):
         file.unlink()
