@@ -9,8 +9,8 @@
 
 The first inverts test images at every block by inverses trained on synthetic, on real and on noise images; the second
 trains the first of these longer; the third compares other methods at the deepest feature map; the fourth gives one of
-them as many steps as divide and conquer, the fifth tries as many settings of divide and conquer; the last inverts the features of attacked images, of a standard and
-of a robust network.
+them as many steps as divide and conquer, the fifth tries as many settings of divide and conquer; the last inverts the
+features of attacked images, of a standard and of a robust network.
 
 ``FOLDER`` holds ``cifar10_4600.npz`` (4,000 training and 600 test images), ``weights/`` with the networks, and
 ``networks.py`` with the source of the one that is not in the package. ``INVKIT_WORK`` names a folder in which synthetic
