@@ -54,6 +54,11 @@ def ring(images: Tensor) -> float:
     return float(images.mean(1)[:, inner].mean())
 
 
+def peak_memory() -> float:
+    """The most that the process held so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def default(target: ik.Target, labels: Tensor, seed: int, smoke: bool, **changes: Any) -> Tensor:
     """Images by the defaults of DeepInversion, but for the ``changes``."""
     if smoke:
@@ -82,11 +87,11 @@ def cifar10(run: Run, *, images: int = 64, seeds: int = 3, real: int = 600) -> N
             for seed in range(seeds if row == name else 1):
                 start = time.perf_counter()
                 made = method(seed)
-                seconds = time.perf_counter() - start
+                seconds, memory = time.perf_counter() - start, peak_memory()
                 scores = judge(made, labels)
                 others = {"other ResNet": scores[next(iter(verifiers))], "robust net": scores["robust net"]}
                 keys = {"own": scores["own"], **others, "Fréchet": scores["frechet"], "roughness": scores["tv"]}
-                run.row(row, keys | {"ring": ring(quantise(made)), "seconds": seconds})
+                run.row(row, keys | {"ring": ring(quantise(made)), "seconds": seconds, "GiB": memory})
                 shown.setdefault(row, made)
     genuine = data.heldout.per_class(-(-images // 10)).images
     order = torch.arange(len(genuine)).view(10, -1).T.flatten()[:images]
@@ -303,8 +308,7 @@ class Bench:
         made = method()
         spent = (time.perf_counter() - start) / 60
         self.images[row] = quantise(made)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # the most that the process held so far
-        self.run.row(row, self.judged(self.images[row]) | {"minutes": spent, "GiB": memory})
+        self.run.row(row, self.judged(self.images[row]) | {"minutes": spent, "GiB": peak_memory()})
 
     def judged(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """What the network and its judges make of the images."""
