@@ -33,6 +33,7 @@ from invkit.show.tables import signed
 log = logging.getLogger(__name__)
 LONG = 10  # rows that are read as a table; more of them are drawn
 DRAWN = 48  # rows that fit a figure
+RUN = re.compile(r"(recorded run )([\w-]+)")  # as the rows of claims name them
 LETTER = 5  # CSS pixels of one in a row's name, beside the dots
 WORDY = 30  # letters of a row's name that make three lines beside its numbers on a phone, where longer ones go above
 UNLIKE = "unlike-rows"  # tag of a cell whose long table has another quantity in each row: no axis fits them all
@@ -84,7 +85,7 @@ def dress(notebook: dict, name: str, up: str = "..", records: Records | None = N
             data = output.get("data", {})
             if "text/html" in data:
                 html = add_phone_form("".join(data["text/html"]))  # first: a parser sorts the attributes of an image
-                html = offer_record(link_claims(html, up), up, records or {}, "".join(cell["source"]))
+                html = offer_record(link_claims(html, up, records or {}), up, records or {}, "".join(cell["source"]))
                 html = number_figure(cell, html, f"fig-{name[:2]}-{id}")
                 html = fold_tables(html, f"data/{name}-{id}", up, files, drawn=UNLIKE not in tags_of(cell))
                 html = typeset(html)
@@ -193,10 +194,15 @@ def link_terms(notebook: dict, terms: list[str]) -> dict:
     return notebook
 
 
-def link_claims(html: str, up: str) -> str:
-    """Ids in a table of claims lead to the scoreboard, as its ids lead here."""
+def link_claims(html: str, up: str, records: Records) -> str:
+    """In a table of claims ids lead to the scoreboard, as its ids lead here, and recorded runs to their files."""
     if "data-claims" not in html:
         return html
+    known = {name for names in records.values() for name in names}
+    html = RUN.sub(
+        lambda m: f'{m[1]}<a download href="{up}/_static/recorded/{m[2]}.json">{m[2]}</a>' if m[2] in known else m[0],
+        html,
+    )
     link = '<a href="{up}/book/scoreboard.html#{anchor}"><code>{id}</code></a>'
     pattern = re.compile(r'(<td class="inv-claim"[^>]*><p>)<code>([\w.-]+)</code>')
     return pattern.sub(lambda m: m[1] + link.format(up=up, anchor="board-" + anchor(m[2]), id=m[2]), html)

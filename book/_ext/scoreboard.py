@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from docutils import nodes
+from dress import root_from
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -269,7 +270,7 @@ def rows(claim: Claim, chapter: Chapter | None) -> list[nodes.row]:
     for i, line in enumerate(found):
         cells = {
             "claim": first,  # beside all its lines
-            "tested": paragraphs([broken_names(sentence) for sentence in line.tested_on]),
+            "tested": paragraphs([tested_on(sentence) for sentence in line.tested_on]),
             "finding": paragraphs(text(line.finding)),
             "effect": paragraphs([*text(line.effect), [verdict_mark(line.verdict)]]),
         }
@@ -327,6 +328,16 @@ def text(sentences: list[str]) -> list[list[nodes.Node]]:
     return [[nodes.Text(sentence)] for sentence in sentences]
 
 
+def tested_on(sentence: str) -> list[nodes.Node]:
+    """What a claim was tested on, with the file of the recorded run behind its name."""
+    before, said, rest = sentence.partition("recorded run ")
+    name, space, after = rest.partition(" ")
+    if not said:
+        return [nodes.Text(sentence)]
+    run = nodes.reference("", "", *broken_names(name), recorded_run=name)
+    return [nodes.Text(before + said), run, nodes.Text(space + after)]
+
+
 def broken_names(sentence: str) -> list[nodes.Node]:
     """A sentence in which names of recorded runs may break after an underscore."""
     parts = sentence.split("_")
@@ -353,8 +364,10 @@ def cell(*content: nodes.Node) -> nodes.entry:
 
 
 def link(app, doctree, docname: str) -> None:
-    """Point the ids at their chapters, once it is known where pages are written."""
+    """Point the ids at their chapters and the runs at their files, once it is known where pages are written."""
     for node in doctree.findall(nodes.reference):
+        if run := node.attributes.pop("recorded_run", None):
+            node["refuri"] = f"{root_from(docname)}/_static/recorded/{run}.json"
         if page := node.attributes.pop("claim_page", None):
             target = book_claims.anchor(node.attributes.pop("claim_id"))
             node["refuri"] = f"{app.builder.get_relative_uri(docname, page)}#{target}"

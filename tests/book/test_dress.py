@@ -130,6 +130,13 @@ def test_names_in_a_table_of_claims_break_where_words_end():
     assert "cifar10_<wbr/>dci_<wbr/>depth &lt; 1" in html
 
 
+def test_a_recorded_run_in_a_table_of_claims_leads_to_its_file_if_it_is_there():
+    lines = "<td><p>CIFAR-10, recorded run run_1 (rule younger)</p><p>recorded run run_2</p></td>"
+    *_, html, _ = page(f'<table class="inv-claims" data-claims="0"><tr>{lines}</tr></table>')
+    assert re.findall(r'<a download="" href="([^"]+)">([^<]+)<', html) == [("../_static/recorded/run_1.json", "run_")]
+    assert "run_<wbr/>2" in html
+
+
 def test_a_long_table_of_unlike_rows_is_folded_and_not_drawn():
     *_, html, files = page(rows(11), tags=["unlike-rows"])
     assert '<details class="inv-data"><summary>' in html
