@@ -12,10 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
-# Keys of scores as the field writes them.
-HEADINGS = {
-    "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "auroc": "AUROC", "frechet": "Fréchet", "tv": "roughness",
-}  # fmt: skip
+# Scores as the field writes them, by the keys that runs have for them.
+SCORES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "auroc": "AUROC", "frechet": "Fréchet"}
+KEY = re.compile(rf"\b({'|'.join(SCORES)})\b|^tv$")
 MINUS = re.compile(r"(?<![\w.-])-(?=\.?\d)|(?<=\de)-(?=\d)")
 
 
@@ -55,14 +54,13 @@ def table(
     return style.set_table_attributes('class="dataframe"')
 
 
-def heading(column: str) -> str:
-    """A column's heading: the first word of its key as the field writes it, if it is a score's.
+def heading(name: str) -> str:
+    """The name of a column or a row with its scores as the field writes them.
 
-    >>> heading("psnr sd"), heading("frechet"), heading("own")
-    ('PSNR sd', 'Fréchet', 'own')
+    >>> heading("psnr to another"), heading("photographs, frechet"), heading("tv"), heading("own")
+    ('PSNR to another', 'photographs, Fréchet', 'roughness', 'own')
     """
-    first, space, rest = str(column).partition(" ")
-    return HEADINGS.get(first, first) + space + rest
+    return KEY.sub(lambda key: SCORES.get(key[0], "roughness"), str(name))
 
 
 def signed(text: str) -> str:
@@ -119,7 +117,7 @@ def table_body(
     lines = []
     for name, row in pairs:
         cells = "".join(f"<td>{html.escape(str(row.get(column, '')), quote=False)}</td>" for column in columns)
-        lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{html.escape(heading(name))}</th>{cells}</tr>')
     return f"{head}<tbody>{''.join(lines)}</tbody>"
 
 
