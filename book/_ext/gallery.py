@@ -199,7 +199,7 @@ class Depths(Shown):
                 seen = next(value for column, value in scores.items() if column.startswith("ResNet-44"))
                 words = f"block {k} of {len(blocks) - 1}: {scores['PSNR']:.1f} dB, recognised {seen:.0%}"
             shown = {"photographs": torch.stack(tiles[0]), "from features" if k else "the same": torch.stack(tiles[k])}
-            sheet = image_rows(shown, columns=columns, scale=2.5)
+            sheet = image_rows(shown, columns=columns, scale=3)
             frames.append(webp(render_png(sheet)))
             labels.append(words)
             alts.append(f"Six photographs, and below them what comes back, {words}: {sheet.alt}")
