@@ -112,6 +112,7 @@ def cifar10(run: Run, *, images: int = 64, seeds: int = 3, real: int = 600) -> N
         title=f"DeepInversion with its defaults: two networks for CIFAR-10, {images} images each",
         config={"defaults": ik.DeepInversionConfig(), "report": ik.DeepInversionConfig.paper(**SHORT)},
         seeds=seeds,
+        claims=("di.verifier",),
         figure=figure,
         note=f"Scores after rounding to 8 bits. The report's setting is that of its ImageNet networks, one seed and "
         f"{SHORT['steps']} steps of its 20,000, with jitter in proportion. Fréchet distance to {real} test images in "

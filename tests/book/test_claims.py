@@ -255,7 +255,6 @@ def test_little_training_does_not_contradict_a_claim(tmp_path):
 
 
 UNDECLARED = {
-    ("di.verifier", "one_setting_cifar10"): "the run is older than the rules, and names none",
     ("dci.one-pass", "digits_dci"): "the run compares how near methods come; it noted their time beside",
     ("ff.rich", "digits_feedforward_time"): "the run compares methods in equal time; it has the guesses beside",
 }
