@@ -244,7 +244,9 @@ def tricks(run: Run, *, each: int = 6, seeds: int = 3, steps: int = 200, real: i
     run.record(
         "cifar10_deepinversion_tricks",
         title="DeepInversion of a ResNet-20 for CIFAR-10 without clipping, without jitter, with low resolution first",
-        config={"settings": ik.DeepInversionConfig(steps=steps), "tricks": TRICKS, "budgets": BUDGETS},
+        config={
+            "settings": ik.DeepInversionConfig(steps=steps, low_resolutions=()), "tricks": TRICKS, "budgets": BUDGETS,
+        },
         seeds=seeds,
         claims=("di.clipping", "di.jitter", "di.multiresolution"),
         figure=show.image_rows(
