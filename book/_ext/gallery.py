@@ -222,9 +222,13 @@ def tile(source: str, alt: str, size: int) -> str:
 
 
 def in_two(way: str) -> str:
-    """A way's name and, apart, the number that follows it after a colon."""
+    """A way's name, which may break before a capital, and, apart, the number that follows it after a colon.
+
+    >>> in_two("DeepDream: PSNR 9.5 dB")
+    'Deep<wbr>Dream <span>PSNR 9.5 dB</span>'
+    """
     what, _, number = map(html.escape, way.partition(": "))
-    return f"{what} <span>{number}</span>"
+    return f"{re.sub('(?<=[a-z])(?=[A-Z])', '<wbr>', what)} <span>{number}</span>"
 
 
 def network_of(run: Recorded) -> str:
