@@ -365,9 +365,12 @@ def cell(*content: nodes.Node) -> nodes.entry:
 
 def link(app, doctree, docname: str) -> None:
     """Point the ids at their chapters and the runs at their files, once it is known where pages are written."""
-    for node in doctree.findall(nodes.reference):
+    for node in list(doctree.findall(nodes.reference)):
         if run := node.attributes.pop("recorded_run", None):
-            node["refuri"] = f"{root_from(docname)}/_static/recorded/{run}.json"
+            if Path(app.srcdir, app.config.recorded_dir, f"{run}.json").is_file():
+                node["refuri"] = f"{root_from(docname)}/_static/recorded/{run}.json"
+            else:
+                node.replace_self(node.children)
         if page := node.attributes.pop("claim_page", None):
             target = book_claims.anchor(node.attributes.pop("claim_id"))
             node["refuri"] = f"{app.builder.get_relative_uri(docname, page)}#{target}"

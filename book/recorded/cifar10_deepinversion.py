@@ -43,14 +43,18 @@ WIDER = 3  # times as many images in the large batch
 COLUMNS = ("own", "ResNet-44", "robust net", "frechet", "diversity", "penalty", "tv")
 
 
+def judged_target(run: Run, real: int) -> tuple[ik.DataSet, ik.Target, ik.Judge]:
+    """CIFAR-10, the ResNet-20, and who judges: a deeper network of its family, and a robust one without batch norm."""
+    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
+    target = run.network("cifar10_resnet20")
+    verifiers = {"ResNet-44": run.network("cifar10_resnet44"), "robust net": run.network("cifar10_resnet4b_robust")}
+    return data, target, ik.Judge(target=target, verifiers=verifiers, real=data.test.images[:real])
+
+
 @recorded_run(data=True, smoke={"steps": 1, "coarse_steps": 1, "each": 2, "real": 60})
 def images(run: Run, *, steps: int = 400, coarse_steps: int = 200, each: int = 6, real: int = 600) -> None:
     """The same noise under one term more at a time, over seeds; then the last config on three times as many images."""
-    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
-    target = run.network("cifar10_resnet20")
-    # A deeper network of its family, and a robust one without batch norm.
-    verifiers = {"ResNet-44": run.network("cifar10_resnet44"), "robust net": run.network("cifar10_resnet4b_robust")}
-    judge = ik.Judge(target=target, verifiers=verifiers, real=data.test.images[:real])
+    data, target, judge = judged_target(run, real)
     labels = torch.arange(10 * each) % 10
     amount = {"steps": steps, "low_resolutions": ((16, coarse_steps),)}
     pictures: dict[str, Tensor] = {}
@@ -211,10 +215,7 @@ BUDGETS = (10, 14, 20, 28, 40, 56, 80, 112, 160)
 @recorded_run(data=True, smoke={"each": 2, "seeds": 1, "steps": 2, "real": 60})
 def tricks(run: Run, *, each: int = 6, seeds: int = 3, steps: int = 200, real: int = 600) -> None:
     """Clipping and jitter left out, and half of the steps at half the size (report, §3.1.2 and §3.1.3)."""
-    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
-    target = run.network("cifar10_resnet20")
-    verifiers = {"ResNet-44": run.network("cifar10_resnet44"), "robust net": run.network("cifar10_resnet4b_robust")}
-    judge = ik.Judge(target=target, verifiers=verifiers, real=data.test.images[:real])
+    _, target, judge = judged_target(run, real)
     labels = torch.arange(10 * each) % 10
     shown: dict[str, Tensor] = {}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from invkit.book import verdicts
 from invkit.book.claims import Claims, load_claims
 from invkit.book.record_file import record
 from invkit.book.verdicts import SCALE, VERDICTS, load_rules, mark
@@ -224,6 +225,18 @@ def test_recorded_runs_that_no_longer_fit_are_warnings(book, build):
     assert "recorded run third: the rule of dci.shallow has changed" in warnings
     assert "recorded run third, row 'ours': psnr has 3 numbers for the seeds 0, 1" in warnings
     assert warnings.count("WARNING") == 3
+
+
+def test_a_recorded_run_leads_to_its_file_if_it_is_there(book, build, monkeypatch):
+    said = property(lambda test: f"{test.data}, recorded run {'run_1' if test.grade == 'real' else 'run_2'} (younger)")
+    monkeypatch.setattr(verdicts.Test, "tested_on", said)
+    publish(book, answers(), answers())
+    facts = {"title": "A run", "config": {}, "command": "make", "seeds": [0], "seconds": 1, "device": "cpu"}
+    record("run_1", measured={"ours": {"psnr": 1.0}}, folder=book / "book/recorded", **facts)
+    page, _ = build()
+    assert 'href="./_static/recorded/run_1.json">run_<wbr>1</a> (younger)' in page
+    assert "run_2.json" not in page
+    assert "digits, recorded run run_<wbr>2 (younger)" in page
 
 
 def test_a_chapter_without_answers_is_a_warning(book, build):
