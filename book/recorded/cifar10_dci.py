@@ -2,15 +2,16 @@
 
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py depth
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py longer
+    INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py pieces
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py methods
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py rival
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py tuned
     INVKIT_DATA=FOLDER python book/recorded/cifar10_dci.py attacks
 
 The first inverts test images at every block by inverses trained on synthetic, on real and on noise images; the second
-trains the first of these longer; the third compares other methods at the deepest feature map; the fourth gives one of
-them as many steps as divide and conquer, the fifth tries as many settings of divide and conquer; the last inverts the
-features of attacked images, of a standard and of a robust network.
+trains the first of these longer, the third without one of the pieces of the method; the fourth compares other methods
+at the deepest feature map; the fifth gives one of them as many steps as divide and conquer, the sixth tries as many
+settings of divide and conquer; the last inverts the features of attacked images, of a standard and of a robust network.
 
 ``FOLDER`` holds ``cifar10_4600.npz`` (4,000 training and 600 test images), ``weights/`` with the networks, and
 ``networks.py`` with the source of the one that is not in the package. ``INVKIT_WORK`` names a folder in which synthetic
@@ -22,7 +23,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -114,10 +115,14 @@ class Workshop:
         return varied(self.source(name), ik.seeded(1))
 
     def inverses(self, chain: Chain, network: str, source: str, seed: int = 0) -> list[ChainInverse]:
-        """Of each depth, as they are at the end of its own stage: later ones change them in favour of theirs."""
+        """Of each depth, as they are at the end of its own stage: later ones change them in favour of theirs.
+
+        Trained end to end there is that of the last depth alone.
+        """
         name = f"inverse_{TITLES[network].replace(' ', '_')}_{source}_{seed}"
         folder = self.run.work / f"{name}_{config_hash(self.config)}"  # parts of this script differ in amounts
-        stages = [folder / f"stage_{k:02d}" for k in range(1, len(chain) + 1)]
+        last = self.training.stages or len(chain)
+        stages = [folder / f"stage_{k:02d}" for k in range(last if self.training.end_to_end else 1, last + 1)]
         log = folder / "seconds.json"
         if log.exists():
             self.run.earlier[folder.name] = float(json.loads(log.read_text()))
@@ -220,6 +225,51 @@ def depths(shop: Workshop, sources: Sequence[str], test: int, seeds: int) -> sho
 
 
 DEPTH_CLAIMS = ("dci.shallow", "dci.deep", "dci.plateau", "dci.last-layers", "dci.synthetic-data", "dci.architectures")
+
+
+@recorded_run(data=True, smoke=TINY | {"seeds": 1})
+def pieces(
+    run: Run, *, images: int = 4000, synthesis_steps: int = 100, steps: int = 300, fine_tune_steps: int = 150,
+    test: int = 600, seeds: int = 3,
+) -> None:  # fmt: skip
+    """Test images from three depths by inverses that learnt with one piece of the method left out, at equal steps."""
+    shop = workshop(run, images, synthesis_steps, steps, fine_tune_steps)
+    photos, labels = shop.photos(test)
+    judges = shop.judges()
+    chain = partition_network(judges["ResNet-20"])
+    names, last = titles(chain), DEPTHS[RESNET20][-1]
+    kinds = {
+        "all of it": shop.training,
+        "no cycle loss": replace(shop.training, cycle=0.0),
+        "no fine-tuning": shop.training.without_fine_tuning(last),
+        "end to end": replace(shop.training, end_to_end=True, stages=last),
+    }
+    shown = {"test images": first(photos, labels)}
+    for seed in range(seeds):
+        for kind, training in kinds.items():
+            inverses = replace(shop, training=training).inverses(chain, RESNET20, "synthetic", seed)
+            for inverse in inverses:
+                if (depth := len(inverse)) in DEPTHS[RESNET20]:
+                    rebuilt = reconstruct(chain, inverse, photos)
+                    run.row(f"{names[depth - 1]}, {kind}", scores(rebuilt, photos, labels, judges))
+                    if seed == 0 and depth == last:
+                        shown[kind] = first(rebuilt, labels)
+    numbers = {kind: f"{run.mean(f'{names[last - 1]}, {kind}', 'PSNR'):.1f} dB" for kind in kinds}
+    run.record(
+        "cifar10_dci_pieces",
+        title="Divide-and-conquer inversion of a ResNet-20 for CIFAR-10 with a piece left out",
+        config={"synthesis": shop.synthesis, "without": kinds} | shop.config,
+        seeds=seeds,
+        claims=("dci.staged", "dci.cycle", "dci.fine-tune"),
+        figure=show.image_rows(
+            shown, class_names(judges), columns=len(SHOWN), scale=2.0, numbers=numbers, numbers_name="PSNR"
+        ),
+        note=f"{test} test images, none seen in training; PSNR is the mean over them, for each seed of the training. "
+        f"All learnt from the same {images:,} synthetic images, each in {COPIES} flips and shifts. Without "
+        f"fine-tuning each stage has as many steps more; end to end all inverses down to {names[last - 1]} (shown) are "
+        "trained at once by the image and the cycle loss alone, for as many steps as those stages together, so there "
+        "is none of another depth. The ResNet-44 has seen neither the inverses nor the features.",
+    )
 
 
 @recorded_run(data=True, smoke=TINY | {"deepsim_steps": 1, "pixel_steps": 1, "tuning_steps": 1, "seeds": 1})
@@ -542,4 +592,4 @@ def class_names(networks: Mapping[str, ik.Target]) -> list[str]:
 
 
 if __name__ == "__main__":
-    command_line(depth, longer, methods, rival, tuned, attacks)
+    command_line(depth, longer, pieces, methods, rival, tuned, attacks)

@@ -105,7 +105,7 @@ def judge_noise(judge: ik.Judge, target: ik.Target, labels: Tensor) -> dict[str,
 
 # A quarter of the default's steps, which the judges hardly notice; bfloat16 is fast on processors that have it.
 SYNTHESIS: dict[str, Any] = {"steps": 100, "low_resolutions": ((0.5, 60),), "bf16": True}
-COUNTS = (640, 4000)
+COUNTS = (640, 2500, 4000)
 VIEWS = RandomViews(
     v2.Compose([
         v2.RandomAffine(25, translate=(0.15, 0.15), scale=(0.7, 1.5), fill=0.5),
@@ -116,7 +116,7 @@ VIEWS = RandomViews(
 
 @recorded_run(data=True, smoke={"images": 20, "inversion_steps": 1, "steps": 1, "seeds": 1})
 def student(run: Run, *, images: int = 4000, inversion_steps: int = 100, steps: int = 1200, seeds: int = 3) -> None:
-    """Fresh ResNet-20s taught on synthetic images, few and many, on real images and on noise, tested on real ones."""
+    """Fresh ResNet-20s taught on few and many synthetic and real images, and on noise, tested on real ones."""
     data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
     target = run.network("cifar10_resnet20")
     inversion = ik.DeepInversionConfig(**SYNTHESIS | {"steps": inversion_steps})
@@ -132,7 +132,7 @@ def student(run: Run, *, images: int = 4000, inversion_steps: int = 100, steps: 
     run.row("chance", {"test accuracy": 1 / target.spec.n_classes})
     for source, pictures in sources.items():
         counts = [count for count in COUNTS if count < len(pictures)] + [len(pictures)]
-        for count in counts if source == "synthetic" else counts[-1:]:
+        for count in counts[-1:] if source == "noise" else counts:
             for seed in range(seeds):
                 taught = teach(target, pictures[:count], distillation, seed)
                 run.row(f"{count:,} {source} images", {"test accuracy": accuracy(taught, data)})
