@@ -25,7 +25,7 @@ from bs4 import BeautifulSoup, Tag
 from phone import add_phone_form
 from sphinx.util import logging
 
-from invkit.book.claims import anchor
+from invkit.book.ledger.claims import anchor
 from invkit.show.panels import NAMES, WIDTH, dot_panels
 from invkit.show.picture import CSS_DPI, PHONE, img_tag, render_png, webp
 from invkit.show.tables import signed

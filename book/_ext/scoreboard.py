@@ -23,10 +23,21 @@ from dress import root_from
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from invkit.book import claims as book_claims
-from invkit.book.claims import Claim, Row
+from invkit.book.ledger import claims as book_claims
+from invkit.book.ledger.claims import Claim, Row
+from invkit.book.ledger.rules import load_rules
+from invkit.book.ledger.verdicts import (
+    CONTRADICTED,
+    HOLDS,
+    IN_PART,
+    NOT_SEEN,
+    NOT_TESTED,
+    OPPOSED,
+    VERDICTS,
+    classes,
+    mark,
+)
 from invkit.book.recorded import check_records
-from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_SEEN, NOT_TESTED, VERDICTS, classes, load_rules, mark
 
 log = logging.getLogger(__name__)
 PENDING = "in preparation"
@@ -141,7 +152,7 @@ def verdict(claim: Claim, published: dict[str, Chapter]) -> str:
 
 
 def summary(claims: dict[str, Claim], published: dict[str, Chapter]) -> nodes.paragraph:
-    """How many claims have each of the five verdicts, or wait for their chapter."""
+    """How many claims have each verdict, or wait for their chapter."""
     text = told(claims.values(), published)
     return nodes.paragraph("", f"Of {len(claims)} claims, {text}.", classes=["inv-summary"])
 
@@ -164,6 +175,7 @@ def words(kind: str, n: int) -> str:
         HOLDS: ("holds", "hold"),
         IN_PART: ("holds in part", "hold in part"),
         CONTRADICTED: ("is contradicted", "are contradicted"),
+        OPPOSED: ("is opposed at this scale", "are opposed at this scale"),
         NOT_SEEN: ("is not seen at this scale", "are not seen at this scale"),
         NOT_TESTED: ("is not tested", "are not tested"),
         PENDING: ("waits for a chapter in preparation", "wait for a chapter in preparation"),

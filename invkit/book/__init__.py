@@ -1,6 +1,6 @@
 """What the book's own pages need: the runner of notebooks, its parameters, claims, recorded runs."""
 
-from invkit.book.claims import Claims, load_claims
+from invkit.book.ledger.claims import Claims, load_claims
 from invkit.book.numbers import over_seeds
 from invkit.book.parameters import check_parameters
 from invkit.book.record_file import record

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from invkit.book.ledger.rules import load_rules
 from invkit.book.numbers import Summary, finite, is_summary, summarise
 from invkit.book.root import find_root
-from invkit.book.verdicts import load_rules
 from invkit.core.config import plain
 from invkit.core.files import atomic_path, write_json
 from invkit.show.picture import Canvas, render_png, webp

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from invkit.book.ledger.rules import Rule, load_rules
 from invkit.book.numbers import Summary, format_summary, summarise
 from invkit.book.record_file import Measured, path_of, sha256
 from invkit.book.root import find_root
-from invkit.book.verdicts import Rule, load_rules
 from invkit.show.picture import img_tag, png, webp
 from invkit.show.tables import heading, separate_tables
 

@@ -35,13 +35,13 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from invkit.book.ledger.rules import load_rules
 from invkit.book.numbers import finite, format_summary, is_summary, summarise
 from invkit.book.published import NETWORKS as NETWORKS
 from invkit.book.published import data_folder as data_folder
 from invkit.book.published import published as published
 from invkit.book.published import zipped_images as zipped_images
 from invkit.book.record_file import commit_of, record
-from invkit.book.verdicts import load_rules
 from invkit.core.config import config_hash
 from invkit.core.files import load_state, save_state
 from invkit.core.rng import seeded

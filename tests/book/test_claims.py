@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from invkit.book.claims import Claims, digest, find_root, load_claims, read_row
+from invkit.book.ledger.claims import Claims, digest, find_root, load_claims, read_row
+from invkit.book.ledger.rules import load_rules
+from invkit.book.ledger.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_TESTED, OPPOSED
 from invkit.book.record_file import record
-from invkit.book.verdicts import CONTRADICTED, HOLDS, IN_PART, NOT_SEEN, NOT_TESTED, load_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 SURE = [0.9, 0.95, 0.92]
@@ -46,7 +47,7 @@ def test_papers_are_in_the_bibliography_and_the_list_is_in_the_package():
     bibliography = (ROOT / "book/references.bib").read_text("utf8")
     assert all(f"{{{claim.paper}," in bibliography for claim in load_claims().values())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))
-    assert "book/claims.yml" in project["tool"]["setuptools"]["package-data"]["invkit"]
+    assert "book/ledger/claims.yml" in project["tool"]["setuptools"]["package-data"]["invkit"]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_what_is_exact_has_no_seeds_to_speak_of(runs):
 def test_little_training_does_not_contradict_a_claim(tmp_path):
     claims = answered()
     claims.test("di.verifier", [-0.3, -0.2, -0.25], **CIFAR, scale=0.05)
-    assert claims.rows["di.verifier"].verdict == NOT_SEEN
+    assert claims.rows["di.verifier"].verdict == OPPOSED
     assert "CIFAR-10, ResNet-20, 3 seeds, 5% of the paper" in claims.table()._repr_html_()
     claims.test("di.verifier", SURE, **CIFAR | {"network": "ResNet-44"})
     assert claims.rows["di.verifier"].verdict == IN_PART, "it does not hold either"
@@ -328,6 +329,7 @@ def test_the_table_shows_finding_interval_threshold_data_and_verdicts():
     assert not empty
     assert legend in page
     assert "○ says that the numbers do not decide" in legend
+    assert "⊘ says that they speak against the claim" in legend
 
 
 def test_saved_tests_come_back(tmp_path):

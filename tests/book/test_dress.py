@@ -14,7 +14,7 @@ import torch
 from bs4 import BeautifulSoup
 
 from invkit import show
-from invkit.book.claims import Claims
+from invkit.book.ledger.claims import Claims
 from invkit.book.record_file import record
 from invkit.book.recorded import load_recorded
 from invkit.show.grids import GAP, MARGIN

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from invkit.book import recorded
+from invkit.book.ledger.rules import load_rules
 from invkit.book.record_file import commit_of, record
 from invkit.book.recorded import check_records, load_recorded, show_recorded
-from invkit.book.verdicts import load_rules
 from invkit.show.grids import image_grid
 
 ROOT = Path(__file__).resolve().parents[2]

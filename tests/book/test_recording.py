@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from invkit.book.ledger.rules import load_rules
 from invkit.book.record_file import sha256
 from invkit.book.recorded import load_recorded
 from invkit.book.recording import NETWORKS, Run, command_line, data_folder, published, recorded_run
-from invkit.book.verdicts import load_rules
 from invkit.testing import tiny_target
 
 

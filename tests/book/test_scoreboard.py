@@ -9,10 +9,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from invkit.book import verdicts
-from invkit.book.claims import Claims, load_claims
+from invkit.book.ledger import verdicts
+from invkit.book.ledger.claims import Claims, load_claims
+from invkit.book.ledger.rules import load_rules
+from invkit.book.ledger.verdicts import SCALE, VERDICTS, mark
 from invkit.book.record_file import record
-from invkit.book.verdicts import SCALE, VERDICTS, load_rules, mark
 
 pytest.importorskip("myst_nb")
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,10 +292,10 @@ def test_little_training_is_told_beside_the_data(book, build):
     assert warnings == ""
     _, (on, _, effect) = cells(page, "di.verifier", 0)
     assert on == "CIFAR-10, ResNet-20, 3 seeds, 5% of the paper’s training"
-    assert effect.endswith("○ not seen at this scale")
+    assert effect.endswith("⊘ opposed at this scale")
 
 
-def test_the_rules_stand_on_the_page_with_all_five_verdicts():
+def test_the_rules_stand_on_the_page_with_all_verdicts():
     page = (ROOT / "book/scoreboard.md").read_text("utf8")
     assert "less than a tenth of the paper's training" in page
     assert SCALE == 0.1

@@ -289,7 +289,7 @@ def test_measure_hands_a_number_over(tmp_path, monkeypatch):
 
 
 def test_claims_and_records_of_a_cell_are_numbers(tmp_path, monkeypatch):
-    from invkit.book.claims import Claims
+    from invkit.book.ledger.claims import Claims
 
     monkeypatch.setenv("INVKIT_CLAIMS", str(tmp_path / "claims"))
     claims = Claims("01_deepinversion", profile="ci")

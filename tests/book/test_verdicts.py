@@ -11,30 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from invkit.book.claims import load_claims
-from invkit.book.numbers import format_interval
-from invkit.book.verdicts import (
+from invkit.book.ledger.claims import load_claims
+from invkit.book.ledger.rules import Part, Rule, load_rules, read_rule
+from invkit.book.ledger.verdicts import (
     CONTRADICTED,
     HOLDS,
     IN_PART,
     MARKS,
     NOT_SEEN,
     NOT_TESTED,
+    OPPOSED,
     SCALE,
     VERDICTS,
     Effect,
-    Part,
-    Rule,
     combine,
     grade_of,
     interval,
     judge,
-    load_rules,
     mark,
     overall,
-    read_rule,
     run_test,
 )
+from invkit.book.numbers import format_interval
 
 ROOT = Path(__file__).resolve().parents[2]
 PART = Part(quantity="gain", unit="dB", holds=1.0)
@@ -52,7 +50,7 @@ WIDE = [-3.0, 0.0, 3.0]
 def test_each_claim_has_its_rule_in_the_same_order():
     assert list(load_rules()) == list(load_claims())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))
-    assert "book/rules.yml" in project["tool"]["setuptools"]["package-data"]["invkit"]
+    assert "book/ledger/rules.yml" in project["tool"]["setuptools"]["package-data"]["invkit"]
 
 
 @pytest.mark.parametrize("id", load_rules())
@@ -137,9 +135,15 @@ REAL_ALONE = {
     (HOLDS, NOT_SEEN): IN_PART,
     (HOLDS, IN_PART): IN_PART,
     (HOLDS, CONTRADICTED): IN_PART,
+    (HOLDS, OPPOSED): IN_PART,
+    (IN_PART, OPPOSED): IN_PART,
     (CONTRADICTED, NOT_SEEN): CONTRADICTED,
+    (CONTRADICTED, OPPOSED): CONTRADICTED,
     (CONTRADICTED, IN_PART): CONTRADICTED,
     (IN_PART, NOT_SEEN): IN_PART,
+    (OPPOSED,): OPPOSED,
+    (OPPOSED, NOT_TESTED): OPPOSED,
+    (OPPOSED, NOT_SEEN): NOT_SEEN,
     (NOT_SEEN, NOT_TESTED): NOT_SEEN,
     (): NOT_TESTED,
 }
@@ -153,7 +157,7 @@ def test_real_data_sets_together(verdicts, expected):
 
 @pytest.mark.parametrize(("real", "digits"), list(itertools.product([HOLDS, IN_PART, CONTRADICTED], VERDICTS)))
 def test_where_real_data_decide_digits_only_keep_a_claim_from_holding(real, digits):
-    kept = real == HOLDS and digits == CONTRADICTED
+    kept = real == HOLDS and digits == OPPOSED
     assert overall([("real", real), ("digits", digits)]) == (IN_PART if kept else real)
 
 
@@ -162,9 +166,9 @@ def test_digits_that_speak_against_a_claim_weigh_as_such_though_they_cannot_cont
     about = {"network": "a net", "finding": "It is behind."}
     against, undecided = ([-1.1, -1.0, -0.9], [-1.0, 0.0, 1.0])
     digits = run_test(rule, against, data="digits", **about)
-    assert (digits.verdict, digits.weight) == (NOT_SEEN, ("digits", CONTRADICTED))
-    assert run_test(rule, undecided, data="digits", **about).weight == ("digits", NOT_SEEN)
-    assert run_test(rule, against, data="CIFAR-10", **about).weight == ("real", CONTRADICTED)
+    assert (digits.grade, digits.verdict) == ("digits", OPPOSED)
+    assert run_test(rule, undecided, data="digits", **about).verdict == NOT_SEEN
+    assert run_test(rule, against, data="CIFAR-10", **about).verdict == CONTRADICTED
 
 
 def test_a_test_says_what_its_seeds_change():
@@ -186,40 +190,40 @@ def test_where_they_do_not_the_digits_give_at_most_in_part(real):
 def test_a_toy_does_not_refute():
     assert run_test(ONE, NONE, **ABOUT).verdict == CONTRADICTED
     test = run_test(ONE, NONE, **ABOUT | {"data": "digits"})
-    assert test.verdict == NOT_SEEN
+    assert test.verdict == OPPOSED
     assert test.grade == "digits"
 
 
 @pytest.mark.parametrize(
     ("scale", "verdict"),
-    [(1.0, CONTRADICTED), (SCALE, CONTRADICTED), (SCALE - 1e-9, NOT_SEEN), (0.001, NOT_SEEN)],
+    [(1.0, CONTRADICTED), (SCALE, CONTRADICTED), (SCALE - 1e-9, OPPOSED), (0.001, OPPOSED)],
 )
 def test_less_than_a_tenth_of_the_training_does_not_refute_either(scale, verdict):
     assert run_test(ONE, NONE, **ABOUT, scale=scale).verdict == verdict
     parts = {"first": WIDE, "second": NONE}
     assert run_test(TWO, parts, **ABOUT, scale=scale).verdict == verdict
-    assert run_test(ONE, NONE, **ABOUT | {"data": "digits"}, scale=scale).verdict == NOT_SEEN
+    assert run_test(ONE, NONE, **ABOUT | {"data": "digits"}, scale=scale).verdict == OPPOSED
 
 
 def test_a_small_scale_changes_no_other_verdict():
     for effect, verdict in ((SURE, HOLDS), ([0.4, 0.5, 0.6], IN_PART), (WIDE, NOT_SEEN), ([5.0, 6.0], NOT_TESTED)):
         test = run_test(ONE, effect, **ABOUT, scale=0.01)
-        assert (test.verdict, test.weight) == (verdict, ("real", verdict))
+        assert (test.grade, test.verdict) == ("real", verdict)
     halves = run_test(TWO, {"first": SURE, "second": NONE}, **ABOUT, scale=0.01)
-    assert halves.weight == ("real", IN_PART)
+    assert halves.verdict == IN_PART
 
 
 def test_what_speaks_against_a_claim_at_small_scale_keeps_it_from_holding_and_does_not_contradict_it():
-    small, large = (run_test(ONE, NONE, **ABOUT, scale=scale).weight for scale in (0.05, 0.5))
-    holds = run_test(ONE, SURE, **ABOUT).weight
-    assert (small, large) == (("digits", CONTRADICTED), ("real", CONTRADICTED))
-    assert overall([small]) == NOT_SEEN
+    small, large = (("real", run_test(ONE, NONE, **ABOUT, scale=scale).verdict) for scale in (0.05, 0.5))
+    holds = ("real", HOLDS)
+    assert (small, large) == (("real", OPPOSED), ("real", CONTRADICTED))
+    assert overall([small]) == overall([small, small]) == OPPOSED
     assert overall([small, holds]) == overall([holds, small]) == IN_PART
-    assert overall([small, ("real", NOT_SEEN)]) == overall([small, small]) == NOT_SEEN
+    assert overall([small, ("real", NOT_SEEN)]) == overall([small, ("digits", NOT_SEEN)]) == NOT_SEEN
     assert overall([small, ("real", IN_PART)]) == IN_PART
     assert overall([small, large]) == overall([large]) == CONTRADICTED
     assert overall([small, ("digits", HOLDS)]) == IN_PART
-    assert overall([small, ("digits", CONTRADICTED)]) == NOT_SEEN
+    assert overall([small, ("digits", OPPOSED)]) == overall([small, ("real", NOT_TESTED)]) == OPPOSED
 
 
 @pytest.mark.parametrize(
@@ -329,7 +333,7 @@ def test_bad_rules_are_refused(change, error, message):
 
 
 def test_marks_differ_without_colour():
-    assert len(set(MARKS.values())) == len(VERDICTS) == 5
+    assert len(set(MARKS.values())) == len(VERDICTS) == 6
     assert [mark(verdict)[2:] for verdict in VERDICTS] == list(VERDICTS)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from invkit.book.ledger.verdicts import SEEDS, interval
 from invkit.book.numbers import finite, summarise
-from invkit.book.verdicts import SEEDS, interval
 from invkit.core.files import atomic_path
 from invkit.show.tables import table_body
 

@@ -1,9 +1,9 @@
-"""Graded verdicts: what a claim asks of the numbers, and what the numbers answer.
+"""Graded verdicts: what the numbers answer to a claim.
 
-A :class:`Rule` (one entry of ``rules.yml``) says which *effect* is measured, and which size of it a claim asks for. A
-:class:`Test` holds the effects that were measured on one data set, one number for each seed; the 95% interval of
-their mean is compared with the rule. Digits, and real data with less than a tenth of the paper's training, contradict
-nothing. :func:`overall` puts the verdicts of several data sets together.
+A :class:`Test` holds the effects that were measured on one data set, one number for each seed; the 95% interval of
+their mean is compared with the claim's :class:`~invkit.book.ledger.rules.Rule`. Digits, and real data with less than a
+tenth of the paper's training, contradict nothing: a claim that they speak against is opposed. :func:`overall` puts the
+verdicts of several data sets together.
 """
 
 from __future__ import annotations
@@ -12,19 +12,15 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
 from typing import Any, ClassVar, Self
 
-import yaml
-
+from invkit.book.ledger.rules import Part, Rule
 from invkit.book.numbers import Summary, finite, format_interval, format_number, is_summary
-from invkit.core.config import config_hash
 
 HOLDS, IN_PART, CONTRADICTED = "holds", "in part", "contradicted"
-NOT_SEEN, NOT_TESTED = "not seen at this scale", "not tested"
-VERDICTS = (HOLDS, IN_PART, CONTRADICTED, NOT_SEEN, NOT_TESTED)
-MARKS = {HOLDS: "✓", IN_PART: "◐", CONTRADICTED: "✗", NOT_SEEN: "○", NOT_TESTED: "–"}
+OPPOSED, NOT_SEEN, NOT_TESTED = "opposed at this scale", "not seen at this scale", "not tested"
+VERDICTS = (HOLDS, IN_PART, CONTRADICTED, OPPOSED, NOT_SEEN, NOT_TESTED)
+MARKS = {HOLDS: "✓", IN_PART: "◐", CONTRADICTED: "✗", OPPOSED: "⊘", NOT_SEEN: "○", NOT_TESTED: "–"}
 
 DIGITS, REAL = "digits", "real"
 REAL_DATA = ("mnist", "fashion-mnist", "cifar", "svhn", "imagenet", "photographs", "any")
@@ -33,127 +29,6 @@ SEEDS = 3
 """With fewer numbers there is no interval worth the name, and no verdict."""
 SCALE = 0.1
 """With a smaller share of the paper's training, in steps or in images, a test on real data contradicts nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One quantity that a claim asks for.
-
-    Attributes:
-        name: Empty where the rule has one quantity alone.
-        quantity: What each seed's number is, in words; larger is truer to the claim.
-        unit: Of the numbers; empty for a share or a ratio.
-        holds: Threshold that the whole interval must lie above.
-        absent: At or below this the effect is not there.
-    """
-
-    name: str = ""
-    quantity: str
-    unit: str = ""
-    holds: float
-    absent: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.quantity.strip():
-            raise ValueError(f"part {self.name!r} of a rule needs a quantity, in words")
-        if not self.absent <= self.holds:
-            raise ValueError(f"part {self.name!r}: absent ({self.absent}) must be at most holds ({self.holds})")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """What a claim asks of the numbers.
-
-    Attributes:
-        id: The claim.
-        parts: One quantity, or several with names.
-        source: Where the thresholds come from.
-        exact: Whether the quantity has no chance in it, so that one number is enough.
-        before: The verdict of the book's first ledger.
-        why: What changes against that, in a sentence.
-        mended: The day, as in ``"2026-12-01"``, of a change by which runs that existed are judged as well.
-        mended_digest: What :meth:`digest` gave after that change, so that a later one does not pass for it.
-
-    Raises:
-        ValueError: If only one of ``mended`` and ``mended_digest`` is given.
-    """
-
-    id: str
-    parts: tuple[Part, ...]
-    source: str
-    before: str
-    why: str
-    exact: bool = False
-    mended: str = ""
-    mended_digest: str = ""
-
-    def __post_init__(self) -> None:
-        if bool(self.mended) != bool(self.mended_digest):
-            raise ValueError(
-                f"rule of {self.id}: mended and mended_digest are given together or not at all; "
-                f"the digest is {self.digest()} now"
-            )
-
-    def digest(self) -> str:
-        """Twelve hexadecimal digits that change with whatever may change a verdict: quantities and thresholds.
-
-        >>> rule = load_rules()["di.verifier"]
-        >>> import dataclasses
-        >>> rule.digest() == dataclasses.replace(rule, why="Another sentence.").digest()
-        True
-        """
-        return config_hash({"parts": list(self.parts), "exact": self.exact})
-
-    def part(self, name: str) -> Part:
-        """The part of that name.
-
-        Raises:
-            ValueError: Naming the parts that there are.
-        """
-        for part in self.parts:
-            if part.name == name:
-                return part
-        names = ", ".join(repr(part.name) for part in self.parts if part.name)
-        there = f"its parts are {names}" if names else "its rule has a single quantity, without a name"
-        raise ValueError(f"{self.id}: unknown part {name!r}; {there}")
-
-
-@cache
-def load_rules() -> Mapping[str, Rule]:
-    """The rules by which the book's claims are judged, by claim.
-
-    Raises:
-        ValueError: If two rules are of one claim.
-
-    >>> load_rules()["di.verifier"].parts[0].holds
-    0.5
-    """
-    rows = yaml.safe_load((resources.files("invkit.book") / "rules.yml").read_text("utf8"))
-    rules = {row["id"]: read_rule(row) for row in rows}
-    if len(rules) != len(rows):
-        raise ValueError("rules.yml: two rules share an id")
-    return rules
-
-
-def read_rule(row: Mapping[str, Any]) -> Rule:
-    """A rule from its entry in ``rules.yml``: the fields of its one part, or a list of ``parts`` with names.
-
-    Raises:
-        TypeError: For a field that is unknown or missing.
-
-    >>> entry = {"id": "a", "quantity": "gain", "holds": 1, "source": "", "before": "holds", "why": ""}
-    >>> read_rule(entry).parts
-    (Part(name='', quantity='gain', unit='', holds=1.0, absent=0.0),)
-    """
-    row = dict(row)
-    keys = ("quantity", "unit", "holds", "absent")
-    single = {key: row.pop(key) for key in keys if key in row}
-    parts = row.pop("parts", None) or [single]
-    return Rule(**row, parts=tuple(Part(**part | _floats(part)) for part in parts))
-
-
-def _floats(part: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(part[key]) for key in ("holds", "absent") if key in part}
 
 
 def interval(values: Sequence[float], *, exact: bool = False) -> tuple[float, float] | None:
@@ -268,31 +143,34 @@ def overall(tests: Iterable[tuple[str, str]]) -> str:
     """The verdict on a claim from those of its tests.
 
     Args:
-        tests: Grade (``"digits"`` or ``"real"``) and verdict of each, as :attr:`Test.weight` gives them.
+        tests: Grade (``"digits"`` or ``"real"``) and verdict of each.
 
     Returns:
         That of the real data sets where one of them says *holds*, *in part* or *contradicted*: *holds* if all of those
-        tested hold, *contradicted* if one contradicts and none holds, else *in part*. What speaks against the claim
-        and cannot refute it, digits or real data with too little training, has the grade ``"digits"`` here, and keeps
-        it from holding. If the digits alone say *holds* or *in part*: *in part*. Otherwise *not seen at this scale*,
-        and *not tested* if nothing was.
+        tested hold, *contradicted* if one contradicts and none holds, else *in part*; a test that opposes the claim,
+        of either grade, keeps it from holding. If the digits alone say *holds* or *in part*: *in part*. Otherwise
+        *opposed at this scale* if all that were tested oppose it, else *not seen at this scale*, and *not tested* if
+        nothing was.
 
     >>> overall([("real", "holds"), ("digits", "not seen at this scale")]), overall([("digits", "holds")])
     ('holds', 'in part')
-    >>> overall([("real", "holds"), ("digits", "contradicted")])
+    >>> overall([("real", "holds"), ("digits", "opposed at this scale")])
     'in part'
     """
     tests = [(grade, verdict) for grade, verdict in tests if verdict != NOT_TESTED]
-    real = {verdict for grade, verdict in tests if grade == REAL}
+    found = {verdict for _, verdict in tests}
+    real = {verdict for grade, verdict in tests if grade == REAL} - {OPPOSED}
     if real & {HOLDS, IN_PART, CONTRADICTED}:
-        if real == {HOLDS} and (DIGITS, CONTRADICTED) in tests:
+        if real == {HOLDS} and OPPOSED in found:
             return IN_PART
         if len(real) == 1:
             return real.pop()
         return CONTRADICTED if CONTRADICTED in real and HOLDS not in real else IN_PART
-    if any(grade == DIGITS and verdict in (HOLDS, IN_PART) for grade, verdict in tests):
+    if found & {HOLDS, IN_PART}:
         return IN_PART
-    return NOT_SEEN if tests else NOT_TESTED
+    if not found:
+        return NOT_TESTED
+    return OPPOSED if found == {OPPOSED} else NOT_SEEN
 
 
 def can_refute(grade: str, scale: float) -> bool:
@@ -377,17 +255,6 @@ class Test:
         changed = f" of {self.seeds_of}" if self.seeds_of else ""
         return f"{self.data}, {self.network}, {self.n} seed{'s' if self.n > 1 else ''}{changed}{scale}{run}{age}"
 
-    @property
-    def weight(self) -> tuple[str, str]:
-        """Grade and verdict as :func:`overall` takes them.
-
-        Numbers that speak against the claim say *contradicted* here, though the verdict does not where the test cannot
-        refute it; real data that cannot count as digits do.
-        """
-        if combine(effect.verdict for effect in self.effects.values()) != CONTRADICTED:
-            return self.grade, self.verdict
-        return self.grade if can_refute(self.grade, self.scale) else DIGITS, CONTRADICTED
-
     def against(self, rule: Rule) -> list[str]:
         """Each part's number against its threshold; a part that was not measured says so."""
         return [
@@ -435,7 +302,7 @@ def run_test(
     found = [effects[part.name].verdict if part.name in effects else NOT_TESTED for part in rule.parts]
     verdict = combine(found)
     if verdict == CONTRADICTED and not can_refute(grade, scale):
-        verdict = NOT_SEEN
+        verdict = OPPOSED
     return Test(data=data, network=network, grade=grade, scale=scale, effects=effects, verdict=verdict, **about)
 
 

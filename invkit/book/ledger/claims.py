@@ -2,7 +2,7 @@
 
 A chapter collects its answers in :class:`Claims`, shows them with :meth:`Claims.table` and writes them with
 :meth:`Claims.save`; the scoreboard page gathers the files. The list of claims is ``claims.yml`` beside this file, the
-rule that each is judged by in ``rules.yml``, see :mod:`invkit.book.verdicts`.
+rule that each is judged by in ``rules.yml``, see :mod:`invkit.book.ledger.verdicts`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 
 import yaml
 
-from invkit.book.numbers import Summary, format_summary, summaries
-from invkit.book.recorded import load_recorded
-from invkit.book.root import find_root
-from invkit.book.verdicts import (
+from invkit.book.ledger.rules import Rule, load_rules
+from invkit.book.ledger.verdicts import (
     MARKS,
     NOT_SEEN,
     NOT_TESTED,
-    Rule,
+    OPPOSED,
     Test,
     classes,
-    load_rules,
     mark,
     overall,
     read_test,
     run_test,
 )
+from invkit.book.numbers import Summary, format_summary, summaries
+from invkit.book.recorded import load_recorded
+from invkit.book.root import find_root
 from invkit.core.config import config_hash
 from invkit.core.files import write_json
 
@@ -61,7 +61,7 @@ def load_claims() -> dict[str, Claim]:
     >>> load_claims()["di.verifier"].chapter
     '01'
     """
-    rows = yaml.safe_load((resources.files("invkit.book") / "claims.yml").read_text("utf8"))
+    rows = yaml.safe_load((resources.files("invkit.book.ledger") / "claims.yml").read_text("utf8"))
     claims = {row["id"]: Claim(**row) for row in rows}
     if len(claims) != len(rows):
         raise ValueError("claims.yml: two claims share an id")
@@ -152,7 +152,7 @@ class Claims:
             seeds_of: What the seeds change, where it is not everything: ``"the students"``, all taught by one network.
                 By default ``"one network"`` where the recorded run shows that they left its networks alone.
             scale: Share of the paper's training that this had, in steps or in images, the smaller. What speaks against
-                a claim at less than :data:`~invkit.book.verdicts.SCALE` does not contradict it.
+                a claim at less than :data:`~invkit.book.ledger.verdicts.SCALE` does not contradict it.
 
         Raises:
             ValueError: For an id that is unknown or another chapter's, an unknown part, numbers that are missing or not
@@ -176,7 +176,7 @@ class Claims:
         row = self.rows.get(id)
         others = [t for t in row.tests if (t.data, t.network) != (data, network)] if row else []
         tests = [*others, test]
-        self.rows[id] = Row(id, overall(t.weight for t in tests), tests, rule.digest())
+        self.rows[id] = Row(id, overall((t.grade, t.verdict) for t in tests), tests, rule.digest())
 
     def untested(self, id: str, reason: str) -> None:
         """Say why claim ``id`` is not tested; whatever was said of it before is dropped.
@@ -299,10 +299,10 @@ LEGEND = (
     "1 for a share. A claim holds where the whole interval lies above the threshold, is contradicted where it lies "
     "below ‘absent at’, or below the threshold where none is given, and holds in part where it lies between the two, "
     f"or where it has several parts and some of them hold. {MARKS[NOT_SEEN]} says that the numbers do not decide, as "
-    "the interval reaches a threshold, or that digits speak against the claim, or real data with less than a tenth of "
-    "the paper's training, neither of which can contradict it; it does not say that there is no effect. Overall, a "
-    "claim that was tested on digits alone holds in part at most. A rule that is younger than the run was written or "
-    "mended when the run's numbers were known."
+    f"the interval reaches a threshold; it does not say that there is no effect. {MARKS[OPPOSED]} says that they speak "
+    "against the claim and cannot contradict it, as they come from digits, or from real data with less than a tenth of "
+    "the paper's training. Overall, a claim that was tested on digits alone holds in part at most. A rule that is "
+    "younger than the run was written or mended when the run's numbers were known."
 )
 """What readers take amiss, beneath each table."""
 
