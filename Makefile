@@ -24,7 +24,7 @@ STRIP    = --keep-id --extra-keys "metadata.book metadata.papermill metadata.wid
 export PYTHONUTF8 := 1
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup book test bench execute html lint report clean
+.PHONY: help setup book test bench execute trial html lint report clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ book: execute html ## run every notebook, build the pages into _build/html
 
 execute: $(STAMP) ## run every notebook that changed (PROFILE=ci|book|paper, JOBS=n)
 	$(RUN) --profile $(PROFILE)
+
+trial: $(STAMP) ## every notebook in profile paper with five steps of each loop, before hours are spent on one
+	$(RUN) --profile paper --trial
 
 html: $(STAMP) ## build the pages from the runs that are there
 	BOOK_PROFILE=$(PROFILE) $(BUILD)
@@ -58,7 +61,7 @@ report: $(STAMP) ## one HTML file on your network: NETWORK=my_file:make_net [WEI
 	  --judge-weights "$(JUDGE_WEIGHTS)" --spec "$(SPEC)" --minutes $(or $(MINUTES),10) --out "$(or $(OUT),report.html)"
 
 clean: ## remove built pages and runs (environment and caches stay)
-	rm -rf _build build/executed build/failed build/ci build/claims
+	rm -rf _build build/executed build/failed build/ci build/claims build/trial
 
 ifdef PYTHON
 $(STAMP): pyproject.toml tools/check_torch.py

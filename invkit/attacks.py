@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invkit.core.rng import default_generator
 from invkit.core.spec import ImageSpec, check_images
+from invkit.core.trial import in_trial
 from invkit.data.batching import to_float
 from invkit.metrics.quality import class_indices, evaluating, in_batches
 
@@ -77,7 +78,7 @@ def pgd(
     start = _in_ball(images, eps, norm, generator or default_generator()) if random_start else 0.0
     attacked = (images + start).clamp(0, 1)
     with evaluating(network):
-        for _ in range(steps):
+        for _ in range(in_trial(steps)):
             gradient = _gradient(network, attacked, labels)
             step = size * (gradient.sign() if norm == "Linf" else _unit(gradient))
             attacked = images + _project(attacked + step - images, eps, norm)

@@ -13,10 +13,12 @@ from invkit.analysis.sparse_autoencoder import (
     sparse_autoencoder,
 )
 from invkit.analysis.tune import Tuned, tune
+from invkit.analysis.weight_equation import HiddenLayer, solve_for_images, train_to_the_end
 
 __all__ = [
     "Comparison",
     "FeaturePlane",
+    "HiddenLayer",
     "Lead",
     "LogitProbe",
     "Regions",
@@ -34,7 +36,9 @@ __all__ = [
     "grid_search",
     "local_maxima",
     "logits",
+    "solve_for_images",
     "sparse_autoencoder",
+    "train_to_the_end",
     "tsne",
     "tune",
 ]

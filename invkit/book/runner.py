@@ -4,7 +4,9 @@
 named, ``--set NOTEBOOK.NAME=VALUE`` of one; ``--sweep NAME=VALUES`` and ``--cluster`` run a grid, see
 :mod:`invkit.book.sweep`. A run appears in ``build/executed/<profile>/`` only when its last
 cell has finished, a failed one is kept in ``build/failed/``. What has not changed is not run again. Where a recorded
-run is missing that a notebook names, the rest of it is run, with a warning, see :mod:`invkit.book.missing`."""
+run is missing that a notebook names, the rest of it is run, with a warning, see :mod:`invkit.book.missing`.
+``--trial`` goes through every cell with loops cut short, before hours are spent on one: ``build/trial/<profile>/``.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,17 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from invkit.book.missing import records_missing, rewritten
 from invkit.book.parameters import BadParameters, Parameter, read_parameters, refuse
+from invkit.core.trial import TRIAL
 
 PROFILES = ("ci", "book", "paper")
 RUNNER = (
@@ -38,6 +42,7 @@ RUNNER = (
     "book/sweep/table.py",
 )  # fmt: skip; a change here changes no result
 
+TRIAL_STEPS = 5
 QUEUED = 1000  # jobs that a sweep lets run at once where a scheduler divides the machines
 
 
@@ -174,12 +179,14 @@ def without_records(root: Path, notebook: Path) -> tuple[dict[str, str], dict[in
     return missing, {numbers[k]: text for k, text in rewritten(code, missing).items()}
 
 
-def start_worker(job: Job, root: Path, timeout: int, threads: int) -> tuple[Job, float, str]:
+def start_worker(
+    job: Job, root: Path, timeout: int, threads: int, more: Mapping[str, str]
+) -> tuple[Job, float, str]:  # fmt: skip
     """Run one job in a process of its own; a worker that was killed gives an error too, not silence."""
     order = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(job).items()} | {"timeout": timeout}
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
     inline = "module://matplotlib_inline.backend_inline"
-    env = os.environ | {"PYTHONPATH": path, "MPLBACKEND": inline, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    env = os.environ | {"PYTHONPATH": path, "MPLBACKEND": inline, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **more}
     env.setdefault("OMP_NUM_THREADS", str(threads))
     env["INVKIT_QUIET"] = "1"  # a bar has no place in a page
     env.setdefault("INVKIT_START", str(Path.cwd()))  # a reader's relative paths are meant from here
@@ -194,12 +201,14 @@ def start_worker(job: Job, root: Path, timeout: int, threads: int) -> tuple[Job,
     return job, seconds, json.loads(lines[-1])
 
 
-def run(todo: Sequence[Job], root: Path, parallel: int, timeout: int) -> int:
-    """Run jobs, print a line for each; the number that failed."""
+def run(
+    todo: Sequence[Job], root: Path, parallel: int, timeout: int, more: Mapping[str, str] = {}
+) -> int:  # fmt: skip
+    """Run jobs with some ``more`` environment variables, print a line for each; the number that failed."""
     threads = max(1, cores() // max(1, min(parallel, len(todo))))
     failures = 0
     with ThreadPoolExecutor(max(1, parallel)) as pool:
-        for future in as_completed([pool.submit(start_worker, job, root, timeout, threads) for job in todo]):
+        for future in as_completed([pool.submit(start_worker, job, root, timeout, threads, more) for job in todo]):
             job, seconds, error = future.result()
             print(f"  {'FAILED' if error else 'ran':10}  {job.notebook.stem}  {seconds:.1f} s", flush=True)
             if error:
@@ -224,6 +233,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=int, default=3600, help="seconds that one cell may take")
     parser.add_argument("--out", type=Path, help="folder for the runs (default: build/executed/<profile>)")
     parser.add_argument("--force", action="store_true", help="run also what has not changed")
+    parser.add_argument("--trial", action="store_true", help="five steps of each loop, to see that all cells run")
     grid = parser.add_argument_group(
         "a grid of runs on a cluster", "-p may then give several values, as in -p lr 0.1,0.2"
     )
@@ -261,6 +271,20 @@ def main_sweep(options: argparse.Namespace, command: Sequence[str]) -> int:
         return 2
 
 
+def trial(jobs: Sequence[Job], root: Path, options: argparse.Namespace) -> int:
+    """Every cell with loops of a few steps, in a folder of their own: nothing of it may be found by a run."""
+    folder = (options.out or root / "build/trial" / options.profile).resolve()
+    jobs = [
+        replace(job, target=folder / job.notebook.name, claims=folder / f"{job.notebook.stem}.json") for job in jobs
+    ]
+    with tempfile.TemporaryDirectory() as networks:
+        own = {TRIAL: str(TRIAL_STEPS), "INVKIT_CLAIMS": str(folder), "INVKIT_CACHE": networks}
+        failures = run(jobs, root, cores() if options.jobs is None else options.jobs, options.timeout, own)
+    if failures:
+        print(f"{failures} of {len(jobs)} trials failed", file=sys.stderr)
+    return int(failures > 0)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 all there, 1 a notebook failed, 2 refused before any work."""
     options = arguments().parse_args(argv)
@@ -277,6 +301,8 @@ def main(argv: list[str] | None = None) -> int:
     for job in jobs:
         for name, problem in job.missing.items():
             print(f"warning: {job.notebook.stem} lacks the recorded run {name} ({problem})", file=sys.stderr)
+    if options.trial:
+        return trial(jobs, root, options)
     todo = [job for job in jobs if options.force or not job.is_done()]
     for job in jobs:
         if job not in todo:

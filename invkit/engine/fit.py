@@ -20,6 +20,7 @@ from invkit.core.device import progress
 from invkit.core.files import read_checkpoint, save_state
 from invkit.core.results import DivergedError, FitResult, Stopped
 from invkit.core.rng import isolated_rng
+from invkit.core.trial import in_trial
 from invkit.data.batching import batches
 from invkit.engine.learner import Learner
 
@@ -220,8 +221,8 @@ class _Run:
 
     def steps(self, callbacks: Sequence[Callback], desc: str) -> Ending:
         """Step until the end; return why it ended."""
-        config = self.config
-        for index in progress(range(self.step, config.steps), total=config.steps, desc=desc, initial=self.step):
+        config, last = self.config, in_trial(self.config.steps)
+        for index in progress(range(self.step, last), total=last, desc=desc, initial=self.step):
             batch = next(self.stream)
             self._set_rates(lr_factor(config, index))
             values = self.learner.step(batch)
@@ -229,7 +230,7 @@ class _Run:
             self.step = index + 1
             answers = [callback(FitStep(index=index, values=values)) for callback in callbacks]  # every one is asked
             stop = any(answer is True for answer in answers)
-            end = stop or self.step == config.steps
+            end = stop or self.step == last
             save = self.path is not None and (end or self.step % config.checkpoint_every == 0)
             if end or save or self.step % config.log_every == 0:
                 divergence = self.divergence()

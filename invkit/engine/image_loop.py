@@ -21,6 +21,7 @@ from invkit.core.files import digest, read_checkpoint, save_state
 from invkit.core.results import InversionResult, Step, Stopped
 from invkit.core.rng import default_generator
 from invkit.core.target import Target
+from invkit.core.trial import in_trial
 from invkit.engine.image_adam import ImageAdam, scales_of
 from invkit.engine.multiscale import Stage
 from invkit.objectives.objective import Gradient, Objective
@@ -244,7 +245,8 @@ class _Run:
         self.objective, self.config, self.generator = objective, config, generator
         self.staged, self.pick, self.checkpoint = bool(stages), pick, checkpoint
         size = (images.shape[-2], images.shape[-1])
-        self.plan = stages or [Stage(size=size, steps=config.steps, start=lambda images: images)]
+        plan = stages or [Stage(size=size, steps=config.steps, start=lambda images: images)]
+        self.plan = [replace(stage, steps=in_trial(stage.steps)) for stage in plan]
         self.seed = generator.initial_seed()
         # Hashed once: a checkpoint is this network's, and of these first images.
         fingerprint = getattr(objective.network, "fingerprint", None)

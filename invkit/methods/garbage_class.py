@@ -17,6 +17,7 @@ from invkit.core.results import FitResult
 from invkit.core.rng import seeded, spawn
 from invkit.core.spec import ImageSpec
 from invkit.core.target import Target
+from invkit.core.trial import in_trial
 from invkit.data.datasets import DataSet
 from invkit.data.images import quantise
 from invkit.data.outliers import gaussian_noise
@@ -97,7 +98,7 @@ class GarbageLearner(ClassifierLearner):
     ) -> None:  # fmt: skip
         super().__init__(module, spec, config, generator=generator, device=device)
         self.counts = torch.bincount(labels, minlength=spec.n_classes)
-        self.epoch_steps = max(len(labels) // config.batch_size, 1)
+        self.epoch_steps = in_trial(max(len(labels) // config.batch_size, 1))
         self.inversion, self.steps_done = inversion, 0
         self.bank = gaussian_noise(config.noise, spec, self.generator)
         frozen = self._frozen()

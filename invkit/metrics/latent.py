@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invkit.core.spec import check_images
 from invkit.core.target import GeneratorTarget
+from invkit.core.trial import in_trial
 
 
 @torch.no_grad()
@@ -146,7 +147,7 @@ def refine_codes(target: GeneratorTarget, codes: Tensor, images: Tensor, steps: 
         raise ValueError(f"there are {len(codes)} codes for {len(images)} images")
     leaf, aim = codes.detach().to(target.device, copy=True).requires_grad_(), images.to(target.device)
     optimizer = torch.optim.Adam([leaf], lr)
-    for _ in range(steps):
+    for _ in range(in_trial(steps)):
         loss = (target(leaf) - aim).square().sum()
         (leaf.grad,) = torch.autograd.grad(loss, leaf)
         optimizer.step()

@@ -26,7 +26,7 @@ def table(
 
     Args:
         rows: By name a mapping from scores to numbers or texts, or a list of such mappings, one for each seed, which
-            is shown as mean ± standard deviation. Columns are headed as by :func:`heading`.
+            is shown as mean ± standard deviation. Names and heads are written as by :func:`heading`.
         digits: Digits after the point; by default three in a column of numbers below ten, and one fewer for each
             further digit before the point.
         corner: Heading of the names.
@@ -50,7 +50,8 @@ def table(
     texts = {name: {key: _text(row, key, places[key]) for key in row[0]} for name, row in lists.items()}
     frame = pd.DataFrame.from_dict(texts, orient="index", columns=columns)
     frame = frame.rename_axis(corner).reset_index()
-    style = frame.style.hide(axis="index").format(na_rep="–").format_index(heading, axis="columns")
+    style = frame.style.hide(axis="index").format(na_rep="–").format(heading, subset=[corner])
+    style = style.format_index(heading, axis="columns")
     return style.set_table_attributes('class="dataframe"')
 
 

@@ -368,6 +368,27 @@ def test_long_names_of_a_recorded_run_stand_above_their_numbers_too(tmp_path):
     assert {(row["class"][0], row.td["colspan"]) for row in above} == {("inv-name", "1")}
 
 
+@pytest.mark.parametrize(("columns", "many"), [(4, False), (5, True), (9, True)])
+def test_numbers_of_many_columns_carry_the_names_of_these(tmp_path, columns, many):
+    facts = {"title": "A run", "config": {}, "command": "make run", "seeds": [0], "seconds": 1, "device": "cpu"}
+    row = {f"psnr {i}": [float(i)] for i in range(columns)}
+    record("run_1", measured={"a": row, "a row of a name of many more words": row}, folder=tmp_path, **facts)
+    table = BeautifulSoup(page(load_recorded("run_1", tmp_path)._repr_html_())[1], "html.parser").table
+    assert ("inv-many" in table.get("class", [])) == many
+    assert bool(table.select("tr.inv-name")) != many, "names of rows have a line of their own there"
+    heads = [cell.get("data-head") for cell in table.select("tbody tr:has(> th)")[1].find_all("td")]
+    assert heads == ([f"PSNR {i}" for i in range(columns)] if many else [None] * columns)
+
+
+def test_rows_that_lack_a_column_keep_theirs(tmp_path):
+    facts = {"title": "A run", "config": {}, "command": "make run", "seeds": [0], "seconds": 1, "device": "cpu"}
+    row = {f"x{i}": [float(i)] for i in range(6)}
+    record("run_1", measured={"a": row, "b": {"x1": [3.0]}}, folder=tmp_path, **facts)
+    table = BeautifulSoup(page(load_recorded("run_1", tmp_path)._repr_html_())[1], "html.parser").table
+    found = [(cell["data-head"], cell.get_text()) for cell in table.select("tbody tr")[1].find_all("td")]
+    assert [head for head, text in found if text] == ["x1"]
+
+
 def test_sentences_of_a_run_keep_a_number_with_its_spread():
     _, html, _ = page('<div class="inv-statements"><p>It is 0.5 ± 0.1.</p></div>')
     assert "0.5\xa0±\xa00.1" in html

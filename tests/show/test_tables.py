@@ -56,3 +56,9 @@ def test_rows_measured_by_nothing_in_common_stand_in_tables_of_their_own():
     }
     found = [re.findall(r'scope="row">([^<]+)', part) for part in separate_tables(rows).split("</table>")[:-1]]
     assert found == [["network", "images", "student"], ["step 1", "step 2"]]
+
+
+def test_scores_are_spelt_alike_in_names_and_heads():
+    html = table({"psnr, ours": {"ssim": 0.5}, "tv": {"ssim": 0.25}}).to_html()
+    assert re.findall(r">([^<>]*(?:PSNR|SSIM|roughness)[^<>]*)<", html) == ["SSIM", "PSNR, ours", "roughness"]
+    assert "psnr" not in re.sub(r"<[^>]*>", "", html)
