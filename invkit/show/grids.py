@@ -132,6 +132,7 @@ def image_rows(
     width, height = _tile_size(next(iter(pixels.values())), columns, scale, PAGE - left - right)
     first = MARGIN + (LINE + GAP if title else 0)
     names = {name: _wrapped(name) for name in pixels}
+    longest = max(len(line) for wrapped in names.values() for line in wrapped.split("\n"))
     lines = max(2, *(wrapped.count("\n") + 1 for wrapped in names.values()))
     top, pitch = first + (LINE if heads or numbers_name else 0), max(height, lines * LINE) + GAP
     across = columns * (width + GAP)
@@ -149,7 +150,7 @@ def image_rows(
     _text(axes, *above, numbers_name, "center", _size([numbers_name], NUMBERS))
     for row, (name, batch) in enumerate(pixels.items()):
         y = top + row * pitch
-        _text(axes, MARGIN + left - GAP, y + height / 2, names[name], ha="right", size=9)
+        _text(axes, MARGIN + left - GAP, y + height / 2, names[name], ha="right", size=9 if longest < 15 else 8)
         for i, image in enumerate(batch[:columns]):
             _tile(axes, image, MARGIN + left + i * (width + GAP), y, width, height, pixelated)
         _text(axes, MARGIN + left + across + right / 2, y + height / 2, endings[name], ha="center", size=10)

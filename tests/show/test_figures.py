@@ -327,3 +327,10 @@ def test_six_curves_are_told_apart_without_colour():
 def test_few_whole_numbers_have_a_tick_each(places, ticks):
     (axes,) = curve_with_spread(places, {"a": [range(len(places))]}, xlabel="depth", ylabel="PSNR").axes
     assert (list(axes.get_xticks()) == ticks) == (ticks is not None)
+
+
+def test_the_longest_name_of_a_row_is_whole():
+    sheet = image_rows({"no augmentation": torch.full((8, 1, 8, 8), 0.5), "ours": torch.full((8, 1, 8, 8), 0.5)})
+    sheet.draw_without_rendering()
+    (name,) = [text for text in sheet.axes[0].texts if text.get_text() == "no augmentation"]
+    assert name.get_window_extent().x0 >= 0
