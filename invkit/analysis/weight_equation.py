@@ -152,6 +152,11 @@ def solve_for_images(
 
     Raises:
         ValueError: For a mean of another length.
+
+    >>> x, mean = torch.tensor([[0.5, 0.0], [0.0, 0.5]]), torch.full((2,), 0.5)
+    >>> network = train_to_the_end(x, torch.tensor([1.0, -1.0]), width=8, steps=300)
+    >>> solve_for_images(network, mean, steps=10).images.shape
+    torch.Size([6, 2])
     """
     if mean.shape != network.weights.shape[1:]:
         raise ValueError(f"mean should be ({network.weights.shape[1]},), not {tuple(mean.shape)}")
