@@ -37,7 +37,7 @@ book: execute html ## run every notebook, build the pages into _build/html
 execute: $(STAMP) ## run every notebook that changed (PROFILE=ci|book|paper, JOBS=n)
 	$(RUN) --profile $(PROFILE)
 
-trial: $(STAMP) ## every notebook in profile paper with five steps of each loop, before hours are spent on one
+trial: $(STAMP) ## every notebook in profile paper with five steps of training and inversion, before hours are spent on one
 	$(RUN) --profile paper --trial
 
 html: $(STAMP) ## build the pages from the runs that are there

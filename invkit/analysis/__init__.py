@@ -13,7 +13,7 @@ from invkit.analysis.sparse_autoencoder import (
     sparse_autoencoder,
 )
 from invkit.analysis.tune import Tuned, tune
-from invkit.analysis.weight_equation import HiddenLayer, solve_for_images, train_to_the_end
+from invkit.analysis.weight_equation import HiddenLayer, Solution, solve_for_images, train_to_the_end
 
 __all__ = [
     "Comparison",
@@ -24,6 +24,7 @@ __all__ = [
     "Regions",
     "Run",
     "SeedRows",
+    "Solution",
     "SparseAutoencoder",
     "SparseAutoencoderConfig",
     "Tuned",

@@ -81,7 +81,7 @@ class SeedRows(dict[str, Sequence[Mapping[str, float]]]):
             names: Which rows.
 
         Returns:
-            ``{"name, key": [one number for each seed]}``, as :meth:`~invkit.book.claims.Claims.add` takes it.
+            ``{"name, key": [one number for each seed]}``, as :meth:`~invkit.book.ledger.claims.Claims.test` takes it.
 
         >>> SeedRows({"a": [{"x": 3.0}, {"x": 5.0}]}).columns(["x"], "a")
         {'a, x': [3.0, 5.0]}

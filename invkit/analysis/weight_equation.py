@@ -1,8 +1,9 @@
-"""Training images solved for from the weights of a network with one hidden layer (Haim et al. 2022, §3 and §4).
+"""Training images solved for from the weights of a network with one hidden layer (Haim et al. 2022).
 
-A homogeneous network that gradient descent has trained far beyond its first perfect answer has weights that are a sum
-of gradients at training images (eq. 3 there): ``theta = sum_i lambda_i y_i grad f(x_i)`` with ``lambda_i >= 0``. Here
-``f(x) = v . ReLU(W x + b)`` tells two classes apart by its sign.
+The weights of a homogeneous network that gradient descent has trained far beyond its first perfect answer tend, in
+their direction, to a stationary point of the maximum-margin problem. They are then nearly a sum of gradients at
+training images, ``theta = sum_i lambda_i y_i grad f(x_i)`` with ``lambda_i >= 0``. Here ``f(x) = v . ReLU(W x + b)``
+tells two classes apart by its sign.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from invkit.core.rng import default_generator
 from invkit.core.trial import in_trial
 
 SHARPNESS = 300.0  # of the sigmoid in place of a step, whose slope would tell a candidate nothing
-LEAST_SHARE = 0.01  # a candidate whose share is smaller could stop to move
+LEAST_SHARE = 0.01  # a candidate whose share is smaller could stop moving
 OUTSIDE = 0.01  # weight of pixels outside [0, 1]
 
 
@@ -55,7 +56,7 @@ def train_to_the_end(
     """Train by plain gradient descent, in steps that grow as the loss falls, until hardly any loss is left.
 
     Args:
-        x: ``(N, D)``, from which something public was subtracted, such as a mean image.
+        x: ``(N, D)``, of the order of 1, from which something public was subtracted, such as a mean image.
         y: ``(N,)``, 1 or -1.
         width: Hidden units.
         steps: Steps over all of ``x``.
@@ -67,7 +68,7 @@ def train_to_the_end(
         The network.
 
     Raises:
-        ValueError: For other shapes and other classes.
+        ValueError: For other shapes and other classes, and where the training breaks down.
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> network = train_to_the_end(x, torch.tensor([1.0, -1.0]), width=8, steps=300)
@@ -85,11 +86,17 @@ def train_to_the_end(
     network = HiddenLayer(*parts)
     for _ in range(in_trial(steps)):
         loss = F.softplus(-y * network(x)).mean()
-        rate = min(0.05 / loss.item(), 50.0)
+        rate = min(0.05 / max(loss.item(), 1e-12), 50.0)
         with torch.no_grad():
             for part, gradient in zip(parts, torch.autograd.grad(loss, parts), strict=True):
                 part -= rate * gradient
-    return HiddenLayer(*(part.detach() for part in parts))
+    trained = HiddenLayer(*(part.detach() for part in parts))
+    answers = trained(x)
+    if not bool(answers.isfinite().all()) or not bool(answers.any()):
+        raise ValueError(
+            f"the training broke down; x should be finite and of the order of 1, but reaches {float(x.abs().max()):.3g}"
+        )
+    return trained
 
 
 def unexplained(network: HiddenLayer, x: Tensor, y: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,9 +130,12 @@ class Solution:
     """Images that explain a network's weights.
 
     Attributes:
-        images: ``(N, D)`` in [0, 1].
+        images: ``(N, D)``, of the classes 1 and -1 in turn, cut off to [0, 1].
         shares: ``lambda`` of each.
-        unexplained: Share of the weights' energy that they leave unexplained.
+        unexplained: What they leave of the weights' energy before they are cut off, as a share of it.
+
+    >>> Solution(images=torch.zeros(2, 4), shares=torch.ones(2), unexplained=0.1).unexplained
+    0.1
     """
 
     images: Tensor
@@ -137,21 +147,23 @@ def solve_for_images(
     network: HiddenLayer, mean: Tensor, *, candidates: int = 6, steps: int = 4000, lr: float = 0.01,
     generator: torch.Generator | None = None,
 ) -> Solution:  # fmt: skip
-    """Images of both classes in turn whose gradients add up to the weights, by Adam (Haim et al., eq. 5 to 7).
+    """Images of both classes in turn whose gradients add up to the weights, by Adam.
+
+    Minimises the squares of :func:`unexplained`, with penalties on shares near zero and on pixels outside [0, 1].
 
     Args:
         network: Trained to the end; see :func:`train_to_the_end`.
         mean: ``(D,)``, what was subtracted from the training images.
-        candidates: How many images to look for, more than there were; the rest explains little.
+        candidates: How many images to look for, at least 1 and better more than there were.
         steps: Steps of Adam, at a rate that falls by a cosine.
         lr: Where it begins.
         generator: Of the first candidates.
 
     Returns:
-        The candidates, in no order.
+        The candidates.
 
     Raises:
-        ValueError: For a mean of another length.
+        ValueError: For a mean of another length, and for no candidates.
 
     >>> x, mean = torch.tensor([[0.5, 0.0], [0.0, 0.5]]), torch.full((2,), 0.5)
     >>> network = train_to_the_end(x, torch.tensor([1.0, -1.0]), width=8, steps=300)
@@ -160,6 +172,8 @@ def solve_for_images(
     """
     if mean.shape != network.weights.shape[1:]:
         raise ValueError(f"mean should be ({network.weights.shape[1]},), not {tuple(mean.shape)}")
+    if candidates < 1:
+        raise ValueError(f"candidates should be at least 1, not {candidates}")
     generator = generator or default_generator()
     x = (0.01 * torch.randn(candidates, len(mean), generator=generator)).requires_grad_()
     shares = torch.rand(candidates, generator=generator).requires_grad_()

@@ -15,6 +15,7 @@ from invkit.book.numbers import Summary, finite, is_summary, summarise
 from invkit.book.root import find_root
 from invkit.core.config import plain
 from invkit.core.files import atomic_path, write_json
+from invkit.core.trial import TRIAL, is_trial
 from invkit.show.picture import Canvas, render_png, webp
 
 Measured = dict[str, dict[str, list[float] | Summary]]
@@ -69,8 +70,8 @@ def record(
 
     Raises:
         FileExistsError: For a name that is taken, unless ``overwrite``.
-        ValueError: For a bad name, numbers that are not finite, an empty command, a figure without alt text or a claim
-            that has no rule.
+        ValueError: For a bad name, numbers that are not finite, an empty command, a figure without alt text, a claim
+            that has no rule, and in a trial run.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -82,6 +83,8 @@ def record(
     path = path_of(name, folder)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: choose another name, or say overwrite=True")
+    if is_trial():
+        raise ValueError(f"{name}: loops are cut short by {TRIAL}; a recorded run needs all of its steps")
     if not command.strip():
         raise ValueError(f"{name}: a recorded run needs the command that repeats it")
     rules, rows = _rules_of(claims, name), _nested(measured, name)

@@ -186,7 +186,8 @@ def start_worker(
     order = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(job).items()} | {"timeout": timeout}
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
     inline = "module://matplotlib_inline.backend_inline"
-    env = os.environ | {"PYTHONPATH": path, "MPLBACKEND": inline, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **more}
+    inherited = {name: value for name, value in os.environ.items() if name != TRIAL}  # a run is a whole one
+    env = inherited | {"PYTHONPATH": path, "MPLBACKEND": inline, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **more}
     env.setdefault("OMP_NUM_THREADS", str(threads))
     env["INVKIT_QUIET"] = "1"  # a bar has no place in a page
     env.setdefault("INVKIT_START", str(Path.cwd()))  # a reader's relative paths are meant from here
@@ -233,7 +234,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=int, default=3600, help="seconds that one cell may take")
     parser.add_argument("--out", type=Path, help="folder for the runs (default: build/executed/<profile>)")
     parser.add_argument("--force", action="store_true", help="run also what has not changed")
-    parser.add_argument("--trial", action="store_true", help="five steps of each loop, to see that all cells run")
+    parser.add_argument(
+        "--trial", action="store_true", help="a few steps of training and inversion: do all cells run?"
+    )
     grid = parser.add_argument_group(
         "a grid of runs on a cluster", "-p may then give several values, as in -p lr 0.1,0.2"
     )
@@ -259,6 +262,8 @@ def main_sweep(options: argparse.Namespace, command: Sequence[str]) -> int:
         options.jobs = cores() if options.cluster == "local" else QUEUED
     try:
         root = find_root()
+        if options.trial:
+            raise BadParameters("--trial has no place in a sweep")
         if options.set:
             raise BadParameters("--set has no place in a sweep; give values by -p or --sweep")
         works = [grid.script(name) for name in options.notebooks if ".py" in name]
@@ -272,11 +277,15 @@ def main_sweep(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def trial(jobs: Sequence[Job], root: Path, options: argparse.Namespace) -> int:
-    """Every cell with loops of a few steps, in a folder of their own: nothing of it may be found by a run."""
+    """Every cell with a few steps of training and inversion; nothing of it may be found by a run."""
     folder = (options.out or root / "build/trial" / options.profile).resolve()
     jobs = [
-        replace(job, target=folder / job.notebook.name, claims=folder / f"{job.notebook.stem}.json") for job in jobs
-    ]
+        replace(
+            job, key="trial", target=folder / job.notebook.name, failed=folder / "failed" / job.notebook.name,
+            claims=folder / f"{job.notebook.stem}.json",
+        )
+        for job in jobs
+    ]  # fmt: skip
     with tempfile.TemporaryDirectory() as networks:
         own = {TRIAL: str(TRIAL_STEPS), "INVKIT_CLAIMS": str(folder), "INVKIT_CACHE": networks}
         failures = run(jobs, root, cores() if options.jobs is None else options.jobs, options.timeout, own)

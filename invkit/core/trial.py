@@ -1,4 +1,4 @@
-"""Trial runs: every loop ends after a few steps, so that a long run is known to reach its last line."""
+"""Trial runs: training and inversion end after a few steps, so that a long run is known to reach its last line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import os
 
 TRIAL = "INVKIT_TRIAL"
 """The environment variable with the most steps that a loop takes; without it, or empty, there is no limit."""
+
+
+def is_trial() -> bool:
+    """Whether loops are cut short: what they leave may not be kept.
+
+    >>> is_trial()
+    False
+    """
+    return bool(os.environ.get(TRIAL, "").strip())
 
 
 def in_trial(steps: int) -> int:

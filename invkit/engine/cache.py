@@ -17,6 +17,7 @@ from torch import nn
 from invkit.core.config import config_hash, plain
 from invkit.core.files import save_tensors, write_json
 from invkit.core.results import FitResult
+from invkit.core.trial import is_trial
 from invkit.data.datasets import DataSet
 from invkit.engine.fit import require_trained
 from invkit.networks.loading import load_weights
@@ -103,7 +104,7 @@ def _train_and_save(
     if result.stopped == "interrupted":
         raise KeyboardInterrupt
     require_trained(result, f"{record['network']} on {record['data']}", advice)
-    if result.stopped == "steps":  # a run that a callback cut short is used, not kept
+    if result.stopped == "steps" and not is_trial():  # a run that was cut short is used, not kept
         write_json(path.with_suffix(".json"), {**record, "result": plain(result)})
         save_tensors(path, module.state_dict())
         unfinished.unlink(missing_ok=True)

@@ -86,3 +86,15 @@ def test_other_shapes_and_classes_are_refused(x, y, words):
 def test_a_mean_of_another_length_is_refused(trained):
     with pytest.raises(ValueError, match=r"mean should be \(25,\), not \(24,\)"):
         solve_for_images(trained, torch.zeros(24))
+
+
+@pytest.mark.parametrize("size", [float("inf"), float("nan")])
+def test_images_that_are_not_finite_are_refused(size):
+    images, mean = pair()
+    with pytest.raises(ValueError, match="of the order of 1, but reaches"):
+        train_to_the_end(size * (images - mean), Y, steps=100, generator=ik.seeded(1))
+
+
+def test_no_candidates_are_refused(trained):
+    with pytest.raises(ValueError, match="candidates should be at least 1, not 0"):
+        solve_for_images(trained, torch.zeros(25), candidates=0)

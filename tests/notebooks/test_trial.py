@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from invkit.book import runner
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = "06_network_inversion"
 
 
-@pytest.mark.slow
 def test_a_chapter_runs_in_profile_paper_to_its_last_cell(tmp_path):
     kept = ROOT / "build/claims/paper" / f"{CHAPTER}.json"
     before = kept.read_bytes() if kept.exists() else None
@@ -40,5 +37,26 @@ def test_a_trial_that_fails_says_so(tmp_path, monkeypatch, capsys):
     assert "1 of 2 trials failed" in capsys.readouterr().err
     for job, more in asked:
         assert more["INVKIT_TRIAL"] == "5"
+        assert (job.key, job.failed.parent) == ("trial", tmp_path / "failed"), "it replaces no run"
         assert Path(more["INVKIT_CLAIMS"]) == job.target.parent == job.claims.parent == tmp_path
         assert not Path(more["INVKIT_CACHE"]).exists(), "its networks are gone"
+
+
+def test_a_sweep_of_trials_is_refused(capsys):
+    assert runner.main([CHAPTER, "--trial", "--sweep", "seed=0:2"]) == 2
+    assert "--trial has no place in a sweep" in capsys.readouterr().err
+
+
+def test_a_run_takes_all_its_steps_whatever_the_shell_says(monkeypatch):
+    monkeypatch.setenv("INVKIT_TRIAL", "2")
+    asked = []
+
+    def worker(call, *, env, **_):
+        asked.append(env)
+        return runner.subprocess.CompletedProcess(call, 0, stdout='""', stderr="")
+
+    monkeypatch.setattr(runner.subprocess, "run", worker)
+    (job,) = runner.plan(ROOT, runner.arguments().parse_args([CHAPTER, "--profile", "ci"]))
+    runner.start_worker(job, ROOT, 10, 1, {})
+    runner.start_worker(job, ROOT, 10, 1, {"INVKIT_TRIAL": "5"})
+    assert [env.get("INVKIT_TRIAL") for env in asked] == [None, "5"]

@@ -157,7 +157,11 @@ def overall(tests: Iterable[tuple[str, str]]) -> str:
     >>> overall([("real", "holds"), ("digits", "opposed at this scale")])
     'in part'
     """
-    tests = [(grade, verdict) for grade, verdict in tests if verdict != NOT_TESTED]
+    tests = [
+        (grade, OPPOSED if (grade, verdict) == (DIGITS, CONTRADICTED) else verdict)
+        for grade, verdict in tests
+        if verdict != NOT_TESTED
+    ]
     found = {verdict for _, verdict in tests}
     real = {verdict for grade, verdict in tests if grade == REAL} - {OPPOSED}
     if real & {HOLDS, IN_PART, CONTRADICTED}:

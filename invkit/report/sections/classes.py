@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invkit.core.rng import seeded
 from invkit.core.target import Target
+from invkit.core.trial import in_trial
 from invkit.data.outliers import photo_patches
 from invkit.report.case import Case, answers
 from invkit.report.section import Section, listed, pace
@@ -146,7 +147,7 @@ def distance_from_grey(target: Target, labels: Tensor, steps: int, size: float =
     grey = torch.full((len(labels), *target.spec.shape), 0.5, device=target.device, dtype=target.dtype)
     images, length = grey.clone(), size * grey[0].numel() ** 0.5
     distance = torch.full((len(labels),), torch.inf)
-    for _ in range(steps):
+    for _ in range(in_trial(steps)):
         images.requires_grad_(True)
         logits = target(images)
         loss = torch.nn.functional.cross_entropy(logits, labels.to(target.device), reduction="sum")
