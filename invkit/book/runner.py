@@ -234,9 +234,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=int, default=3600, help="seconds that one cell may take")
     parser.add_argument("--out", type=Path, help="folder for the runs (default: build/executed/<profile>)")
     parser.add_argument("--force", action="store_true", help="run also what has not changed")
-    parser.add_argument(
-        "--trial", action="store_true", help="a few steps of training and inversion: do all cells run?"
-    )
+    parser.add_argument("--trial", action="store_true", help="a few steps of training and inversion: do all cells run?")
     grid = parser.add_argument_group(
         "a grid of runs on a cluster", "-p may then give several values, as in -p lr 0.1,0.2"
     )
