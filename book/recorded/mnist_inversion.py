@@ -111,10 +111,11 @@ def conditionings(
             generator, result = ik.network_inversion(target, config, generator=ik.seeded(seed))
             images, _ = generator.sample(labels, generator=ik.seeded(seed + 9))
             needed = {"steps to 95%": float(steps_to(result, ENOUGH) or steps)}
-            run.row(kind, needed | apart(target, judge, images, labels, own=result.metrics["inversion_accuracy"]))
+            own = result.metrics["inversion_accuracy"]
+            run.row(kind, needed | apart(target, judge, images, labels, own=own, every=run.quick))
             rows.setdefault(kind, images[::samples])
         real = data.heldout.per_class(samples)
-        run.row("held-out images", apart(target, judge, real.images, real.labels))
+        run.row("held-out images", apart(target, judge, real.images, real.labels, every=run.quick))
         noise = torch.rand(len(labels), *data.spec.shape, generator=ik.seeded(seed))
         run.row("uniform noise", apart(target, judge, noise, labels, every=True))
     run.record(
@@ -139,7 +140,7 @@ def apart(
 ) -> dict[str, float]:  # fmt: skip
     """How far apart the images of a class are, of those that the target puts into it or of ``every`` one."""
     right = in_batches(target, images).argmax(1) == labels
-    if every or right.sum() < 2 * DIGITS:  # after a few steps hardly an image is
+    if every:
         right = torch.ones_like(right)
     kept, of = images[right], labels[right]
     views = {
