@@ -413,6 +413,27 @@ def test_on_a_phone_long_names_stand_above_their_numbers_which_need_not_be_moved
     assert browser.execute_script(heights)[1] == 0, "there each stands beside them"
 
 
+def test_on_a_phone_recorded_tables_of_many_columns_are_whole(browser, address, chapters, screen):
+    screen(400)
+    seen = 0
+    for page in chapters:
+        browser.get(f"{address}/{page}")
+        found = browser.execute_script("""
+            document.querySelectorAll('details').forEach(fold => { fold.open = true })
+            return [...document.querySelectorAll('table.inv-many')].map(table => {
+                const place = table.closest('.inv-scroll')
+                const cell = table.querySelector('tbody tr:has(> th) td:not(:empty)')
+                const named = getComputedStyle(cell, '::before').content
+                return [place.scrollWidth - place.clientWidth, named, cell.dataset.head]
+            })
+        """)
+        for hidden, named, head in found:
+            assert hidden <= 1, page
+            assert named == f'"{head}"', "each number has the name of its column above it"
+        seen += len(found)
+    assert seen > 10
+
+
 def test_on_a_phone_the_short_value_of_a_slider_stands_beside_it(browser, address, chapters, screen):
     screen(400)
     apart = {}
