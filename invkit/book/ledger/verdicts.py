@@ -287,6 +287,7 @@ def run_test(
         ValueError: For an unknown part, numbers that are missing or not finite, parts of unequal numbers of seeds, an
             unknown grade, a scale outside (0, 1], and words that are missing.
 
+    >>> from invkit.book.ledger.rules import load_rules
     >>> test = run_test(load_rules()["di.verifier"], [0.9, 0.95, 0.92], data="digits", network="BN-CNN",
     ...                 finding="Another network recognises 92% of the images.")
     >>> test.verdict, test.n
