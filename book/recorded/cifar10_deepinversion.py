@@ -3,6 +3,7 @@
     INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py images
     INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py student
     INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py adaptive
+    INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py adaptive_many
     INVKIT_DATA=FOLDER python book/recorded/cifar10_deepinversion.py tricks
 
 ``FOLDER`` holds ``cifar10_4600.npz`` (4,000 training and 600 test images), ``weights/`` with the networks, and
@@ -159,17 +160,44 @@ def adaptive(
     steps: int = 600, seeds: int = 3, competition: float = 10.0,
 ) -> None:  # fmt: skip
     """A set that grows by images on which a student disagrees with its teacher, against as many plain ones (§2.2)."""
-    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
-    target, other = run.network("cifar10_resnet20"), run.network("cifar10_resnet44")
+    target = run.network("cifar10_resnet20")
     inversion = ik.DeepInversionConfig(steps=inversion_steps, low_resolutions=SYNTHESIS["low_resolutions"])
     competing = replace(inversion, competition=competition)
     between, at_last = lessons(run, round_steps), lessons(run, steps)
-    judge = ik.Judge(target=target, verifiers={"ResNet-44": other}, real=data.test.images)
     plain = run.synthetic(target, images, inversion, folder="plain")
-    half = images // 2
+    grow(run, target, plain, images // 2, rounds, competing, between, at_last, seeds)
+    record_growth(run, "cifar10_student_adaptive", images, rounds, competing, between, at_last, seeds)
+
+
+@recorded_run(
+    data=True,
+    smoke={"pool": 40, "images": 20, "rounds": 2, "inversion_steps": 1, "round_steps": 1, "steps": 1, "seeds": 1},
+)
+def adaptive_many(
+    run: Run, *, pool: int = 4000, images: int = 2500, rounds: int = 2, inversion_steps: int = 100,
+    round_steps: int = 400, steps: int = 2400, seeds: int = 3, competition: float = 10.0,
+) -> None:  # fmt: skip
+    """As :func:`adaptive`, with sets of four times the size, out of a pool of plain images, and longer lessons."""
+    target = run.network("cifar10_resnet20")
+    inversion = ik.DeepInversionConfig(**SYNTHESIS | {"steps": inversion_steps})
+    competing = replace(inversion, competition=competition)
+    between, at_last = lessons(run, round_steps, bf16=True), lessons(run, steps, bf16=True)
+    plain = run.synthetic(target, pool, inversion)
+    grow(run, target, plain, images // 2, rounds, competing, between, at_last, seeds)
+    record_growth(run, "cifar10_student_adaptive_many", images, rounds, competing, between, at_last, seeds)
+
+
+def grow(
+    run: Run, target: ik.Target, plain: Tensor, half: int, rounds: int, competing: ik.DeepInversionConfig,
+    between: ik.DistillationConfig, at_last: ik.DistillationConfig, seeds: int,
+) -> None:  # fmt: skip
+    """Rows of students taught on ``half`` plain images and as many more: plain too, or made against a student."""
+    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
+    other = run.network("cifar10_resnet44")
+    judge = ik.Judge(target=target, verifiers={"ResNet-44": other}, real=data.test.images)
     for seed in range(seeds):
-        order = torch.randperm(images, generator=ik.seeded(seed))
-        first, second = plain[order[:half]], plain[order[half:]]
+        order = torch.randperm(len(plain), generator=ik.seeded(seed))
+        first, second = plain[order[:half]], plain[order[half : 2 * half]]
         grown = first
         for k in range(rounds):
             taught = teach(target, grown, between, seed)
@@ -178,22 +206,36 @@ def adaptive(
                 seed=1 + seed * rounds + k,  # 0 is the plain images' noise
             )  # fmt: skip
             for name, pictures in {"plain": second[: len(new)], "adaptive": new}.items():
-                with torch.no_grad():
-                    disagreement = jensen_shannon(target(pictures), taught(pictures)).mean()
-                run.row(f"{name} images of round {k + 1}", {"disagreement": float(disagreement)})
+                run.row(f"{name} images of round {k + 1}", {"disagreement": disagreement(target, taught, pictures)})
             grown = torch.cat([grown, new])
         added = {"plain": second[: len(grown) - half], "adaptive": grown[half:]}
         for name, pictures in added.items():
-            scores = judge(pictures, target(pictures).argmax(1))
+            with torch.no_grad():
+                labels = torch.cat([target(part).argmax(1) for part in pictures.split(256)])
+            scores = judge(pictures, labels)
             taught = teach(target, torch.cat([first, pictures]), at_last, seed)
             run.row(
                 f"half of them {name}",
                 {"diversity": scores["diversity"], "ResNet-44": scores["ResNet-44"]}
                 | {"test accuracy": accuracy(taught, data)},
             )
+
+
+def disagreement(target: ik.Target, student: ik.Target, pictures: Tensor) -> float:
+    """Mean Jensen-Shannon divergence of two networks' answers to some images, in bits."""
+    with torch.no_grad():
+        each = [jensen_shannon(target(part), student(part)) for part in pictures.split(256)]
+    return float(torch.cat(each).mean())
+
+
+def record_growth(
+    run: Run, name: str, images: int, rounds: int, competing: ik.DeepInversionConfig,
+    between: ik.DistillationConfig, at_last: ik.DistillationConfig, seeds: int,
+) -> None:  # fmt: skip
+    """Write the record of :func:`grow`."""
     run.record(
-        "cifar10_student_adaptive",
-        title=f"ResNet-20s taught on {images} synthetic images, half of them made in rounds against the student",
+        name,
+        title=f"ResNet-20s taught on {images:,} synthetic images, half of them made in rounds against the student",
         config={
             "inversion": competing, "distillation of a round": between, "distillation": at_last,
             "views": repr(VIEWS.transform),
@@ -203,7 +245,7 @@ def adaptive(
         note=f"Half of each set are the same plain images. The others are plain too, or were made in {rounds} rounds, "
         "each against a student fresh from what there was so far. Diversity: mean distance of two images of a class in "
         "ResNet-44's features, of the half that differs. Disagreement: Jensen-Shannon divergence in bits between "
-        "teacher and that round's student.",
+        f"teacher and that round's student. Students take {at_last.steps:,} steps at last.",
     )  # fmt: skip
 
 
@@ -282,4 +324,4 @@ def accuracy(network: ik.Target, data: ik.DataSet) -> float:
 
 
 if __name__ == "__main__":
-    command_line(images, student, adaptive, tricks)
+    command_line(images, student, adaptive, adaptive_many, tricks)
