@@ -35,8 +35,8 @@ def fold_sheet(picture: bytes, room: int = PHONE_COLUMN) -> bytes | None:
     >>> css_size(sheet)[0] > 344, css_size(fold_sheet(sheet))[0] < 430, fold_sheet(sheet, room=1600)
     (True, True, None)
     """
-    image = Image.open(io.BytesIO(picture))
-    kind, image = image.format, image.convert("RGB")
+    opened = Image.open(io.BytesIO(picture))
+    kind, image = opened.format, opened.convert("RGB")
     if room / image.width >= SMALLEST:
         return None
     tiles = tile_columns(np.asarray(image.convert("L")))
