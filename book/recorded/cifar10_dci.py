@@ -505,7 +505,7 @@ def attacks(
         f"inverses learnt from the same {shop.real:,} real training images (the robust network has no batch norms to "
         "make images from). Attacks by PGD on the network itself, within the radius in the maximum norm; random "
         "changes have this size in every pixel and channel. Change of the features: distance from those of the test "
-        "images, over their norm, at the depth named. The networks are not of one shape: behind the named blocks the "
+        "images, over their norm, at the depth named. The two networks differ in shape: behind the named blocks the "
         "ResNet-20 has 16,384, 8,192 and 4,096 features, the robust net 4,096, 2,048 and 512. The other net is "
         "the one of the two that was not inverted. Shown: the last depth of each, 8/255.",
     )

@@ -223,9 +223,10 @@ def controls(run: Run, *, train: int = 4000, each: int = 2000, judged: int = 300
         seeds=1,
         figure=show.image_rows(few_bytes, list(verifier.spec.classes), columns=10, scale=1.5),
         note=f"The {len(test)} test images of the run on logits, its verifier, and its {len(pool):,} training images, "
-        "among which is looked up. Agreement and logits are those of the standard ResNet-20. Of other data: each image "
-        "in its own mean colour, and the mean of all of them in the place of each. There is no chance in these numbers "
-        "but in a random image and in noise.",
+        "among which the nearest is looked up. "
+        "Agreement and logits are those of the standard ResNet-20. Of other data: each image "
+        "in its own mean colour, and the mean of all of them in the place of each. Only the random image and "
+        "the noise involve chance.",
     )
 
 

@@ -123,7 +123,7 @@ def generator(run: Run, *, seeds: int = 3, codes: int = 4096, asked: int = 500, 
         "random step is as long as the inversion's, in the space of codes; a matched step goes the "
         "same way until the image has changed as much, by the L2 distance. Beside them stand as many samples picked at "
         f"random. AUROC: {len(data.heldout)} held-out digits against as many samples, rounded to 8 bits. Length and "
-        "largest step of a way are measured in the verifier's features. A number without a spread is the same for all "
+        "largest step of a path are measured in the verifier's features. A number without a spread is the same for all "
         "seeds.",
     )
 
@@ -191,7 +191,7 @@ def note_guesses(subject: Subject) -> None:
 
 
 def note_line(subject: Subject, name: str, images: list[Tensor]) -> None:
-    """The length of a way, its largest step, and how sure the verifier is in the middle."""
+    """The length of a path, its largest step, and how sure the verifier is in the middle."""
     length, largest = path_lengths(torch.stack([subject.features(pictures) for pictures in images]))
     half_way = subject.sure(subject.verifier, images[LINE // 2])
     columns = {"length": length, "largest step": largest, "sure half-way": half_way}

@@ -72,8 +72,9 @@ def garbage(run: Run, *, seeds: int = 8, limit: int = 1200) -> None:
         figure=show.image_rows({name: images for name, images in rows.items() if len(images)}, columns=10, scale=3.0),
         note="By seed, which changes the first weights, the order of the batches, the noise and the generator, but "
         f"none of the images that are asked about: {len(data.test)} test images of the digits, as many patches of two "
-        "photographs, and the test images moved by half their width or height. A small network learns from nothing "
-        f"on {len(data.train)} images of {data.spec.size[0]} pixels, with as many steps where it has no garbage class. "
+        "photographs, and the test images moved by half their width or height. A small network is trained from "
+        f"scratch on {len(data.train):,} images "
+        f"of {data.spec.size[0]} pixels, with as many steps where it has no garbage class. "
         f"Confidences at the {TAIL:.0%} quantile inside, of images put into a class, and the {1 - TAIL:.0%} quantile "
         "outside (0 where none is put into a class). The picture shows what the garbage was at first and what it was "
         f"fed after the first and after the last epoch, an image of each class, in the first seed; and {MISTAKES} "

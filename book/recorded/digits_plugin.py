@@ -155,7 +155,7 @@ def plugin(run: Run, *, seeds: int = 5) -> None:
             numbers={row: f"{run.mean(row, 'verifier'):.0%}" for row in shown},
         ),
         note="Two images of each digit from each network; the seed changes the network and the noise. Own is what the "
-        "inverted network reads, the verifier is a RepVGG, the transformer a further ViT, frechet the Fréchet distance "
+        "inverted network reads, the verifier is a RepVGG, the transformer a further ViT, Fréchet the Fréchet distance "
         "to real digits in the verifier's features. Saliency is that of the inverted network, in the middle quarter of "
         "the area; coarse structure the share of variance in periods of eight pixels or more; colours off the distance "
         "of the channels' means and spreads from those of held-out images. Likeness is the cosine of the verifier's "

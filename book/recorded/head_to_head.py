@@ -82,7 +82,7 @@ def labels(run: Run, *, seconds: float = 30.0, seeds: int = 3, each: int = 2, re
             numbers={row: f"{run.mean(row, 'ResNet-44'):.0%}" for row in shown}, numbers_name="ResNet-44",
         ),
         note=f"{len(classes)} images, {each} of each class, {seeds} seeds; one thread. Steps are those that fit into "
-        "the time, training of generators included, but DeepInversion's stop at 400, where more gain nothing. Shares "
+        "the time, training of generators included, but DeepInversion's stop at 400, since more gain nothing. Shares "
         "of images that the inverted network itself (own) and two others read as the class asked for; Fréchet distance "
         f"to {real} test images in ResNet-44's features; nearest training image by SSIM, of 100.",
     )  # fmt: skip

@@ -119,7 +119,7 @@ def generators(
         f"codes. {asked:,} images of each kind, rounded to 8 bits, real ones of the test set. Search: {searched} "
         f"codes, {search_steps} steps. Repaired are the 5% of {asked:,} samples that the verifier is least sure "
         f"of; the second judge had no say in that. Where it shows: in the {SHOWING} directions in which the images of "
-        "these codes move most. Length and largest step of a way are measured in the verifier's features.",
+        "these codes move most. Length and largest step of a path are measured in the verifier's features.",
     )
 
 

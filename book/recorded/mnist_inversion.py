@@ -224,7 +224,7 @@ def reconstruction(
                 rows = {"trained on": pair.halves[0].per_class(1).images} | rows
     run.record(
         "mnist_reconstruction",
-        title="What networks give away that read MNIST, by the size of their training set",
+        title="What networks that read MNIST give away, by the size of their training set",
         config={"reconstruction": config, "training steps": learning},
         seeds=pairs,
         claims=("rec.size", "rec.conv"),
@@ -232,8 +232,8 @@ def reconstruction(
         note="By pair of networks, each trained on one of two halves of which the other network saw nothing, equally "
         f"many images of each class. The 54,000 training images allow halves of {large * DIGITS:,}, no more. "
         f"{len(labels)} images of each network; seen and unseen: mean similarity (SSIM) to the nearest image of the "
-        "own and of the other half; gap: their difference; features: the same gap by cosine of the judge's features, "
-        "which has seen both halves. Target and judge: the share that they put into the class asked for.",
+        "own and of the other half; gap: their difference; features: the same gap, by the cosine of features of "
+        "the judge, which has seen both halves. Target and judge: the share that they put into the class asked for.",
     )
 
 
@@ -262,10 +262,11 @@ def tuned(
         figure=show.image_rows(rows, columns=DIGITS, scale=1.5),
         note=f"By pair of networks, as without a search; the pairs are others than the one that was searched on. "
         f"{steps:,} steps; the search's best had 1,500. "
-        f"{len(bench.labels)} images of each network. Of the largest set, as many images as each class has, up to "
-        f"{whole:,}, there is one network for each seed and no second half: unseen are the {len(bench.data.test):,} "
-        "test images, seen as many training images, the mean of ten draws, in which most copies are not themselves; "
-        f"fresh are images that were kept apart. {learning} steps of 64 images show these networks about seven in ten "
+        f"{len(bench.labels)} images of each network. The largest set has up to {whole:,} images of each class; it has "
+        "one network for each seed and no second half: unseen is the nearest of the "
+        f"{len(bench.data.test):,} test images, seen the nearest of as many training images drawn at random, as the "
+        "mean of ten draws, so that most copies are not themselves among those drawn; fresh images were kept apart. "
+        f"{learning} steps of 64 images show these networks about seven in ten "
         "of their set.",
     )
 

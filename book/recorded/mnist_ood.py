@@ -113,7 +113,8 @@ def lookup(run: Run, *, train: int = 3000, test: int = 600) -> None:
             run.row(f"{side.name} inside, {place} outside", numbers)
     run.record(
         "mnist_ood_lookup",
-        title="Outside told by the nearest training image: MNIST, CIFAR-10 and photographs",
+        title="Outside images told apart by the distance to the nearest training image: MNIST, CIFAR-10 and "
+        "photographs",
         config={"training images": train},
         seeds=1,
         note=f"The sets of the run on the garbage class: {train:,} training images and {test} test images of each "

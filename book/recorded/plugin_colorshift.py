@@ -119,8 +119,9 @@ def colorshift(run: Run, *, seeds: int = 3, real: int = 600) -> None:
         ),
         note=f"{len(bench.labels)} images of each seed, ten shown. The number behind a name is its strength: of "
         "ColorShift alpha and beta, of noise and blur the largest standard deviation, of rotation degrees, of crops "
-        "the largest zoom; that of four which most images were recognised with in one further seed, as the mean of "
-        "both judges. There are four copies, without augmentation one, as all would be the same. The judges are no "
+        "the largest zoom; of the four strengths tried, it is the one at which the two judges on average recognised "
+        "most images of one further seed. "
+        "There are four copies, without augmentation one, as all would be the same. The judges are no "
         "relatives of the network. Networks ran in bfloat16 autocast; scores are of images rounded to 8 bits.",
     )
 

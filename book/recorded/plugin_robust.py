@@ -90,10 +90,11 @@ def robust(run: Run, *, seeds: int = 3, train: int = 4000, real: int = 600, atta
             numbers={k: f"{sum(run.mean(k, judge) for judge in JUDGES) / len(JUDGES):.0%}" for k in shown},
             numbers_name="judges",
         ),
-        note=f"{len(labels)} images of each seed, ten shown, beside them the mean share that both judges know; the "
+        note=f"{len(labels)} images of each seed, ten shown, beside them the "
+        f"share recognised, averaged over both judges; the "
         "seed changes the images and not the networks. Both were trained on for "
         f"{FURTHER['steps']} steps on {len(data.train):,} images, one under attack with radius 4/255, the other "
-        f"without, so that the attack alone tells them apart. Under attack: {attack_steps} steps of PGD with that "
+        f"without, so that they differ only in the attack. Under attack: {attack_steps} steps of PGD with that "
         "radius, 200 test images. The settings are those of the other runs on CIFAR-10, chosen for neither. Networks "
         "ran in bfloat16 autocast; scores are of images rounded to 8 bits.",
     )  # fmt: skip
