@@ -36,7 +36,7 @@ DRAWN = 48  # rows that fit a figure
 RUN = re.compile(r"(recorded run )([\w-]+)")  # as the rows of claims name them
 LETTER = 5  # CSS pixels of one in a row's name, beside the dots
 WORDY = 30  # letters of a row's name that make three lines beside its numbers on a phone, where longer ones go above
-MANY = 5  # columns of numbers for which a phone has no room side by side
+MANY = 4  # columns of numbers for which a phone has no room side by side
 UNLIKE = "unlike-rows"  # tag of a cell whose long table has another quantity in each row: no axis fits them all
 READING = "A line for each row, a panel for each column; bars are the spread over seeds."
 HEAVY = 8_000  # characters of a picture within the page; larger ones become files
@@ -289,7 +289,8 @@ def typeset(html: str) -> str:
             table.wrap(soup.new_tag("div", attrs={"class": "inv-scroll"}))
         if "inv-claims" in table.get("class", []):
             keep_names(table)
-        if table.find_parent(class_="inv-recorded") and not headed(table):
+        many = not table.img and "inv-claims" not in table.get("class", []) and headed(table)
+        if table.find_parent(class_="inv-recorded") and not many:
             names_above(soup, table)
         # A style sheet keeps the numbers of recorded runs whole on the screen, and lets them break on paper.
         keep = str if table.find_parent(class_="inv-recorded") else unbroken
@@ -318,7 +319,7 @@ def headed(table: Tag) -> bool:
 
     A style sheet then shows a row as a block, with the columns' names above the numbers.
     """
-    heads = [head.get_text() for head in table.select("thead th")]
+    heads = [head.get_text() for head in table.select("thead tr:last-child > :is(th, td)")][1:]
     rows = [row.find_all("td") for row in table.select("tbody tr:has(> th)")]
     if max(map(len, rows), default=0) < MANY or any(len(row) != len(heads) for row in rows):
         return False

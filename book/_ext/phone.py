@@ -1,6 +1,7 @@
 """Sheets of images laid out anew for a phone: fewer tiles in a line, and a row's name and number above its tiles.
 
-On a sheet as wide as a page a phone shows tiles of 16 pixels, or a third of them and no number.
+On a sheet as wide as a page a phone shows tiles of 16 pixels, or a third of them and no number. Sheets that are much
+wider than a page stand in two bands on a desk, too.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from PIL import Image, ImageDraw, ImageFont
 from sheets import Batch, Layout, laid_out, laid_out_grid, parse_grid, parse_rows
 
 from invkit.show.grids import GAP, LINE, MARGIN
-from invkit.show.picture import CSS_DPI, PHONE, SHARPNESS, css_size, data_uri, in_picture, webp
+from invkit.show.picture import CSS_DPI, PHONE, SHARPNESS, css_size, data_uri, img_tag, in_picture, webp
 
 WIDTH = round(PHONE * CSS_DPI)  # CSS pixels
 LETTERS = 46  # that fit a line
 FEWEST = 2  # tiles in a line
+DESK = 704  # CSS pixels of a page's text on a desk
+SMALLEST = 0.7  # of its size at which a sheet's words can be read
 SHEET = re.compile(r'<img src="data:image/\w+;base64,([^"]+)" alt="([^"]*\d rows? of up to \d+[^"]*)"[^>]*>')
 RECORDS = re.compile(r'<script type="application/json">(.*?)</script>', re.S)  # of the frames of a slider
 
@@ -33,8 +36,9 @@ def add_phone_form(html: str) -> str:
 
     def add(found: re.Match[str]) -> str:
         encoded, alt = found.groups()
-        narrow = phone_form(encoded, unescape(alt))
-        return in_picture(found[0], narrow) if narrow else found[0]
+        narrow, wide = phone_form(encoded, unescape(alt)), for_desk(base64.b64decode(encoded), unescape(alt))
+        image = img_tag(wide, unescape(alt)) if wide else found[0]
+        return in_picture(image, narrow) if narrow else image
 
     def add_to_frames(found: re.Match[str]) -> str:
         frames = json.loads(found[1])
@@ -71,6 +75,37 @@ def for_phone(picture: bytes, alt: str) -> bytes | None:
         return None
     buffer = io.BytesIO()
     trimmed(narrow).save(buffer, "png", compress_level=1)  # which becomes WebP on a page
+    return buffer.getvalue()
+
+
+def for_desk(picture: bytes, alt: str) -> bytes | None:
+    """A sheet of rows that is much wider than a page, in two bands: the second half of its columns below the first.
+
+    Args:
+        picture: The encoded sheet.
+        alt: Its alt text, which tells the rows.
+
+    Returns:
+        The picture, in WebP with a little loss; None for what is no sheet of rows, or is narrow enough.
+    """
+    sheet = Image.open(io.BytesIO(picture)).convert("RGB")
+    if sheet.width * SMALLEST <= DESK * SHARPNESS:
+        return None
+    try:
+        columns, names = parse_rows(alt)
+        layout = laid_out(sheet, len(names), columns)
+    except ValueError:
+        return None
+    half = -(-columns // 2)
+    edges = [round(SHARPNESS * (layout.left - GAP / 2 + k * (layout.tile + GAP))) for k in (0, half, columns)]
+    width = edges[1] + sheet.width - edges[2]
+    folded = Image.new("RGB", (width, 2 * sheet.height), "white")
+    for top, (left, right) in ((0, (edges[0], edges[1])), (sheet.height, (edges[1], edges[2]))):
+        folded.paste(sheet.crop((0, 0, edges[0], sheet.height)), (0, top))
+        folded.paste(sheet.crop((left, 0, right, sheet.height)), (edges[0], top))
+        folded.paste(sheet.crop((edges[2], 0, sheet.width, sheet.height)), (edges[0] + right - left, top))
+    buffer = io.BytesIO()
+    folded.save(buffer, "webp", quality=75, method=4)
     return buffer.getvalue()
 
 

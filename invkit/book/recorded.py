@@ -23,7 +23,6 @@ from invkit.book.numbers import Summary, format_summary, summarise
 from invkit.book.record_file import Measured, path_of, sha256
 from invkit.book.root import find_root
 from invkit.show.picture import img_tag, png, webp
-from invkit.show.sheet import COLUMN, fold_sheet
 from invkit.show.tables import heading, separate_tables
 
 CODE = re.compile(r"`([^`]+)`")  # a name within a note
@@ -177,7 +176,7 @@ class Recorded:
         return f"{self.date[:10]}, {self.device}, {duration}{_seeds(self.seeds)}, commit {self.commit}"
 
     def _repr_html_(self) -> str:
-        image = sheet_tag(self.picture, self.alt) if self.picture else ""
+        image = img_tag(webp(self.picture), self.alt) if self.picture else ""
         note = CODE.sub(r"<code>\1</code>", html.escape(self.note))
         rows = {
             name: {column: format_summary(summary) for column, summary in row.items() if column not in self.hidden}
@@ -205,12 +204,6 @@ class Recorded:
         if self.picture:
             bundle["image/png"] = base64.b64encode(png(self.picture)).decode()
         return bundle
-
-
-def sheet_tag(picture: bytes, alt: str) -> str:
-    """The ``<img>`` of a run's picture; the columns of a sheet stand in bands where the page is too narrow for them."""
-    narrow = fold_sheet(picture)
-    return img_tag(webp(fold_sheet(picture, COLUMN) or picture), alt, narrow and webp(narrow))
 
 
 def load_recorded(name: str, folder: str | Path | None = None) -> Recorded:

@@ -21,8 +21,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
-from invkit.show.sheet import fold_sheet
-
 CSS_DPI = 96  # a browser's pixels per inch
 SHARPNESS = 2  # image pixels per CSS pixel: crisp on dense screens, still whole for pixelated images
 PHONE = 3.7  # inches: the width of a page's text on a phone
@@ -59,15 +57,14 @@ class Described:
     caption: str | None = None
     chart: bool = False
     narrow: bytes | None = None
-    """The same chart at the width of a phone, shown there in its place; sheets of images are folded by themselves."""
+    """The same chart at the width of a phone, shown there in its place."""
 
     def _repr_html_(self) -> str:
         text = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
         # A div where there is no caption: the book wraps numbered figures in a <figure> of its own.
         tag = "figure" if self.caption else "div"
         kind = "inv-figure inv-chart" if self.chart else "inv-figure"
-        narrow = self.narrow or (None if self.chart else fold_sheet(self.png))
-        image = img_tag(webp(self.png), self.alt, narrow and webp(narrow))
+        image = img_tag(webp(self.png), self.alt, self.narrow and webp(self.narrow))
         return f'<{tag} class="{kind}">{image}{text}</{tag}>'
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:

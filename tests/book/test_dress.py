@@ -368,7 +368,17 @@ def test_long_names_of_a_recorded_run_stand_above_their_numbers_too(tmp_path):
     assert {(row["class"][0], row.td["colspan"]) for row in above} == {("inv-name", "1")}
 
 
-@pytest.mark.parametrize(("columns", "many"), [(4, False), (5, True), (9, True)])
+def test_numbers_of_a_live_table_carry_the_names_of_its_columns():
+    row = {f"psnr {i}": float(i) for i in range(4)}
+    table = BeautifulSoup(
+        page(show.table({"a": row, "b": row}, digits=1, corner="method").to_html())[1], "html.parser"
+    ).table
+    assert "inv-many" in table["class"]
+    for line in table.select("tbody tr"):
+        assert [cell["data-head"] for cell in line.find_all("td")] == [f"PSNR {i}" for i in range(4)]
+
+
+@pytest.mark.parametrize(("columns", "many"), [(3, False), (4, True), (9, True)])
 def test_numbers_of_many_columns_carry_the_names_of_these(tmp_path, columns, many):
     facts = {"title": "A run", "config": {}, "command": "make run", "seeds": [0], "seconds": 1, "device": "cpu"}
     row = {f"psnr {i}": [float(i)] for i in range(columns)}

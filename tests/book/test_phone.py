@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import sys
 from pathlib import Path
@@ -69,6 +70,47 @@ def test_words_above_the_columns_are_whole_though_wider_than_a_tile(phone):
     above = [ink(narrow, first + line * step, first + line * step + LINE - 1) for line in (0, 1)]
     assert sum(above) == ink(wide, MARGIN, MARGIN + LINE - 1, left=100)
     assert min(above) > 0
+
+
+@pytest.mark.parametrize("columns", [10, 9])
+def test_a_sheet_much_wider_than_a_page_stands_in_two_bands_on_a_desk(phone, columns):
+    rows = {"real": bright(columns), "inverted": bright(columns).flip(0)}
+    sheet = show.image_rows(
+        rows, CLASSES[:columns], columns=columns, scale=3.5, numbers_name="share", numbers={"real": 1}
+    )
+    wide = render_png(sheet)
+    whole, folded = (
+        Image.open(io.BytesIO(picture)).convert("RGB") for picture in (wide, phone.for_desk(wide, sheet.alt))
+    )
+    layout = phone.laid_out(whole, 2, columns)
+    half, step = -(-columns // 2), layout.tile + GAP
+    assert folded.height == 2 * whole.height
+    assert (whole.width - folded.width) / SHARPNESS == pytest.approx((columns - half) * step, abs=1)
+    for k, images in enumerate(rows.values()):
+        for i, image in enumerate(images):
+            x, y = layout.place(k, i % half)
+            middle = y + i // half * whole.height / SHARPNESS + layout.tile / 2
+            assert colour(folded, x + layout.tile / 2, middle) == pytest.approx((255 * image[:, 0, 0]).tolist(), abs=4)
+    height = whole.height / SHARPNESS
+    beside, numbers = ink(whole, 0, height) - ink(whole, 0, height, layout.left - GAP), layout.left + half * step
+    for top in (0, height):
+        assert ink(folded, top, top + height) - ink(folded, top, top + height, layout.left - GAP) == pytest.approx(
+            beside, abs=9
+        )
+    assert ink(folded, 0, height, numbers) == pytest.approx(ink(whole, 0, height, layout.left + columns * step), abs=9)
+    assert (
+        phone.add_phone_form(
+            f'<img src="data:image/png;base64,{base64.b64encode(wide).decode()}" alt="{sheet.alt}">'
+        ).count("data:")
+        == 2
+    )
+
+
+def test_a_sheet_as_wide_as_a_page_and_what_is_no_sheet_of_rows_stay_whole_on_a_desk(phone):
+    sheet = show.image_rows({"real": bright(10)}, columns=10, scale=1.5)
+    assert phone.for_desk(render_png(sheet), sheet.alt) is None
+    large = show.image_rows({"real": bright(10)}, columns=10, scale=3.5)
+    assert phone.for_desk(render_png(large), "Curves.") is None
 
 
 def test_rows_may_have_fewer_images_than_others(phone):
