@@ -320,7 +320,7 @@ def headed(table: Tag) -> bool:
     A style sheet then shows a row as a block, with the columns' names above the numbers.
     """
     heads = [head.get_text() for head in table.select("thead tr:last-child > :is(th, td)")][1:]
-    rows = [row.find_all("td") for row in table.select("tbody tr:has(> th)")]
+    rows = [row.find_all(["th", "td"])[1:] for row in table.select("tbody tr")]
     if max(map(len, rows), default=0) < MANY or any(len(row) != len(heads) for row in rows):
         return False
     table["class"] = [*table.get("class", []), "inv-many"]

@@ -422,7 +422,7 @@ def test_on_a_phone_tables_of_many_columns_are_whole(browser, address, chapters,
             document.querySelectorAll('details').forEach(fold => { fold.open = true })
             return [...document.querySelectorAll('table.inv-many')].map(table => {
                 const place = table.closest('.inv-scroll')
-                const cell = table.querySelector('tbody tr:has(> th) td:not(:empty)')
+                const cell = table.querySelector('tbody tr > :not(:first-child, :empty)')
                 const named = getComputedStyle(cell, '::before').content
                 return [place.scrollWidth - place.clientWidth, named, cell.dataset.head]
             })

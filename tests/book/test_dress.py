@@ -375,7 +375,7 @@ def test_numbers_of_a_live_table_carry_the_names_of_its_columns():
     ).table
     assert "inv-many" in table["class"]
     for line in table.select("tbody tr"):
-        assert [cell["data-head"] for cell in line.find_all("td")] == [f"PSNR {i}" for i in range(4)]
+        assert [cell["data-head"] for cell in line.find_all("td")[1:]] == [f"PSNR {i}" for i in range(4)]
 
 
 @pytest.mark.parametrize(("columns", "many"), [(3, False), (4, True), (9, True)])
