@@ -326,7 +326,8 @@ def tricks(run: Run, *, each: int = 6, seeds: int = 3, steps: int = 200, real: i
             numbers={name: f"{run.mean(name, 'ResNet-44'):.0%}" for name in shown},
         ),
         note=f"{len(labels)} images in a batch, the method's defaults without low resolution. First {steps} steps with "
-        "clipping and jitter, and without either. loss: at the last step; roughness: by how much a pixel differs from "
+        "clipping and jitter, then with each of them left out. "
+        "loss: at the last step; roughness: by how much a pixel differs from "
         "its neighbours. Without clipping pixels are cut off at the end. Then full size alone, and half of the steps "
         "at half the size first; seconds are the processor's, on one thread.",
     )  # fmt: skip

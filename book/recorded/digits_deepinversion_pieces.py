@@ -126,7 +126,8 @@ def tricks(run: Run, *, seeds: int = 3) -> None:
             numbers={name: f"{run.mean(name, 'verifier'):.0%}" for name in shown},
         ),
         note=f"{len(labels)} images, six of each class, in one batch; the seed changes the noise that they start from "
-        "and the jitter. First with clipping and jitter, and without either, in 100 steps; the picture shows the "
+        "and the jitter. First with clipping and jitter, then with each of them left out, in 100 "
+        "steps; the picture shows the "
         "first of each class, first seed. loss: at the last step; roughness: by how much a pixel differs from its "
         "neighbours. Without clipping pixels are cut off at the end. Then full size alone, and half of the steps at "
         "half the size first; seconds are the processor's, on one thread. The verifier is of another architecture.",

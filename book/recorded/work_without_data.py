@@ -71,7 +71,8 @@ def int8(
         seeds=seeds,
         figure=figure,
         photographs=True,
-        note="Weights of 8 bits by channel, inputs of every convolution and linear layer of the bits given. Each seed "
+        note="Weights of 8 bits by channel, inputs of every convolution and linear layer at the number of bits "
+        "given. Each seed "
         "takes ranges from images of its own, and the photographs that give ranges are not among those tested.",
     )
 

@@ -48,6 +48,7 @@ def dot_panels(
     for_names = min(NAMES, 2 * width // 5)
     across = min(len(shown), max(1, (width - for_names) // NARROWEST))
     bands = -(-len(shown) // across)
+    across = -(-len(shown) // bands)  # as many in each
     room = min(16, (width - for_names) // across // 8)  # letters of a heading, of 8 pixels each
     lines = 1 if width >= WIDTH else 2  # of a row's name
     names = [
