@@ -238,7 +238,7 @@ def _stages(target: Target, config: DeepInversionConfig, student: Target | None)
             )
         else:
             warnings.warn(
-                f"{refused[0]} takes no images of {size} pixels: the stage at {side:g} of the size is left out",
+                f"{refused[0]} takes no images of {size} pixels: the stage at {side:g} times the size is left out",
                 stacklevel=3,
             )
     return low_resolution_stages(low, full, config.steps) if low else []

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from invkit.core.files import atomic_path, read_json, read_safetensors, save_tensors, write_json
-from invkit.show.picture import Canvas, img_tag, render_png, webp
+from invkit.show.picture import Canvas, img_tag, render_narrow, render_png, webp
 from invkit.show.tables import signed, table_body
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -26,6 +26,16 @@ class Figure:
     picture: bytes
     alt: str
     caption: str
+    chart: bool = False
+    """Whether a dark page may turn it light on dark, unlike images."""
+    narrow: bytes | None = None
+    """A chart at the width of a phone, shown there in its place."""
+
+    def to_html(self) -> str:
+        """The picture with its caption."""
+        opening = '<figure class="inv-chart">' if self.chart else "<figure>"
+        image = img_tag(self.picture, self.alt, self.narrow)
+        return f"{opening}{image}<figcaption>{written(self.caption)}</figcaption></figure>"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +76,10 @@ class Section:
     def picture(self, canvas: Canvas, caption: str, *, lossless: bool = True) -> None:
         """Add a figure drawn by :mod:`invkit.show`; with a little loss, large images take a tenth of the bytes."""
         picture = webp(render_png(canvas), lossless=lossless)
-        self.figures.append(Figure(picture=picture, alt=canvas.alt, caption=caption))
+        narrow = render_narrow(canvas) if canvas.chart else None
+        self.figures.append(
+            Figure(picture=picture, alt=canvas.alt, caption=caption, chart=canvas.chart, narrow=narrow and webp(narrow))
+        )
 
     def save(self, folder: Path) -> None:
         """Write it to ``folder``; the text last, so that what can be read is whole."""
@@ -74,10 +87,16 @@ class Section:
         for i, figure in enumerate(self.figures):
             with atomic_path(folder / f"{self.name}_{i}.webp") as temporary:
                 temporary.write_bytes(figure.picture)
+            if figure.narrow:
+                with atomic_path(folder / f"{self.name}_{i}_narrow.webp") as temporary:
+                    temporary.write_bytes(figure.narrow)
         if self.images:
             save_tensors(folder / f"{self.name}.safetensors", self.images)
         kept = {key: getattr(self, key) for key in self.__slots__ if key not in ("figures", "images")}
-        figures = [{"alt": figure.alt, "caption": figure.caption} for figure in self.figures]
+        figures = [
+            {"alt": figure.alt, "caption": figure.caption, "chart": figure.chart, "narrow": bool(figure.narrow)}
+            for figure in self.figures
+        ]
         write_json(folder / f"{self.name}.json", kept | {"figures": figures, "images": sorted(self.images)})
 
     def to_html(self) -> str:
@@ -85,9 +104,7 @@ class Section:
         parts = [f"<p>Left out: {written(self.skipped)}.</p>"] if self.skipped else []
         parts += [f"<p><strong>{written(self.summary)}</strong></p>"] if self.summary else []
         parts += [f"<p>{written(paragraph)}</p>" for paragraph in self.paragraphs]
-        for figure in self.figures:
-            image = img_tag(figure.picture, figure.alt)
-            parts.append(f"<figure>{image}<figcaption>{written(figure.caption)}</figcaption></figure>")
+        parts += [figure.to_html() for figure in self.figures]
         parts += [f"<h3>{written(heading)}</h3>{table_html(rows)}" for heading, rows in self.tables.items()]
         return "".join(parts)
 
@@ -101,7 +118,11 @@ class Section:
         try:
             kept = read_json(folder / f"{name}.json", "section")
             figures = [
-                Figure(picture=(folder / f"{name}_{i}.webp").read_bytes(), **texts)
+                Figure(
+                    picture=(folder / f"{name}_{i}.webp").read_bytes(),
+                    narrow=(folder / f"{name}_{i}_narrow.webp").read_bytes() if texts.pop("narrow") else None,
+                    **texts,
+                )
                 for i, texts in enumerate(kept.pop("figures"))
             ]
             images = read_safetensors(folder / f"{name}.safetensors") if kept.pop("images") else {}

@@ -16,6 +16,8 @@ from invkit.report.__main__ import main
 from invkit.report.section import Section
 from invkit.report.sections.classes import scrambled
 from invkit.report.sections.remedies import _summary as summary_of_remedies
+from invkit.show.grids import image_grid
+from invkit.show.spread import bar_with_spread
 from invkit.testing import tiny_target
 
 IMAGES = "folder:images"
@@ -241,3 +243,15 @@ def test_a_network_that_is_slow_to_train_is_stood_in_for(at_home, monkeypatch, s
     assert case.same_shape is same
     own = {name: p.shape for name, p in case.target.module.named_parameters()}
     assert ({name: p.shape for name, p in case.untrained(0).named_parameters()} == own) is same
+
+
+def test_a_chart_has_a_form_for_a_phone_and_may_be_turned_dark_also_when_read_again(tmp_path):
+    section = Section(name="classes", title="Classes")
+    section.picture(bar_with_spread({"cat": 1.0, "dog": 2.0}, ylabel="change"), "Bars.")
+    section.picture(image_grid(torch.rand(2, 1, 4, 4)), "Images.")
+    section.save(tmp_path)
+    again = Section.load(tmp_path, "classes")
+    assert again.figures == section.figures
+    chart, images = (figure.to_html() for figure in again.figures)
+    assert chart.startswith('<figure class="inv-chart"><picture><source media="(max-width: 40rem)"')
+    assert images.startswith("<figure><img")

@@ -79,7 +79,7 @@ def _from_grey(case: Case, seconds: float, section: Section) -> str:
     canvas = bar_with_spread(bars, ylabel="change per pixel, of 255 levels")
     canvas.alt = canvas.alt.replace(f"{missing} 0 ± 0", missing)  # it has no bar, rather than one of no length
     far = "How far the pixels of a grey image move, in the root mean square"
-    section.picture(canvas, f"{far}, until a class has {100 * SURE:.0f}%.")
+    section.picture(canvas, f"{far}, until the network is {100 * SURE:.0f}% sure of a class.")
     change = 255 * float(per_pixel[reached].median())
     return (
         f" Grey becomes {int(reached.sum())} of {len(case.classes)} classes, by a median change of {change:.0f} of "

@@ -132,12 +132,12 @@ def _references(case: Case, seconds: float, section: Section) -> dict[str, Tenso
         section.numbers |= {f"{name} AUROC": sum(values) / len(values), f"{name} low": low, f"{name} high": high}
     section.numbers["networks whose canaries are found"] = sum(sure) / len(sure)
     section.numbers["networks trained anew"] = count
-    section.table(f"AUROC of members, {count} times {_shape(case)} trained on half of your images", rows)
+    section.table(f"AUROC of members: {count} times {_shape(case)}, each trained on half of your images", rows)
     return {"mean": sums / counts.clamp_min(1), "seen": counts}
 
 
 def _canaries(case: Case, seed: int) -> Split:
-    """Noise of a quarter of the resolution with labels by chance."""
+    """Noise of a quarter of the resolution with random labels."""
     generator, spec = seeded(1000 + seed), case.small_spec
     coarse = torch.rand(CANARIES, spec.channels, *(max(2, side // 4) for side in spec.size), generator=generator)
     pixels = (resize_images(coarse, spec.size).clamp(0, 1) * 255).round().byte()
@@ -157,7 +157,7 @@ def _calibrated(
         return False
     measured = measure_membership(own[inside & seen], own[~inside & seen])
     section.numbers |= {"calibrated AUROC": measured.auroc, "calibrated p": measured.p}
-    heading = "Members against others, this network, minus what networks that did not see an image answer"
+    heading = "Members against others, calibrated: minus the mean answer of networks that did not see the image"
     section.table(heading, {"its answers": _row(measured)})
     return measured.p <= 1 - LEVEL
 
@@ -223,7 +223,7 @@ def _control(case: Case, section: Section) -> str:
     canaries, low = section.numbers["canaries AUROC"], section.numbers["canaries low"]
     works = low > 0.5 and section.numbers["networks whose canaries are found"] > 0.5
     section.say(
-        f"As a control, {CANARIES} images of noise with labels by chance were planted among the training images of the "
+        f"As a control, {CANARIES} images of noise with random labels were planted among the training images of the "
         f"networks trained anew; they were told from others like them with an AUROC of {canaries:.2f}, interval over "
         f"networks [{low:.2f}, {min(1, section.numbers['canaries high']):.2f}].",
         "So the tests of membership find what was learnt by heart; that of drawn images has no such control."
@@ -234,7 +234,7 @@ def _control(case: Case, section: Section) -> str:
     ends = f"[{section.numbers['networks trained anew low']:.2f}, {section.numbers['networks trained anew high']:.2f}]"
     section.say(
         f"Networks trained anew on half of the images each tell their own half with {anew:.2f} {ends}, the "
-        f"interval over networks: about as much does {_shape(case)}, trained by this package's recipe, give away of "
+        f"interval over networks: {_shape(case)}, trained by this package's recipe, gives away about as much about "
         "such images."
     )
     count, found = int(section.numbers["networks trained anew"]), "were" if works else "were not"

@@ -76,7 +76,7 @@ def measures(case: Case) -> dict[str, tuple[Callable[[Split, float, int], Target
         "label smoothing": (plain(label_smoothing=0.2), None),
         "weight decay": (plain(weight_decay=0.3), None),
         "garbage class": (garbage, None),
-        "answers of one decimal": (plain(), 1),
+        "answers rounded to one decimal": (plain(), 1),
     }
 
 
