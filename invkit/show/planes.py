@@ -18,6 +18,7 @@ from invkit.show.picture import Canvas
 
 PANEL = 3.3  # inches across
 TIGHT = 0.08  # of a panel: a class that takes no more would lie below its number
+APART = 0.07  # of a panel, between the numbers of two classes
 
 
 def feature_planes(
@@ -26,8 +27,9 @@ def feature_planes(
 ) -> Canvas:  # fmt: skip
     """Panels side by side, a dot per image in the colour of its class.
 
-    The number of each class stands at the median of its places, or above them where it would hide them, since ten
-    colours are too many to tell apart. Axes carry no numbers: directions in a plane of features have no unit.
+    The number of each class stands at the median of its places, above them where it would hide them, or beside it, at
+    the end of a line, where it would hide another number, since ten colours are too many to tell apart. Axes carry no
+    numbers: directions in a plane of features have no unit.
 
     Args:
         panels: By name, places ``(N, 2)`` and labels ``(N,)``.
@@ -92,14 +94,42 @@ def _dots(axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64], co
     axes.scatter(points[:, 0], points[:, 1], s=9, color=colours[labels], edgecolors="white", linewidths=0.3)
     axes.margins(y=0.1)  # room for a numeral above the uppermost class
     outline = [withStroke(linewidth=2.5, foreground="white")]
-    room = TIGHT * np.ptp(points, axis=0)
-    for label in np.unique(labels):
+    extent = np.ptp(points, axis=0)
+    extent[extent == 0] = 1
+    classes = np.unique(labels)
+    middles = np.array([np.median(points[labels == label], axis=0) for label in classes])
+    for label, middle, place in zip(classes, middles, pushed_apart(middles / extent, APART) * extent, strict=True):
         own = points[labels == label]
-        middle = np.median(own, axis=0)
         low, high = np.quantile(own, 0.1, axis=0), np.quantile(own, 0.9, axis=0)
         look: dict[str, Any] = {"weight": "bold", "size": 11, "path_effects": outline, "ha": "center"}
-        if len(points) > len(own) > 1 and (high - low < room).all():
+        if (np.abs(place - middle) > 0.2 * APART * extent).any():
+            axes.plot(*zip(middle, place, strict=True), color="0.2", linewidth=0.6)
+            axes.text(place[0], place[1], str(label), va="center", **look)
+        elif len(points) > len(own) > 1 and (high - low < TIGHT * extent).all():
             above: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "va": "bottom"}
             axes.annotate(str(label), (middle[0], high[1]), **above, **look)
         else:
             axes.text(middle[0], middle[1], str(label), va="center", **look)
+
+
+def pushed_apart(places: NDArray[np.float64], gap: float, rounds: int = 100) -> NDArray[np.float64]:
+    """Places ``(K, 2)`` that are nearer to each other than a gap, moved away from each other until none is.
+
+    >>> pushed_apart(np.array([[0.0, 0.0], [0.02, 0.0], [1.0, 1.0]]), 0.06).round(3).tolist()
+    [[-0.02, 0.0], [0.04, 0.0], [1.0, 1.0]]
+    """
+    places = places.copy()
+    for _ in range(rounds):
+        crowded = False
+        for i in range(len(places)):
+            for j in range(i):
+                away = places[i] - places[j]
+                distance = float(np.linalg.norm(away))
+                if distance < gap - 1e-9:
+                    crowded = True
+                    towards = away / distance if distance > 0 else np.array([0.0, 1.0])
+                    places[i] += towards * (gap - distance) / 2
+                    places[j] -= towards * (gap - distance) / 2
+        if not crowded:
+            break
+    return places

@@ -334,3 +334,13 @@ def test_the_longest_name_of_a_row_is_whole():
     sheet.draw_without_rendering()
     (name,) = [text for text in sheet.axes[0].texts if text.get_text() == "no augmentation"]
     assert name.get_window_extent().x0 >= 0
+
+
+def test_numbers_of_classes_in_one_place_do_not_cover_each_other():
+    points = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.01, 0.0]]).repeat_interleave(3, 0)
+    figure = feature_planes({"one": (points, torch.arange(4).repeat_interleave(3))})
+    places = [text.get_position() for text in figure.axes[0].texts]
+    assert len(places) == 4
+    apart = [np.hypot(a[0] - b[0], a[1] - b[1]) for a, b in itertools.combinations(places, 2)]
+    assert min(apart) > 0.069
+    assert len(figure.axes[0].lines) == 3, "those that were moved lead to where they belong"
