@@ -16,7 +16,11 @@ from posixpath import dirname, join, normpath
 from bs4 import BeautifulSoup, Tag
 from docutils import nodes
 from docutils.parsers.rst import directives
+from dress import root_from
+from phone import for_phone
 from sphinx.util.docutils import SphinxDirective
+
+from invkit.show.picture import PHONE_RULE, css_size, webp
 
 BRIEF = "In brief. "  # begins the paragraph that says what a chapter found
 TEXT = 200  # characters of a description that previews of a link show
@@ -24,7 +28,10 @@ LEAST = (300, 150)  # CSS pixels across and down; a smaller picture says nothing
 
 
 class Hero(SphinxDirective):
-    """``{hero} file``: a figure that may not have been made yet; its content is the caption."""
+    """``{hero} file``: a figure that may not have been made yet; its content is the caption.
+
+    The picture of a recorded run has a form for a phone.
+    """
 
     required_arguments = 1
     has_content = True
@@ -34,13 +41,32 @@ class Hero(SphinxDirective):
         path = self.env.relfn2path(self.arguments[0])[1]
         if not Path(path).is_file():
             return []
-        image = nodes.image(uri=self.arguments[0], alt=self.options["alt"], width="100%")
+        shown: list[nodes.Node] = [nodes.image(uri=self.arguments[0], alt=self.options["alt"])]
+        if source := self.for_phone(Path(path)):
+            shown = [
+                nodes.raw("", f"<picture>{source}", format="html"),
+                *shown,
+                nodes.raw("", "</picture>", format="html"),
+            ]
         caption = nodes.caption()
         self.state.nested_parse(self.content, self.content_offset, caption)
-        figure = nodes.figure("", image, classes=["hero"])
+        figure = nodes.figure("", *shown, classes=["hero"])
         if caption.children:
             figure += nodes.caption("", "", *caption.children[0].children)
         return [figure]
+
+    def for_phone(self, path: Path) -> str:
+        """The ``<source>`` of the form for a phone, which is written beside the pages; empty where there is none."""
+        record = path.with_suffix(".json")
+        narrow = for_phone(path.read_bytes(), json.loads(record.read_text("utf8"))["alt"]) if record.is_file() else None
+        if narrow is None:
+            return ""
+        file = Path(self.env.app.outdir, "_static/pictures", f"{path.stem}_phone.webp")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(webp(narrow, lossless=False))
+        width, height = css_size(narrow)
+        address = f"{root_from(self.env.docname)}/_static/pictures/{file.name}"
+        return f'<source media="{PHONE_RULE}" srcset="{address}" width="{width}" height="{height}">'
 
 
 def table(header: list[str], rows: list[list[str]]) -> nodes.table:

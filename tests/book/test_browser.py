@@ -413,6 +413,23 @@ def test_on_a_phone_long_names_stand_above_their_numbers_which_need_not_be_moved
     assert browser.execute_script(heights)[1] == 0, "there each stands beside them"
 
 
+def test_on_a_phone_the_names_in_the_opening_picture_can_be_read(browser, address, screen):
+    shown = """
+        const image = document.querySelector('figure.hero img')
+        return [image.currentSrc, image.naturalWidth / image.clientWidth, image.naturalHeight / image.clientHeight]
+    """
+    seen = {}
+    for width in (400, 1300):
+        screen(width)
+        browser.get(f"{address}/book/intro.html")
+        seen[width] = browser.execute_script(shown)
+    assert seen[400][0].endswith("_phone.webp")
+    assert not seen[1300][0].endswith("_phone.webp")
+    for _, across, down in seen.values():
+        assert across < 2.2, "two image pixels are one CSS pixel, in which letters are 12 pixels high"
+        assert abs(across - down) < 0.05, "it is not distorted"
+
+
 def test_on_a_phone_tables_of_many_columns_are_whole(browser, address, chapters, screen):
     screen(400)
     seen = 0
