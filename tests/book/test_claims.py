@@ -329,7 +329,9 @@ def test_the_table_shows_finding_interval_threshold_data_and_verdicts():
     assert not empty
     assert legend in page
     assert "○ says that the numbers do not decide" in legend
-    assert "⊘ says that they speak against the claim" in legend
+    assert "⊘" not in legend, "no row has it"
+    claims.test("di.adaptive", [-0.9, -0.8, -0.9], **DIGITS)
+    assert "⊘ says that the numbers speak against the claim" in claims.table()._repr_html_()
 
 
 def test_saved_tests_come_back(tmp_path):

@@ -298,13 +298,25 @@ LEGEND = (
     "An effect is given as its mean over seeds with the 95% interval of that mean, which may reach outside 0 to "
     "1 for a share. A claim holds where the whole interval lies above the threshold, is contradicted where it lies "
     "below ‘absent at’, or below the threshold where none is given, and holds in part where it lies between the two, "
-    f"or where it has several parts and some of them hold. {MARKS[NOT_SEEN]} says that the numbers do not decide, as "
-    f"the interval reaches a threshold; it does not say that there is no effect. {MARKS[OPPOSED]} says that they speak "
-    "against the claim and cannot contradict it, as they come from digits, or from real data with less than a tenth of "
-    "the paper's training. Overall, a claim that was tested on digits alone holds in part at most. A rule that is "
-    "younger than the run was written or mended when the run's numbers were known."
+    "or where it has several parts and some of them hold. Overall, a claim that was tested on digits alone holds in "
+    "part at most."
 )
-"""What readers take amiss, beneath each table."""
+LEGEND_OF = {
+    NOT_SEEN: f" {MARKS[NOT_SEEN]} says that the numbers do not decide, as the interval reaches a threshold; it does "
+    "not say that there is no effect.",
+    OPPOSED: f" {MARKS[OPPOSED]} says that the numbers speak against the claim and cannot contradict it, as they come "
+    "from digits, or from real data with less than a tenth of the paper's training.",
+}
+YOUNGER = " A rule that is younger than the run was written or mended when the run's numbers were known."
+"""What readers take amiss, beneath each table, as far as it occurs there."""
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """What the marks of some rows mean."""
+    tests = [test for row in rows for test in row.tests]
+    verdicts = {row.verdict for row in rows} | {test.verdict for test in tests}
+    words = "".join(text for verdict, text in LEGEND_OF.items() if verdict in verdicts)
+    return LEGEND + words + YOUNGER * any(not test.rule_first for test in tests)
 
 
 @dataclass(frozen=True)
@@ -321,7 +333,7 @@ class ClaimsTable:
         widths = "".join(f'<col style="width:{width}%">' for _, width in HEADS.values())
         body = "".join(map(self._html_row, self.rows))
         table = f"<colgroup>{widths}</colgroup><thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-        return f'<table class="inv-claims" data-claims="{self.digest}">{table}</table><p>{LEGEND}</p>'
+        return f'<table class="inv-claims" data-claims="{self.digest}">{table}</table><p>{legend(self.rows)}</p>'
 
     def _html_row(self, row: Row) -> str:
         claim = self.claims[row.id]
@@ -348,7 +360,7 @@ class ClaimsTable:
                 first = [f"`{row.id}` {claim.claim}", f"{OVERALL} {mark(row.verdict)}", *about(claim)] if i == 0 else []
                 cells = map("<br>".join, (first, line.tested_on, line.finding, [*line.effect, mark(line.verdict)]))
                 text.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        return "\n".join([*text, "", LEGEND])
+        return "\n".join([*text, "", legend(self.rows)])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         text = self._repr_markdown_()
