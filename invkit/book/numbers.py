@@ -89,16 +89,19 @@ def format_summary(summary: Summary) -> str:
     ('2.0 ± 1.4', '12,346')
     >>> format_summary({"mean": 373.2, "sd": 104.4, "n": 3}), format_summary({"mean": 12.94, "sd": 0.027, "n": 3})
     ('373 ± 104', '12.9 ± 0.03')
+    >>> format_summary({"mean": -4e-5, "sd": 0.0021, "n": 3}), format_summary({"mean": 8.5e-5, "sd": 1.1e-4, "n": 3})
+    ('0.0000 ± 0.0021', '0.00009 ± 0.00011')
     """
     mean, sd = summary["mean"], summary["sd"]
     if sd is None:
         return format_number(mean)
     size = max(abs(mean), sd)
-    if size >= 1e6 or 0 < size < 1e-3:  # with exponents
+    if size >= 1e6 or 0 < size < 1e-5:  # with exponents
         return f"{format_number(mean)} ± {format_number(sd, 2)}"
     decimals = min((_decimals(value, digits) for value, digits in ((mean, 3), (sd, 2)) if value), default=0)
     spread = f"{sd:,.{decimals}f}"
     seen = float(spread.replace(",", "")) or sd < 10 ** -(decimals + 1)  # else 12.9 ± 0.03 would read as sure
+    mean = round(mean, decimals) + 0.0  # no minus before a zero
     return f"{mean:,.{decimals}f} ± {spread if seen else format_number(sd, 1)}"
 
 
