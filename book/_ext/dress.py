@@ -36,6 +36,7 @@ DRAWN = 48  # rows that fit a figure
 RUN = re.compile(r"(recorded run )([\w-]+)")  # as the rows of claims name them
 LETTER = 5  # CSS pixels of one in a row's name, beside the dots
 WORDY = 30  # letters of a row's name that make three lines beside its numbers on a phone, where longer ones go above
+BROAD = 15  # letters of a cell, an interval's for one, that need more room than a number with its spread
 MANY = 4  # columns of numbers for which a phone has no room side by side
 UNLIKE = "unlike-rows"  # tag of a cell whose long table has another quantity in each row: no axis fits them all
 READING = "A line for each row, a panel for each column; bars are the spread over seeds."
@@ -323,7 +324,8 @@ def headed(table: Tag) -> bool:
     rows = [row.find_all(["th", "td"])[1:] for row in table.select("tbody tr")]
     if max(map(len, rows), default=0) < MANY or any(len(row) != len(heads) for row in rows):
         return False
-    table["class"] = [*table.get("class", []), "inv-many"]
+    broad = any(len(cell.get_text().strip()) > BROAD for row in rows for cell in row)
+    table["class"] = [*table.get("class", []), "inv-many", *(["inv-broad"] if broad else [])]
     for row in rows:
         for cell, head in zip(row, heads, strict=True):
             cell["data-head"] = head
