@@ -378,6 +378,15 @@ def test_numbers_of_a_live_table_carry_the_names_of_its_columns():
         assert [cell["data-head"] for cell in line.find_all("td")[1:]] == [f"PSNR {i}" for i in range(4)]
 
 
+def test_intervals_have_more_room_than_numbers():
+    rows = {
+        name: {f"psnr {i}": cell for i in range(4)} for name, cell in (("a", "0.013"), ("b", "0.013 [−0.040, 0.066]"))
+    }
+    for names, broad in ((["a"], False), (["a", "b"], True)):
+        html = page(show.table({name: rows[name] for name in names}, digits=1, corner="method").to_html())[1]
+        assert ("inv-broad" in BeautifulSoup(html, "html.parser").table["class"]) == broad
+
+
 @pytest.mark.parametrize(("columns", "many"), [(3, False), (4, True), (9, True)])
 def test_numbers_of_many_columns_carry_the_names_of_these(tmp_path, columns, many):
     facts = {"title": "A run", "config": {}, "command": "make run", "seeds": [0], "seconds": 1, "device": "cpu"}
