@@ -320,7 +320,8 @@ def headed(table: Tag) -> bool:
 
     A style sheet then shows a row as a block, with the columns' names above the numbers.
     """
-    heads = [head.get_text() for head in table.select("thead tr:last-child > :is(th, td)")][1:]
+    lines = [[head.get_text() for head in line.find_all(["th", "td"])][1:] for line in table.select("thead tr")]
+    heads = next((line for line in lines if any(line)), [])
     rows = [row.find_all(["th", "td"])[1:] for row in table.select("tbody tr")]
     if max(map(len, rows), default=0) < MANY or any(len(row) != len(heads) for row in rows):
         return False

@@ -16,7 +16,7 @@ from posixpath import dirname, join, normpath
 from bs4 import BeautifulSoup, Tag
 from docutils import nodes
 from docutils.parsers.rst import directives
-from dress import root_from
+from dress import root_from, write
 from phone import for_phone
 from sphinx.util.docutils import SphinxDirective
 
@@ -56,17 +56,32 @@ class Hero(SphinxDirective):
         return [figure]
 
     def for_phone(self, path: Path) -> str:
-        """The ``<source>`` of the form for a phone, which is written beside the pages; empty where there is none."""
+        """The ``<source>`` of the form for a phone; empty where there is none."""
         record = path.with_suffix(".json")
-        narrow = for_phone(path.read_bytes(), json.loads(record.read_text("utf8"))["alt"]) if record.is_file() else None
+        self.env.note_dependency(str(path))
+        self.env.note_dependency(str(record))
+        narrow = phone_form_of(path)
         if narrow is None:
             return ""
-        file = Path(self.env.app.outdir, "_static/pictures", f"{path.stem}_phone.webp")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(webp(narrow, lossless=False))
+        self.env.metadata[self.env.docname]["hero"] = str(path)  # see write_phone_forms
         width, height = css_size(narrow)
-        address = f"{root_from(self.env.docname)}/_static/pictures/{file.name}"
+        address = f"{root_from(self.env.docname)}/_static/pictures/{path.stem}_phone.webp"
         return f'<source media="{PHONE_RULE}" srcset="{address}" width="{width}" height="{height}">'
+
+
+def phone_form_of(path: Path) -> bytes | None:
+    """The picture of a recorded run as a phone shows it; None where no record or no other form is there."""
+    record = path.with_suffix(".json")
+    return for_phone(path.read_bytes(), json.loads(record.read_text("utf8"))["alt"]) if record.is_file() else None
+
+
+def write_phone_forms(app, error: Exception | None) -> None:
+    """Write the forms for a phone of opening figures beside the pages, whether or not these were read anew."""
+    if error:
+        return
+    for path in [Path(about["hero"]) for about in app.env.metadata.values() if "hero" in about]:
+        if narrow := phone_form_of(path):
+            write(Path(app.outdir, "_static/pictures", f"{path.stem}_phone.webp"), webp(narrow, lossless=False))
 
 
 def table(header: list[str], rows: list[list[str]]) -> nodes.table:
@@ -256,5 +271,6 @@ def setup(app) -> dict:
     app.connect("html-page-context", quiet_head, priority=900)
     app.connect("html-page-context", social_card)
     app.connect("build-finished", fewer_icons)
+    app.connect("build-finished", write_phone_forms)
     app.connect("build-finished", search_on_its_page)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

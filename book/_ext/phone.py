@@ -86,7 +86,7 @@ def for_desk(picture: bytes, alt: str) -> bytes | None:
         alt: Its alt text, which tells the rows.
 
     Returns:
-        The picture, in WebP with a little loss; None for what is no sheet of rows, or is narrow enough.
+        The picture, in WebP, with a little loss if it was WebP; None for what is no sheet of rows, or is narrow enough.
     """
     sheet = Image.open(io.BytesIO(picture)).convert("RGB")
     if sheet.width * SMALLEST <= DESK * SHARPNESS:
@@ -95,6 +95,8 @@ def for_desk(picture: bytes, alt: str) -> bytes | None:
         columns, names = parse_rows(alt)
         layout = laid_out(sheet, len(names), columns)
     except ValueError:
+        return None
+    if columns < 2:
         return None
     half = -(-columns // 2)
     edges = [round(SHARPNESS * (layout.left - GAP / 2 + k * (layout.tile + GAP))) for k in (0, half, columns)]
@@ -105,8 +107,8 @@ def for_desk(picture: bytes, alt: str) -> bytes | None:
         folded.paste(sheet.crop((left, 0, right, sheet.height)), (edges[0], top))
         folded.paste(sheet.crop((edges[2], 0, sheet.width, sheet.height)), (edges[0] + right - left, top))
     buffer = io.BytesIO()
-    folded.save(buffer, "webp", quality=75, method=4)
-    return buffer.getvalue()
+    folded.save(buffer, "png", compress_level=1)
+    return webp(buffer.getvalue(), lossless=Image.open(io.BytesIO(picture)).format != "WEBP")
 
 
 def rows_for_phone(sheet: Image.Image, alt: str) -> Image.Image | None:

@@ -100,7 +100,8 @@ def garbage(
 @recorded_run(data=True, smoke={"train": 80, "test": 40})
 def lookup(run: Run, *, train: int = 3000, test: int = 600) -> None:
     """What needs no network: the distance from the nearest training image, in pixels."""
-    for side in (inside_mnist(run, train, test), inside_cifar(run, train, test)):
+    sides = (inside_mnist(run, train, test), inside_cifar(run, train, test))
+    for side in sides:
         known = side.data.train.images.flatten(1)
 
         def nearness(images: Tensor, known: Tensor = known) -> Tensor:
@@ -111,14 +112,16 @@ def lookup(run: Run, *, train: int = 3000, test: int = 600) -> None:
             theirs = nearness(images)
             numbers = {"AUROC": auroc(own, theirs), "FPR95": fpr_at_tpr(own, theirs)}
             run.row(f"{side.name} inside, {place} outside", numbers)
+    counts = ", ".join(f"{len(side.data.test)} of {side.name}" for side in sides)
     run.record(
         "mnist_ood_lookup",
         title="Outside images told apart by the distance to the nearest training image: MNIST, CIFAR-10 and "
         "photographs",
         config={"training images": train},
         seeds=1,
-        note=f"The sets of the run on the garbage class: {train:,} training images and {test} test images of each "
-        "side. An image counts as outside by its Euclidean distance, in pixels, from the nearest training image. There "
+        note=f"The sets of the run on the garbage class: {train:,} training images of each side; "
+        f"test images: {counts}, and 143 photographs. "
+        "An image counts as outside by its Euclidean distance, in pixels, from the nearest training image. There "
         "is no network and no chance in these numbers.",
     )
 

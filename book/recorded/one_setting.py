@@ -414,7 +414,7 @@ def picture(run: Run, name: str, images: Tensor, columns: int) -> None:
             config=ik.DeepInversionConfig(),
             figure=figure,
             photographs=True,
-            note=f"The first {len(first)} of the {len(images)} images of the batch, none left out. One seed.",
+            note=f"{'All' if len(first) == len(images) else 'The first'} {len(first)} of the batch. One seed.",
         )
 
 

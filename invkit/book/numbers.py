@@ -96,7 +96,7 @@ def format_summary(summary: Summary) -> str:
     if sd is None:
         return format_number(mean)
     size = max(abs(mean), sd)
-    if size >= 1e6 or 0 < size < 1e-5:  # with exponents
+    if size >= 1e6 or 0 < size < (1e-5 if sd else 1e-3):  # with exponents
         return f"{format_number(mean)} ± {format_number(sd, 2)}"
     decimals = min((_decimals(value, digits) for value, digits in ((mean, 3), (sd, 2)) if value), default=0)
     spread = f"{sd:,.{decimals}f}"

@@ -19,6 +19,7 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6470; --line: #d5dae0; --card: #f5f7f9; --link: #0b57d0; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e8ea; --soft: #a8b0ba; --line: #3a4149; --card: #1f242a; --link: #8ab4f8; }
+  .inv-chart img { filter: invert(.93) hue-rotate(180deg); }
 }
 body { font: 1rem/1.55 system-ui, sans-serif; color: var(--ink); max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { margin-top: 2.6rem; font-size: 1.3rem; }

@@ -120,7 +120,7 @@ class Section:
             figures = [
                 Figure(
                     picture=(folder / f"{name}_{i}.webp").read_bytes(),
-                    narrow=(folder / f"{name}_{i}_narrow.webp").read_bytes() if texts.pop("narrow") else None,
+                    narrow=(folder / f"{name}_{i}_narrow.webp").read_bytes() if texts.pop("narrow", False) else None,
                     **texts,
                 )
                 for i, texts in enumerate(kept.pop("figures"))

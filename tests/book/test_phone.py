@@ -111,6 +111,8 @@ def test_a_sheet_as_wide_as_a_page_and_what_is_no_sheet_of_rows_stay_whole_on_a_
     assert phone.for_desk(render_png(sheet), sheet.alt) is None
     large = show.image_rows({"real": bright(10)}, columns=10, scale=3.5)
     assert phone.for_desk(render_png(large), "Curves.") is None
+    one = show.image_rows({"real": bright(1, 400)}, columns=1, scale=3)
+    assert phone.for_desk(render_png(one), one.alt) is None
 
 
 def test_rows_may_have_fewer_images_than_others(phone):

@@ -255,3 +255,14 @@ def test_a_chart_has_a_form_for_a_phone_and_may_be_turned_dark_also_when_read_ag
     chart, images = (figure.to_html() for figure in again.figures)
     assert chart.startswith('<figure class="inv-chart"><picture><source media="(max-width: 40rem)"')
     assert images.startswith("<figure><img")
+
+
+def test_a_section_that_was_kept_before_charts_had_two_forms_is_read(tmp_path):
+    section = Section(name="classes", title="Classes")
+    section.picture(image_grid(torch.rand(2, 1, 4, 4)), "Images.")
+    section.save(tmp_path)
+    kept = json.loads((tmp_path / "classes.json").read_text("utf8"))
+    for figure in kept["figures"]:
+        del figure["narrow"], figure["chart"]
+    (tmp_path / "classes.json").write_text(json.dumps(kept), "utf8")
+    assert Section.load(tmp_path, "classes").figures == section.figures

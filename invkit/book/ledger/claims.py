@@ -308,11 +308,10 @@ LEGEND_OF = {
     "from digits, or from real data with less than a tenth of the paper's training.",
 }
 YOUNGER = " A rule that is younger than the run was written or mended when the run's numbers were known."
-"""What readers take amiss, beneath each table, as far as it occurs there."""
 
 
 def legend(rows: Sequence[Row]) -> str:
-    """What the marks of some rows mean."""
+    """What readers take amiss, as far as it occurs in some rows: it stands beneath their table."""
     tests = [test for row in rows for test in row.tests]
     verdicts = {row.verdict for row in rows} | {test.verdict for test in tests}
     words = "".join(text for verdict, text in LEGEND_OF.items() if verdict in verdicts)
