@@ -398,6 +398,7 @@ def test_pictures_of_recorded_runs_have_the_room_that_their_tiles_need(browser, 
 def test_on_a_phone_long_names_stand_above_their_numbers_which_need_not_be_moved(browser, address, chapters, screen):
     (chapter,) = [name for name in chapters if "/09_" in name]
     heights = """
+        document.querySelectorAll('details').forEach(fold => { fold.open = true })
         const table = document.querySelector('table.inv-named'), place = table.closest('.inv-scroll')
         const rows = [...table.querySelectorAll('tr.inv-name')]
         const lines = rows.map(row => row.offsetHeight / 20)
