@@ -24,6 +24,7 @@ from torchvision.transforms import v2
 import invkit as ik
 from invkit import show
 from invkit.book.recording import Run, command_line, recorded_run
+from invkit.metrics import in_batches
 from invkit.networks.classifiers import build
 from invkit.objectives.losses import jensen_shannon
 from invkit.transforms import RandomViews
@@ -119,15 +120,11 @@ VIEWS = RandomViews(
 @recorded_run(data=True, smoke={"images": 20, "inversion_steps": 1, "steps": 1, "seeds": 1})
 def student(run: Run, *, images: int = 4000, inversion_steps: int = 100, steps: int = 1200, seeds: int = 3) -> None:
     """Fresh ResNet-20s taught on few and many synthetic and real images, and on noise, tested on real ones."""
-    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
-    target = run.network("cifar10_resnet20")
-    inversion = ik.DeepInversionConfig(**SYNTHESIS | {"steps": inversion_steps})
+    data, target, inversion, plain, real = schooling(run, images, inversion_steps)
     distillation = lessons(run, steps, bf16=True)
-    plain = run.synthetic(target, images, inversion)
-    order = torch.randperm(len(data.train), generator=ik.seeded(0))
     sources = {
         "synthetic": plain,
-        "real": data.train.images[order[:images]],
+        "real": real,
         "noise": torch.rand(len(plain), *target.spec.shape, generator=ik.seeded(0)),
     }
     run.row("teacher", {"test accuracy": accuracy(target, data)})
@@ -158,13 +155,9 @@ def student_longer(
     run: Run, *, images: int = 4000, few: int = 640, inversion_steps: int = 100, steps: int = 2400, seeds: int = 3
 ) -> None:
     """Few and many synthetic images, and real ones, in lessons twice as long as those of :func:`student`."""
-    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
-    target = run.network("cifar10_resnet20")
-    inversion = ik.DeepInversionConfig(**SYNTHESIS | {"steps": inversion_steps})
+    data, target, inversion, plain, real = schooling(run, images, inversion_steps)
     distillation = lessons(run, steps, bf16=True)
-    plain = run.synthetic(target, images, inversion)
-    order = torch.randperm(len(data.train), generator=ik.seeded(0))
-    sets = {"synthetic": [plain[:few], plain], "real": [data.train.images[order[:images]]]}
+    sets = {"synthetic": [plain[:few], plain], "real": [real]}
     for source, members in sets.items():
         for pictures in members:
             for seed in range(seeds):
@@ -181,6 +174,18 @@ def student_longer(
     )
 
 
+def schooling(
+    run: Run, images: int, inversion_steps: int
+) -> tuple[ik.DataSet, ik.Target, ik.DeepInversionConfig, Tensor, Tensor]:
+    """CIFAR-10, the teacher, the config of its images, these images, and as many photographs, or all there are."""
+    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
+    target = run.network("cifar10_resnet20")
+    inversion = ik.DeepInversionConfig(**SYNTHESIS | {"steps": inversion_steps})
+    plain = run.synthetic(target, images, inversion)
+    order = torch.randperm(len(data.train), generator=ik.seeded(0))
+    return data, target, inversion, plain, data.train.images[order[:images]]
+
+
 @recorded_run(
     data=True, smoke={"images": 20, "rounds": 2, "inversion_steps": 1, "round_steps": 1, "steps": 1, "seeds": 1}
 )
@@ -194,8 +199,7 @@ def adaptive(
     competing = replace(inversion, competition=competition)
     between, at_last = lessons(run, round_steps), lessons(run, steps)
     plain = run.synthetic(target, images, inversion, folder="plain")
-    grow(run, target, plain, images // 2, rounds, competing, between, at_last, seeds)
-    record_growth(run, "cifar10_student_adaptive", images, rounds, competing, between, at_last, seeds)
+    grow(run, "cifar10_student_adaptive", target, plain, images, rounds, competing, between, at_last, seeds)
 
 
 @recorded_run(
@@ -207,23 +211,20 @@ def adaptive_many(
     round_steps: int = 400, steps: int = 2400, seeds: int = 3, competition: float = 10.0,
 ) -> None:  # fmt: skip
     """As :func:`adaptive`, with sets of four times the size, out of a pool of plain images, and longer lessons."""
-    target = run.network("cifar10_resnet20")
-    inversion = ik.DeepInversionConfig(**SYNTHESIS | {"steps": inversion_steps})
+    _, target, inversion, plain, _ = schooling(run, pool, inversion_steps)
     competing = replace(inversion, competition=competition)
     between, at_last = lessons(run, round_steps, bf16=True), lessons(run, steps, bf16=True)
-    plain = run.synthetic(target, pool, inversion)
-    grow(run, target, plain, images // 2, rounds, competing, between, at_last, seeds)
-    record_growth(run, "cifar10_student_adaptive_many", images, rounds, competing, between, at_last, seeds)
+    grow(run, "cifar10_student_adaptive_many", target, plain, images, rounds, competing, between, at_last, seeds)
 
 
 def grow(
-    run: Run, target: ik.Target, plain: Tensor, half: int, rounds: int, competing: ik.DeepInversionConfig,
+    run: Run, name: str, target: ik.Target, plain: Tensor, images: int, rounds: int, competing: ik.DeepInversionConfig,
     between: ik.DistillationConfig, at_last: ik.DistillationConfig, seeds: int,
 ) -> None:  # fmt: skip
-    """Rows of students taught on ``half`` plain images and as many more: plain too, or made against a student."""
+    """Record students taught on sets whose one half is plain images, the other plain too or made against a student."""
     data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}")
-    other = run.network("cifar10_resnet44")
-    judge = ik.Judge(target=target, verifiers={"ResNet-44": other}, real=data.test.images)
+    judge = ik.Judge(target=target, verifiers={"ResNet-44": run.network("cifar10_resnet44")}, real=data.test.images)
+    half = images // 2
     for seed in range(seeds):
         order = torch.randperm(len(plain), generator=ik.seeded(seed))
         first, second = plain[order[:half]], plain[order[half : 2 * half]]
@@ -234,34 +235,19 @@ def grow(
                 target, half // rounds, competing, folder=f"adaptive_{seed}_{k}", student=taught,
                 seed=1 + seed * rounds + k,  # 0 is the plain images' noise
             )  # fmt: skip
-            for name, pictures in {"plain": second[: len(new)], "adaptive": new}.items():
-                run.row(f"{name} images of round {k + 1}", {"disagreement": disagreement(target, taught, pictures)})
+            for kind, pictures in {"plain": second[: len(new)], "adaptive": new}.items():
+                answers = (in_batches(network, pictures) for network in (target, taught))
+                run.row(f"{kind} images of round {k + 1}", {"disagreement": float(jensen_shannon(*answers).mean())})
             grown = torch.cat([grown, new])
         added = {"plain": second[: len(grown) - half], "adaptive": grown[half:]}
-        for name, pictures in added.items():
-            with torch.no_grad():
-                labels = torch.cat([target(part).argmax(1) for part in pictures.split(256)])
-            scores = judge(pictures, labels)
+        for kind, pictures in added.items():
+            scores = judge(pictures, in_batches(target, pictures).argmax(1))
             taught = teach(target, torch.cat([first, pictures]), at_last, seed)
             run.row(
-                f"half of them {name}",
+                f"half of them {kind}",
                 {"diversity": scores["diversity"], "ResNet-44": scores["ResNet-44"]}
                 | {"test accuracy": accuracy(taught, data)},
             )
-
-
-def disagreement(target: ik.Target, student: ik.Target, pictures: Tensor) -> float:
-    """Mean Jensen-Shannon divergence of two networks' answers to some images, in bits."""
-    with torch.no_grad():
-        each = [jensen_shannon(target(part), student(part)) for part in pictures.split(256)]
-    return float(torch.cat(each).mean())
-
-
-def record_growth(
-    run: Run, name: str, images: int, rounds: int, competing: ik.DeepInversionConfig,
-    between: ik.DistillationConfig, at_last: ik.DistillationConfig, seeds: int,
-) -> None:  # fmt: skip
-    """Write the record of :func:`grow`."""
     run.record(
         name,
         title=f"ResNet-20s taught on {images:,} synthetic images, half of them made in rounds against the student",
@@ -343,9 +329,15 @@ def teach(
 ) -> ik.Target:
     """A fresh ResNet-20 that has learnt the teacher's answers to some images."""
     network = build("resnet20", target.spec, seed=seed)
-    with torch.no_grad():
-        labels = torch.cat([target(part).argmax(1) for part in pictures.split(256)])
-    return ik.distil(target, network, pictures, labels, config, views=views, generator=ik.seeded(seed))[0]
+    return ik.distil(
+        target,
+        network,
+        pictures,
+        in_batches(target, pictures).argmax(1),
+        config,
+        views=views,
+        generator=ik.seeded(seed),
+    )[0]
 
 
 def accuracy(network: ik.Target, data: ik.DataSet) -> float:

@@ -88,3 +88,10 @@ def test_names_of_three_lines_and_a_long_heading_stay_apart_and_on_the_sheet():
 def test_a_column_over_decades_has_a_logarithmic_scale_and_others_do_not():
     mixed = pd.DataFrame({"all": [0.1, 0.2, 0.3, 12.0], "alike": [1.0, 2.0, 3.0, 4.0], "signed": [-1.0, 0.1, 0.1, 9.0]})
     assert [axes.get_xscale() for axes in dot_panels(mixed).axes] == ["log", "linear", "linear"]
+
+
+def test_panels_that_do_not_fit_beside_each_other_stand_in_bands_of_equal_length():
+    figure = dot_panels(frame(columns=6))
+    (rows, columns) = figure.axes[0].get_subplotspec().get_gridspec().get_geometry()
+    assert (rows, columns) == (2, 3)
+    assert all(axes.has_data() for axes in figure.axes)
