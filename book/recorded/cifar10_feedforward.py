@@ -1,12 +1,13 @@
 """Repeat the recorded runs on inverting the logits of published networks for CIFAR-10, standard and robust.
 
     INVKIT_DATA=FOLDER INVKIT_WORK=OTHER python book/recorded/cifar10_feedforward.py logits
+    INVKIT_DATA=FOLDER INVKIT_WORK=OTHER python book/recorded/cifar10_feedforward.py uses
     INVKIT_DATA=FOLDER INVKIT_WORK=OTHER python book/recorded/cifar10_feedforward.py beyond
     INVKIT_DATA=FOLDER python book/recorded/cifar10_feedforward.py controls
 
 ``FOLDER`` holds ``cifar10_4600.npz``, ``cifar10_jpeg_train.zip`` (training images, a folder for each class),
-``mnist.npz``, ``imagenet_photos/`` and ``weights/`` with the networks. ``INVKIT_WORK`` names a folder in which the
-network that was trained under attack is kept, for the next try.
+``mnist.npz``, ``imagenet_photos/`` and ``weights/`` with the networks. ``INVKIT_WORK`` names a folder in which
+networks that were trained under attack are kept, for the next try.
 """
 
 from __future__ import annotations
@@ -79,24 +80,22 @@ TIMED = 500  # images with which a step is timed: their number does not matter t
 
 @recorded_run(
     data=True,
-    smoke={"seconds": 0.1, "tuning_seconds": 0.1, "seeds": 1, "train": 64, "each": 2, "judged": 20, "attack_steps": 1},
+    smoke={"seconds": 0.1, "tuning_seconds": 0.1, "seeds": 1, "train": 64, "each": 2, "judged": 20},
 )
 def logits(
     run: Run, *, seconds: float = 180.0, tuning_seconds: float = 30.0, seeds: int = 3, train: int = 4000,
-    each: int = 2000, judged: int = 300, attack_steps: int = 20,
+    each: int = 2000, judged: int = 300,
 ) -> None:  # fmt: skip
     """Tune, train and measure every method, in equal time of the processor for each training."""
     data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}", limit=train)
     verifier = run.network("cifar10_resnet44")
     pool, apart = learnt_and_apart(run, verifier.spec.classes, each, judged // len(verifier.spec.classes))
     test = data.test.per_class(judged // 10)
-    others = outside(run, judged, verifier.spec)
     targets = {name: network(run, subject, data) for name, subject in SUBJECTS.items()}
     tuner = run.network("cifar10_resnet4b_robust")  # of another family than the verifier
     settings: dict[str, dict[str, dict[str, Any]]] = {}
     shown = torch.arange(0, len(test), judged // 10)
     pictures = {"test images": test.images[shown]}
-    uses: dict[str, dict[str, list[float]]] = {}
     for name, target in targets.items():
         settings[name] = tuned(run, pool, apart, name, target, tuner, tuning_seconds)
         trainings = trainings_of(name, target, pool.pixels, settings[name])
@@ -113,50 +112,72 @@ def logits(
             ours = probes["ours"]
             drawn = ours.draws(1, ik.seeded(seed))[0]
             run.row(f"{name} / ours, drawn", ours.scores(drawn))
-            for use, number in used(ours, others, attack_steps).items():
-                uses.setdefault(use, {}).setdefault(name, []).append(number)
             if seed == 0:
                 pictures[f"{name}: ours"], pictures[f"{name}: ours, drawn"] = ours.reconstructions[shown], drawn[shown]
                 rivals = [method for method in probes if method != "ours"]
                 pictures |= {f"{name}: {method}": probes[method].reconstructions[shown] for method in rivals}
         for guess, images in ours.baselines(pool).items():
             run.row(f"{name} / {guess}", ours.scores(images))
-    config = {
-        "ours": OURS,
-        "baselines": BASELINE,
-        "seconds": seconds,
-        "tuning": {"seconds": tuning_seconds, "grids": GRIDS, "found": settings},
-        "robust": HARDENING,
-    }
-    note = (
-        f"{len(test)} test images, which no network was trained on; {seeds} seeds of the inverses, of one network of "
-        f"each kind. Each inverse took as many steps as fit into {seconds:.0f} s of the processor, timed in turns, on "
-        f"{len(pool):,} training images, kept as JPEG, and their logits, with the best of six settings for each: "
-        "that of least feature distance times Fréchet distance, in a robust network's features, on "
-        f"{len(apart)} images that no inverse learnt from, after {tuning_seconds:.0f} s. The verifier, whose features "
-        "the distances here take, is a ResNet-44. ResNet-20, robust: the published ResNet-20 trained on for "
-        f"{HARDENING['steps']} steps under attack with radius 4/255."
-    )
     few_bytes = {row: images.mul(31).round().div(31) for row, images in pictures.items()}
     run.record(
         "cifar10_feedforward",
         title="Test images of CIFAR-10 from the ten logits of a standard and a robust network",
-        config=config,
+        config={
+            "ours": OURS,
+            "baselines": BASELINE,
+            "seconds": seconds,
+            "tuning": {"seconds": tuning_seconds, "grids": GRIDS, "found": settings},
+            "robust": HARDENING,
+        },
         seeds=seeds,
         claims=("ff.rich", "ff.robust", "ff.better"),
         figure=show.image_rows(few_bytes, list(verifier.spec.classes), columns=10, scale=1.5),
-        note=note,
+        note=f"{len(test)} test images, which no network was trained on; {seeds} seeds of the inverses, of one network "
+        f"of each kind. Each inverse took as many steps as fit into {seconds:.0f} s of the processor, timed in turns, "
+        f"on {len(pool):,} training images, kept as JPEG, and their logits, with the best of six settings for each: "
+        "that of least feature distance times Fréchet distance, in a robust network's features, on "
+        f"{len(apart)} images that no inverse learnt from, after {tuning_seconds:.0f} s. The verifier, whose features "
+        "the distances here take, is a ResNet-44. ResNet-20, robust: the published ResNet-20 trained on for "
+        f"{HARDENING['steps']} steps under attack with radius 4/255.",
     )
+
+
+@recorded_run(data=True, smoke={"share": 0.002, "seeds": 1, "train": 64, "each": 2, "judged": 20, "attack_steps": 1})
+def uses(
+    run: Run, *, share: float = 1.0, seeds: int = 3, first: int = 3, train: int = 4000, each: int = 2000,
+    judged: int = 300, attack_steps: int = 20,
+) -> None:  # fmt: skip
+    """Ask inverses of attacked images, of other data, of moved logits: other seeds than those of the comparison."""
+    before = load_recorded("cifar10_feedforward", Path(__file__).parent)
+    found = {name: before.config["tuning"]["found"][name]["ours"] for name in SUBJECTS}
+    steps = {name: round(share * before.measured[f"{name} / ours"]["steps"][0]) for name in SUBJECTS}
+    data = ik.load_data(f"npz:{run.data / 'cifar10_4600.npz'}", limit=train)
+    verifier = run.network("cifar10_resnet44")
+    pool, _ = learnt_and_apart(run, verifier.spec.classes, each, judged // len(verifier.spec.classes))
+    test = data.test.per_class(judged // 10)
+    others = outside(run, judged, verifier.spec)
+    measured: dict[str, dict[str, list[float]]] = {}
+    chosen = range(first, first + seeds)
+    for seed in chosen:
+        for name, subject in SUBJECTS.items():
+            target = network(run, subject, data, seed)
+            inverse = training("ours", target, subject, pool.pixels, found[name])(steps[name], ik.seeded(seed))
+            probe = LogitProbe(target, inverse, test, verifier)
+            for use, number in used(probe, others, attack_steps).items():
+                measured.setdefault(use, {}).setdefault(name, []).append(number)
     run.record(
         "cifar10_feedforward_uses",
         title="What the inverses of logits tell of networks for CIFAR-10",
-        config=config,
-        seeds=seeds,
+        config={"ours": OURS, "settings": found, "steps": steps, "robust": HARDENING},
+        seeds=chosen,
         claims=("ff.invariance", "ff.attacked", "ff.ood"),
-        measured=uses,
-        note=f"{note} Accuracy under attack: {attack_steps} steps of PGD with radius 4/255; images moved by attacks "
-        "and by random changes: radius 8/255, in the verifier's features, in units of the distance between two images. "
-        "Logits moved by half the distance between those of two images.",
+        measured=measured,
+        note=f"{len(test)} test images, which no network was trained on, and {len(pool):,} that the inverses learnt "
+        "from, with the settings and as many steps as in the comparison of methods, but other seeds: of the inverses, "
+        f"and of the robust networks, each the published ResNet-20 trained on for {HARDENING['steps']} steps under "
+        f"attack with radius 4/255. Accuracy under attack: {attack_steps} steps of PGD with radius 4/255; images moved "
+        "by attacks and by random changes: radius 8/255, in the features of the verifier, a ResNet-44, in units of the "
+        "distance between two images. Logits moved by half the distance between those of two images.",
     )
 
 
@@ -329,23 +350,25 @@ def tuned(
     return {word: best.settings for word, best in found.items()}
 
 
-def network(run: Run, subject: Subject, data: ik.DataSet) -> ik.Target:
+def network(run: Run, subject: Subject, data: ik.DataSet, seed: int = 0) -> ik.Target:
     """One of the published networks; the robust ResNet-20 is the standard one, trained on under attack."""
     target = run.network(subject.weights)
     if not subject.hardened:
         return target
-    file, log = run.work / "resnet20_robust.safetensors", run.work / "resnet20_robust.seconds"
+    label = "ResNet-20 trained on under attack" + (f", seed {seed}" if seed else "")
+    name = "resnet20_robust" + (f"_{seed}" if seed else "")
+    file, log = run.work / f"{name}.safetensors", run.work / f"{name}.seconds"
     if file.exists():
-        run.earlier["training under attack"] = float(log.read_text())
+        run.earlier[label] = float(log.read_text())
     else:
         module = copy.deepcopy(target.module).requires_grad_(True)
         config = ik.ClassifierConfig(**HARDENING | run.trial)
-        _, result = ik.train_classifier(module, replace(data, spec=target.spec), config, device="cpu")
+        _, result = ik.train_classifier(module, replace(data, spec=target.spec), config, seed=seed, device="cpu")
         log.write_text(str(result.seconds))
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, file)
     spec = run.data / "weights" / f"{subject.weights}.json"
     hardened = ik.load_target(NETWORKS[subject.weights], weights=file, spec=spec, device="cpu")
-    return run.uses(hardened, "ResNet-20 trained on under attack")
+    return run.uses(hardened, label)
 
 
 def used(probe: LogitProbe, others: dict[str, Tensor], attack_steps: int) -> dict[str, float]:
@@ -378,4 +401,4 @@ def used(probe: LogitProbe, others: dict[str, Tensor], attack_steps: int) -> dic
 
 
 if __name__ == "__main__":
-    command_line(logits, beyond, controls)
+    command_line(logits, uses, beyond, controls)

@@ -144,7 +144,7 @@ def logits(run: Run, *, seconds: float = 60.0, tuning_seconds: float = 20.0, see
             "robust": ATTACK,
         },
         seeds=seeds,
-        claims=("ff.better",),
+        claims=("ff.rich", "ff.better"),
         figure=show.image_rows(pictures, columns=10),
         note=f"{len(heldout)} held-out images; each seed has a target, a verifier and inverses of its own. They "
         f"took as many steps as fit into {seconds:.0f} s of the processor, timed in turns, with the best of six "
