@@ -3,14 +3,16 @@
 import hashlib
 import json
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from invkit.book import recorded
-from invkit.book.ledger.rules import load_rules
+from invkit.book.ledger.rules import load_rules, read_rule
 from invkit.book.record_file import commit_of, record
 from invkit.book.recorded import check_records, load_recorded, show_recorded
 from invkit.show.grids import image_grid
@@ -376,3 +378,22 @@ def test_a_page_reads_on_where_a_record_or_its_picture_is_missing(tmp_path):
     path = record("run-1", **FACTS, figure=figure(), folder=tmp_path)
     path.with_suffix(".png").unlink()
     assert "run-1 is missing" in show_recorded("run-1", tmp_path)._repr_html_()
+
+
+def rules_of(commit):
+    """Digests of the rules as a commit has them; a mending is no part of a rule."""
+    for place in ("invkit/book/ledger/rules.yml", "invkit/book/rules.yml"):  # where they are, and where they were
+        shown = subprocess.run(["git", "show", f"{commit}:{place}"], cwd=ROOT, capture_output=True, text=True)
+        if shown.returncode == 0:
+            rows = [{key: row[key] for key in row if "mended" not in key} for row in yaml.safe_load(shown.stdout)]
+            return {row["id"]: read_rule(row).digest() for row in rows}
+    pytest.skip(f"this checkout does not hold the rules of commit {commit}")
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_rules_of_a_run_are_those_of_the_commit_that_it_was_made_from(name):
+    run = load_recorded(name)
+    if not run.rules:
+        pytest.skip("it judges no claim")
+    there = rules_of(run.commit.partition("+")[0])
+    assert run.rules == {id: there.get(id) for id in run.rules}
