@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 from bs4 import BeautifulSoup, Tag
-from phone import add_phone_form
+from phone import add_forms
 from sphinx.util import logging
 
 from invkit.book.ledger.claims import anchor
@@ -86,7 +86,7 @@ def dress(notebook: dict, name: str, up: str = "..", records: Records | None = N
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/html" in data:
-                html = add_phone_form("".join(data["text/html"]))  # first: a parser sorts the attributes of an image
+                html = add_forms("".join(data["text/html"]))  # first: a parser sorts the attributes of an image
                 html = offer_record(link_claims(html, up, records or {}), up, records or {}, "".join(cell["source"]))
                 html = number_figure(cell, html, f"fig-{name[:2]}-{id}")
                 html = fold_tables(html, f"data/{name}-{id}", up, files, drawn=UNLIKE not in tags_of(cell))

@@ -23,7 +23,7 @@ import torch
 from docutils import nodes
 from docutils.parsers.rst import directives
 from dress import move_pictures, root_from, write_all
-from phone import add_phone_form
+from phone import add_forms
 from PIL import Image
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -204,7 +204,7 @@ class Depths(Shown):
             labels.append(words)
             alts.append(f"Six photographs, and below them what comes back, {words}: {sheet.alt}")
         slider = Frames(frames, labels, alts, "depth", start=min(7, len(frames) - 1))
-        return self.apart(add_phone_form(slider._repr_html_()))
+        return self.apart(add_forms(slider._repr_html_()))
 
 
 def pixels(image: Image.Image, size: int) -> torch.Tensor:

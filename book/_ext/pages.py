@@ -17,10 +17,11 @@ from bs4 import BeautifulSoup, Tag
 from docutils import nodes
 from docutils.parsers.rst import directives
 from dress import root_from, write
-from phone import for_phone
+from ground import CLEAR, on_white
+from phone import Forms, forms_of
 from sphinx.util.docutils import SphinxDirective
 
-from invkit.show.picture import PHONE_RULE, css_size, webp
+from invkit.show.picture import PHONE_RULE, css_size
 
 BRIEF = "In brief. "  # begins the paragraph that says what a chapter found
 TEXT = 200  # characters of a description that previews of a link show
@@ -30,7 +31,7 @@ LEAST = (300, 150)  # CSS pixels across and down; a smaller picture says nothing
 class Hero(SphinxDirective):
     """``{hero} file``: a figure that may not have been made yet; its content is the caption.
 
-    The picture of a recorded run has a form for a phone.
+    The sheet of a recorded run has its forms for a desk and for a phone; any other picture stays as it is.
     """
 
     required_arguments = 1
@@ -38,50 +39,54 @@ class Hero(SphinxDirective):
     option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012 (docutils reads it so)
 
     def run(self) -> list[nodes.Node]:
-        path = self.env.relfn2path(self.arguments[0])[1]
-        if not Path(path).is_file():
+        path = Path(self.env.relfn2path(self.arguments[0])[1])
+        if not path.is_file():
             return []
-        shown: list[nodes.Node] = [nodes.image(uri=self.arguments[0], alt=self.options["alt"])]
-        if source := self.for_phone(Path(path)):
-            shown = [
-                nodes.raw("", f"<picture>{source}", format="html"),
-                *shown,
-                nodes.raw("", "</picture>", format="html"),
-            ]
         caption = nodes.caption()
         self.state.nested_parse(self.content, self.content_offset, caption)
-        figure = nodes.figure("", *shown, classes=["hero"])
+        figure = nodes.figure("", self.shown(path), classes=["hero"])
         if caption.children:
             figure += nodes.caption("", "", *caption.children[0].children)
         return [figure]
 
-    def for_phone(self, path: Path) -> str:
-        """The ``<source>`` of the form for a phone; empty where there is none."""
-        record = path.with_suffix(".json")
+    def shown(self, path: Path) -> nodes.Node:
+        """The picture, in both its forms where it has them."""
         self.env.note_dependency(str(path))
-        self.env.note_dependency(str(record))
-        narrow = phone_form_of(path)
-        if narrow is None:
-            return ""
-        self.env.metadata[self.env.docname]["hero"] = str(path)  # see write_phone_forms
-        width, height = css_size(narrow)
-        address = f"{root_from(self.env.docname)}/_static/pictures/{path.stem}_phone.webp"
-        return f'<source media="{PHONE_RULE}" srcset="{address}" width="{width}" height="{height}">'
+        self.env.note_dependency(str(path.with_suffix(".json")))
+        forms = opening_forms(path)
+        if forms is None:
+            return nodes.image(uri=self.arguments[0], alt=self.options["alt"])
+        self.env.metadata[self.env.docname]["hero"] = str(path)  # see write_opening_forms
+        folder = f"{root_from(self.env.docname)}/_static/pictures"
+        image = (
+            f'<img src="{folder}/{path.stem}.webp" alt="{escape(self.options["alt"])}" class="{CLEAR}" '
+            f"{sides(forms.wide)}>"
+        )
+        if forms.narrow:
+            source = f'media="{PHONE_RULE}" srcset="{folder}/{path.stem}_phone.webp" {sides(forms.narrow)}'
+            image = f"<picture><source {source}>{image}</picture>"
+        return nodes.raw("", image, format="html")
 
 
-def phone_form_of(path: Path) -> bytes | None:
-    """The picture of a recorded run as a phone shows it; None where no record or no other form is there."""
+def sides(picture: bytes) -> str:
+    """Width and height of a picture, for its tag."""
+    return 'width="{}" height="{}"'.format(*css_size(picture))
+
+
+def opening_forms(path: Path) -> Forms | None:
+    """The forms of the picture of a recorded run; None where no record is there, or for no sheet of images."""
     record = path.with_suffix(".json")
-    return for_phone(path.read_bytes(), json.loads(record.read_text("utf8"))["alt"]) if record.is_file() else None
+    return forms_of(path.read_bytes(), json.loads(record.read_text("utf8"))["alt"]) if record.is_file() else None
 
 
-def write_phone_forms(app, error: Exception | None) -> None:
-    """Write the forms for a phone of opening figures beside the pages, whether or not these were read anew."""
-    if error:
-        return
-    for path in [Path(about["hero"]) for about in app.env.metadata.values() if "hero" in about]:
-        if narrow := phone_form_of(path):
-            write(Path(app.outdir, "_static/pictures", f"{path.stem}_phone.webp"), webp(narrow, lossless=False))
+def write_opening_forms(app, env) -> None:
+    """Write the forms of opening figures beside the pages, whether or not these were read anew."""
+    folder = Path(app.outdir, "_static/pictures")
+    for path in [Path(about["hero"]) for about in env.metadata.values() if "hero" in about]:
+        if forms := opening_forms(path):
+            write(folder / f"{path.stem}.webp", forms.wide)
+            if forms.narrow:
+                write(folder / f"{path.stem}_phone.webp", forms.narrow)
 
 
 def table(header: list[str], rows: list[list[str]]) -> nodes.table:
@@ -197,11 +202,23 @@ def social_card(app, pagename, templatename, context, doctree) -> None:
         card |= {"og:description": words, "description": words}
     if picture := best_picture(context.get("body", "")):
         place = normpath(join(dirname(pagename), str(picture["src"])))
+        place = with_ground(Path(app.outdir), place)
         card |= {"og:image": app.config.html_baseurl + place, "og:image:alt": shortened(str(picture["alt"]))}
     for name, words in card.items():
         tag = rf'(?<=<meta content=")[^"]*(?=" (?:property|name)="{name}")'
         before, rest = re.split(tag, context["metatags"])
         context["metatags"] = before + escape(words) + rest
+
+
+def with_ground(folder: Path, place: str) -> str:
+    """The place of a picture, or that of the same picture on white where it has no ground: previews may be dark."""
+    path = folder / place
+    picture = on_white(path.read_bytes()) if path.is_file() else None
+    if picture is None:
+        return place
+    path = path.with_stem(f"{path.stem}_white")
+    write(path, picture)
+    return path.relative_to(folder).as_posix()
 
 
 def description(doctree: nodes.document) -> str:
@@ -271,6 +288,6 @@ def setup(app) -> dict:
     app.connect("html-page-context", quiet_head, priority=900)
     app.connect("html-page-context", social_card)
     app.connect("build-finished", fewer_icons)
-    app.connect("build-finished", write_phone_forms)
+    app.connect("env-check-consistency", write_opening_forms)
     app.connect("build-finished", search_on_its_page)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

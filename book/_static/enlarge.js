@@ -23,6 +23,7 @@ document.addEventListener("DOMContentLoaded", function () {
     picture.loading = "eager";
     image.src = picture.currentSrc || picture.src; // on a phone the form that is shown there
     image.alt = caption.textContent = picture.alt;
+    image.classList.toggle("inv-clear", picture.classList.contains("inv-clear"));
     image.style.imageRendering = getComputedStyle(picture).imageRendering;
     image.style.width = Math.max(picture.naturalWidth, 2 * picture.width) + "px";
   }

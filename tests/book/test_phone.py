@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from invkit import show
 from invkit.show.grids import GAP, LINE, MARGIN
-from invkit.show.picture import SHARPNESS, render_png
+from invkit.show.picture import SHARPNESS, img_tag, render_png, webp
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -25,7 +26,7 @@ def phone(monkeypatch):
     import phone
 
     yield phone
-    for name in ("phone", "sheets"):
+    for name in ("phone", "sheets", "ground"):
         sys.modules.pop(name, None)
 
 
@@ -36,10 +37,20 @@ def bright(count: int, size: int = 32) -> torch.Tensor:
 
 
 def drawn(phone, rows, labels=None, **options) -> tuple[Image.Image, Image.Image]:
-    """The sheet as on a page, and as on a phone."""
-    sheet = show.image_rows(rows, labels, columns=10, **options)
+    """The sheet as it was made, and as on a phone."""
+    return both(phone, show.image_rows(rows, labels, columns=10, **options))
+
+
+def both(phone, sheet) -> tuple[Image.Image, Image.Image]:
     wide = render_png(sheet)
-    return Image.open(io.BytesIO(wide)), Image.open(io.BytesIO(phone.for_phone(wide, sheet.alt)))
+    return Image.open(io.BytesIO(wide)), on_white(phone.forms_of(wide, sheet.alt).narrow)
+
+
+def on_white(picture: bytes) -> Image.Image:
+    """What is seen of a sheet without ground on a white page."""
+    image = Image.open(io.BytesIO(picture))
+    assert image.mode == "RGBA"
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def colour(sheet: Image.Image, x: float, y: float) -> list[int]:
@@ -79,9 +90,8 @@ def test_a_sheet_much_wider_than_a_page_stands_in_two_bands_on_a_desk(phone, col
         rows, CLASSES[:columns], columns=columns, scale=3.5, numbers_name="share", numbers={"real": 1}
     )
     wide = render_png(sheet)
-    whole, folded = (
-        Image.open(io.BytesIO(picture)).convert("RGB") for picture in (wide, phone.for_desk(wide, sheet.alt))
-    )
+    whole = Image.open(io.BytesIO(wide)).convert("RGB")
+    folded = on_white(phone.forms_of(wide, sheet.alt).wide)
     layout = phone.laid_out(whole, 2, columns)
     half, step = -(-columns // 2), layout.tile + GAP
     assert folded.height == 2 * whole.height
@@ -99,20 +109,18 @@ def test_a_sheet_much_wider_than_a_page_stands_in_two_bands_on_a_desk(phone, col
         )
     assert ink(folded, 0, height, numbers) == pytest.approx(ink(whole, 0, height, layout.left + columns * step), abs=9)
     assert (
-        phone.add_phone_form(
-            f'<img src="data:image/png;base64,{base64.b64encode(wide).decode()}" alt="{sheet.alt}">'
-        ).count("data:")
+        phone.add_forms(f'<img src="data:image/png;base64,{base64.b64encode(wide).decode()}" alt="{sheet.alt}">').count(
+            "data:"
+        )
         == 2
     )
 
 
-def test_a_sheet_as_wide_as_a_page_and_what_is_no_sheet_of_rows_stay_whole_on_a_desk(phone):
+def test_a_sheet_as_wide_as_a_page_stays_whole_on_a_desk(phone):
     sheet = show.image_rows({"real": bright(10)}, columns=10, scale=1.5)
-    assert phone.for_desk(render_png(sheet), sheet.alt) is None
-    large = show.image_rows({"real": bright(10)}, columns=10, scale=3.5)
-    assert phone.for_desk(render_png(large), "Curves.") is None
     one = show.image_rows({"real": bright(1, 400)}, columns=1, scale=3)
-    assert phone.for_desk(render_png(one), one.alt) is None
+    for whole in (render_png(sheet), sheet.alt), (render_png(one), one.alt):
+        assert on_white(phone.forms_of(*whole).wide).size == Image.open(io.BytesIO(whole[0])).size
 
 
 def test_rows_may_have_fewer_images_than_others(phone):
@@ -121,13 +129,8 @@ def test_rows_may_have_fewer_images_than_others(phone):
     assert narrow.height < full.height
 
 
-def regridded(phone, sheet) -> tuple[Image.Image, Image.Image]:
-    wide = render_png(sheet)
-    return Image.open(io.BytesIO(wide)), Image.open(io.BytesIO(phone.for_phone(wide, sheet.alt)))
-
-
 def test_a_batch_of_images_keeps_its_order_in_more_lines(phone):
-    _, narrow = regridded(phone, show.image_grid(bright(12), columns=10, scale=1.5))
+    _, narrow = both(phone, show.image_grid(bright(12), columns=10, scale=1.5))
     step = 48 + GAP  # five in a line
     assert narrow.width / SHARPNESS == pytest.approx(MARGIN + 5 * step - GAP + MARGIN, abs=1), "margins are alike"
     found = [colour(narrow, MARGIN + i % 5 * step + 24, MARGIN + i // 5 * step + 24)[0] for i in range(12)]
@@ -138,7 +141,7 @@ def test_a_batch_of_images_keeps_its_order_in_more_lines(phone):
 @pytest.mark.parametrize("scale", [1, 1.5])
 def test_what_is_written_below_each_image_of_a_batch_stays_with_it(phone, scale):
     sheet = show.image_grid(bright(10), CLASSES, columns=10, captions=[f"0.{i}" for i in range(10)], scale=scale)
-    wide, narrow = regridded(phone, sheet)
+    wide, narrow = both(phone, sheet)
     below = MARGIN + 32 * scale + 2
     step = 48 + GAP + 2 * LINE  # five in a line; small tiles are enlarged
     for k in (0, 1):
@@ -157,7 +160,7 @@ def test_what_is_written_below_each_image_of_a_batch_stays_with_it(phone, scale)
 
 def test_of_large_images_two_stand_in_a_line(phone):
     sheet = show.image_grid(bright(4, 112), [f"class {i}" for i in range(4)], columns=4, scale=1.9)
-    _, narrow = regridded(phone, sheet)
+    _, narrow = both(phone, sheet)
     tile = (phone.WIDTH - MARGIN) / 2 - GAP
     step = tile + GAP + LINE
     found = [colour(narrow, MARGIN + i % 2 * (tile + GAP) + 80, MARGIN + i // 2 * step + 80)[0] for i in range(4)]
@@ -167,21 +170,101 @@ def test_of_large_images_two_stand_in_a_line(phone):
 
 def test_title_and_note_of_a_batch_are_written_anew(phone):
     images = bright(40)
-    plain = regridded(phone, show.image_grid(images[:20], scale=1.5))[1]
-    titled = regridded(phone, show.image_grid(images[:20], scale=1.5, title="A title"))[1]
-    thinned = regridded(phone, show.image_grid(images, scale=1.5, limit=20))[1]
+    plain = both(phone, show.image_grid(images[:20], scale=1.5))[1]
+    titled = both(phone, show.image_grid(images[:20], scale=1.5, title="A title"))[1]
+    thinned = both(phone, show.image_grid(images, scale=1.5, limit=20))[1]
     assert titled.height - plain.height == SHARPNESS * (LINE + GAP)
     assert thinned.height - plain.height == SHARPNESS * LINE
     assert ink(titled, MARGIN, MARGIN + LINE)
     assert ink(thinned, thinned.height / SHARPNESS - MARGIN - LINE, thinned.height / SHARPNESS)
 
 
-def test_what_fits_or_is_no_sheet_of_images_stays_as_it_is(phone):
+def test_what_fits_is_the_same_on_a_phone_and_what_is_no_sheet_of_images_stays_as_it_is(phone):
     small = show.image_rows({"real": bright(3)}, columns=3, scale=1)
     few = show.image_grid(bright(3))
+    for sheet in (small, few):
+        assert phone.forms_of(render_png(sheet), sheet.alt).narrow is None
     oblong = show.image_grid(bright(10)[..., :16], columns=10)
-    for sheet in (small, few, oblong):
-        assert phone.for_phone(render_png(sheet), sheet.alt) is None
+    assert phone.forms_of(render_png(oblong), oblong.alt) is None
     grid = render_png(show.image_grid(bright(10), columns=10))
-    for alt in ("2 rows of up to 10 images: real; inverted.", "12 images in 2 rows of up to 6.", "Ten images."):
-        assert phone.for_phone(grid, alt) is None
+    for alt in (
+        "2 rows of up to 10 images: real; inverted.",
+        "12 images in 2 rows of up to 6.",
+        "Ten images.",
+        "Curves.",
+    ):
+        assert phone.forms_of(grid, alt) is None
+        page = img_tag(grid, alt)
+        assert phone.add_forms(page) == page
+
+
+SHEETS = {
+    "rows": lambda: show.image_rows({"real": bright(10), "three": bright(3)}, CLASSES, columns=10, scale=1.5),
+    "two bands": lambda: show.image_rows({"real": bright(9, 112)}, columns=9, scale=2),
+    "grid": lambda: show.image_grid(bright(12), [f"class {i}" for i in range(12)], columns=6, scale=2, title="A title"),
+}
+
+
+@pytest.mark.parametrize("kind", SHEETS)
+@pytest.mark.parametrize("form", ["wide", "narrow"])
+def test_tiles_are_opaque_and_keep_their_pixels_and_words_nowhere_are(phone, kind, form):
+    sheet = SHEETS[kind]()
+    wide = render_png(sheet)
+    forms = phone.forms_of(wide, sheet.alt)
+    pixels = np.asarray(Image.open(io.BytesIO(getattr(forms, form))))
+    opaque = pixels[..., 3] == 255
+    known = phone.known_of(Image.open(io.BytesIO(wide)).convert("RGB"), sheet.alt)
+    drawn_by = phone.for_desk if form == "wide" else phone.for_phone
+    there = drawn_by(Image.open(io.BytesIO(wide)).convert("RGB"), known)
+    inside = np.zeros(there.image.size[::-1], bool)
+    for left, top, right, bottom in there.tiles:
+        inside[top:bottom, left:right] = True
+    inside = inside[: pixels.shape[0], : pixels.shape[1]]
+    assert len(there.tiles) == sum(known.layout.counts)
+    assert (opaque == inside).all()
+    same = np.asarray(there.image)[: pixels.shape[0], : pixels.shape[1]]
+    assert (pixels[..., :3] == same)[inside].all()
+    ink = pixels[..., 3][~inside]
+    assert 200 < ink.max() <= 222
+    assert (ink == 0).mean() > 0.5, "the ground is gone"
+    seen = np.asarray(on_white(getattr(forms, form))).astype(int)
+    assert np.abs(seen - same).max() <= 11, "on white it looks as it did"
+
+
+def test_a_sheet_on_a_page_says_that_it_has_no_ground_and_so_do_the_frames_of_a_slider(phone):
+    sheet = show.image_rows({"real": bright(10)}, columns=10, scale=1.5)
+    page = phone.add_forms(img_tag(webp(render_png(sheet)), sheet.alt))
+    assert 'class="inv-clear"' in page
+    assert "background" not in page
+    slider = show.Frames.render(
+        lambda step: show.image_rows({"real": bright(10 + step)}, columns=10), range(3), title="step"
+    )
+    html = phone.add_forms(slider._repr_html_())
+    assert 'class="inv-clear"' in html
+    later = [frame["src"] for frame in json.loads(phone.RECORDS.search(html)[1]) if "src" in frame]
+    assert len(later) == 2
+    for source in later:
+        assert on_white(base64.b64decode(source.partition(",")[2])).size
+
+
+def test_photographs_stored_with_a_little_loss_stay_small(phone):
+    noise = torch.rand(4, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    sheet = show.image_rows({"real": noise}, columns=4)
+    lossy, lossless = (webp(render_png(sheet), lossless=lossless) for lossless in (False, True))
+    sizes = [len(phone.forms_of(picture, sheet.alt).wide) for picture in (lossy, lossless)]
+    assert 2 * sizes[0] < sizes[1]
+
+
+def test_pages_with_such_sheets_bring_the_filter_and_previews_a_ground(phone, tmp_path):
+    import ground
+
+    for body, count in (('<img class="inv-clear">', 1), ("<p>inv-clear</p>", 0)):
+        context = {"body": body}
+        ground.add_filter(None, "page", "page.html", context, None)
+        assert context["body"].count('id="inv-light-ink"') == count
+    sheet = show.image_rows({"real": bright(10)}, columns=10, scale=1.5)
+    clear = phone.forms_of(render_png(sheet), sheet.alt).wide
+    seen = Image.open(io.BytesIO(ground.on_white(clear)))
+    assert seen.mode == "RGB"
+    assert seen.getpixel((0, 0)) == (255, 255, 255)
+    assert ground.on_white(render_png(sheet)) is None
