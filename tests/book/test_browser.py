@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+from PIL import Image
 from selenium.common.exceptions import TimeoutException
 
 from invkit.show.grids import GAP, MARGIN
@@ -26,7 +29,8 @@ TABLES = """
 MEASURE = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 FILTERS = """
 return [...document.querySelectorAll('.bd-content img')]
-  .filter(image => !image.closest('.inv-chart') && getComputedStyle(image).filter !== 'none')
+  .filter(image => !image.closest('.inv-chart'))
+  .filter(image => getComputedStyle(image).filter !== (image.matches('.inv-clear') ? 'url("#inv-light-ink")' : 'none'))
   .map(image => image.src.slice(-40));
 """
 
@@ -703,3 +707,20 @@ def test_buttons_and_what_is_dragged_answer_to_the_keyboard(browser, address, ch
     assert browser.execute_script(decoded, panes[1]) > 100, "the sheet is a file that the page finds"
     browser.execute_script("document.documentElement.dataset.theme = 'dark'")
     assert {pane.value_of_css_property("padding") for pane in panes} == {"0px"}, "padding would shift the sheet"
+
+
+def test_in_the_dark_sheets_of_images_lose_their_ground_and_no_pixel_of_their_tiles(browser, address, screen):
+    seen = {}
+    for theme in ("light", "dark"):
+        screen(1300, theme)
+        browser.get(f"{address}/book/intro.html")
+        image = browser.find_element("css selector", "figure.hero img")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
+        seen[theme] = np.asarray(Image.open(io.BytesIO(image.screenshot_as_png)).convert("RGB")).astype(int)
+    light, dark = seen["light"], seen["dark"]
+    assert light.shape == dark.shape
+    middle = tuple(slice(side // 20, side // 4) for side in light.shape[:2])  # within the first of three tiles a side
+    assert light[middle].std() > 20, "it is an image"
+    assert np.abs(light[middle] - dark[middle]).max() <= 1
+    assert light[0, 0].min() > 240
+    assert dark[0, 0].max() < 60
