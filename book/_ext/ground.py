@@ -1,8 +1,8 @@
 """Sphinx extension: sheets of images without their white ground, so that on a dark page their words are light.
 
-What is written around tiles becomes ink that is nowhere quite opaque: by that, a filter which stands in the page tells it
-from the tiles. These keep every pixel of a sheet that was stored so; one of photographs stays about as large as it was,
-at 40 dB. On white a sheet looks as it did.
+What is written around tiles becomes ink that is nowhere quite opaque: by that, a filter which stands in the page tells
+it from the tiles. These keep every pixel of a sheet that was stored so; one of photographs stays about as large as it
+was, at 40 dB. On white a sheet looks as it did.
 """
 
 from __future__ import annotations
