@@ -31,7 +31,7 @@ def load(name: str):
     return module
 
 
-sheets, phone, dressing = (load(name) for name in ("sheets", "phone", "dress"))
+_, sheets, phone, dressing = (load(name) for name in ("ground", "sheets", "phone", "dress"))
 
 
 RECORDS = {("A run", "make run"): ["run_1", "run_1_front"]}
