@@ -163,7 +163,9 @@ def uses(
             target = network(run, subject, data, seed)
             inverse = training("ours", target, subject, pool.pixels, found[name])(steps[name], ik.seeded(seed))
             probe = LogitProbe(target, inverse, test, verifier)
-            for use, number in used(probe, others, attack_steps).items():
+            numbers = used(probe, others, attack_steps)
+            print(f"seed {seed}, {name}: {numbers}", flush=True)
+            for use, number in numbers.items():
                 measured.setdefault(use, {}).setdefault(name, []).append(number)
     run.record(
         "cifar10_feedforward_uses",
