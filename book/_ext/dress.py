@@ -16,12 +16,13 @@ import io
 import json
 import re
 import textwrap
+from collections.abc import Iterable
 from html import escape
 from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup, NavigableString, Tag
 from phone import add_forms
 from sphinx.util import logging
 
@@ -282,14 +283,16 @@ def fold_tables(html: str, stem: str, up: str, files: Files, drawn: bool = True)
 
 def typeset(html: str) -> str:
     """Give each table a place to scroll in, and its numbers a minus and no break before their spread."""
-    if "<table" not in html and "inv-statements" not in html:
+    if not any(sign in html for sign in ("<table", "inv-statements", "inv-recorded")):
         return html
     soup = BeautifulSoup(html, "html.parser")
+    for words in soup.select(".inv-recorded figcaption p"):
+        keep_names(words.find_all(string=True))
     for table in soup.find_all("table"):
         if "inv-claims" not in table.get("class", []) and not table.find_parent(class_="inv-scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "inv-scroll"}))
         if "inv-claims" in table.get("class", []):
-            keep_names(table)
+            keep_names(text for text in table.find_all(string=True) if text.find_parent("td"))
         many = not table.img and "inv-claims" not in table.get("class", []) and headed(table)
         if table.find_parent(class_="inv-recorded") and not many:
             names_above(soup, table)
@@ -348,9 +351,9 @@ def names_above(soup: BeautifulSoup, table: Tag) -> None:
         row.insert_before(above)
 
 
-def keep_names(table: Tag) -> None:
+def keep_names(texts: Iterable[NavigableString]) -> None:
     """Short names of networks and data stay in one line; those of recorded runs break after an underscore first."""
-    for text in [text for text in table.find_all(string=True) if text.find_parent("td")]:
+    for text in list(texts):
         kept = NAME.sub(r'<span class="inv-whole">\g<0></span>', escape(text, quote=False)).replace("_", "_<wbr/>")
         if kept != escape(text, quote=False):
             text.replace_with(BeautifulSoup(kept, "html.parser"))

@@ -16,7 +16,7 @@ from posixpath import dirname, join, normpath
 from bs4 import BeautifulSoup, Tag
 from docutils import nodes
 from docutils.parsers.rst import directives
-from dress import root_from, write
+from dress import NAME, root_from, write
 from ground import CLEAR, on_white
 from phone import Forms, forms_of
 from sphinx.util.docutils import SphinxDirective
@@ -172,6 +172,19 @@ def mark_options(app, doctree, docname: str) -> None:
             node["classes"].append("inv-option")
 
 
+def keep_names_whole(app, doctree, docname: str) -> None:
+    """Short names, as of networks and data sets, stay in one line in headings and sentences."""
+    for words in list(doctree.findall(nodes.Text)):
+        if not isinstance(words.parent, nodes.title | nodes.paragraph | nodes.caption | nodes.emphasis | nodes.strong):
+            continue
+        parts, at = [], 0
+        for found in NAME.finditer(words):
+            parts += [nodes.Text(words[at : found.start()]), nodes.inline("", found[0], classes=["inv-whole"])]
+            at = found.end()
+        if parts:
+            words.parent.replace(words, [part for part in (*parts, nodes.Text(words[at:])) if part.astext()])
+
+
 def quiet_head(app, pagename, templatename, context, doctree) -> None:
     """Drop scripts that a page does not use: those of live code, and MathJax where nothing is to be set.
 
@@ -285,6 +298,7 @@ def setup(app) -> dict:
     app.connect("autodoc-process-docstring", plain_bars)
     app.connect("autodoc-skip-member", skip_inherited)
     app.connect("doctree-resolved", mark_options)
+    app.connect("doctree-resolved", keep_names_whole)
     app.connect("html-page-context", quiet_head, priority=900)
     app.connect("html-page-context", social_card)
     app.connect("build-finished", fewer_icons)

@@ -268,3 +268,15 @@ def test_there_is_a_record_of_the_build(site):
     assert "torch" in text
     assert "01_deepinversion" in text
     assert re.search(r"20\d\d-\d\d-\d\d", text)
+
+
+def test_short_names_stay_in_one_line_in_headings_sentences_and_titles_of_recorded_runs(site):
+    seen = 0
+    for path in sorted((site / "notebooks").glob("*.html")):
+        page = BeautifulSoup(path.read_text("utf8"), "html.parser")
+        for words in page.select("h1, h2, h3, section > p, .inv-recorded > figcaption > p:first-child"):
+            for found in words.find_all(string=re.compile("CIFAR-10")):
+                if not found.find_parent(["a", "code", "math"]):
+                    assert found.find_parent(class_="inv-whole"), f"{path.name}: {words.get_text()[:80]}"
+                    seen += 1
+    assert seen > 20
