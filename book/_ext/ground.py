@@ -41,15 +41,12 @@ def cleared(sheet: Image.Image, tiles: Sequence[Box]) -> Image.Image:
     return Image.fromarray(np.dstack([colour, opacity]).round().astype(np.uint8), "RGBA")
 
 
-def on_white(picture: bytes) -> bytes | None:
+def on_white(picture: bytes) -> Image.Image | None:
     """What stands in for a picture without ground where there is no page behind it; None for one that has a ground."""
     image = Image.open(io.BytesIO(picture))
     if image.mode != "RGBA" or image.getextrema()[3][0] == 255:
         return None
-    white = Image.new("RGBA", image.size, "white")
-    buffer = io.BytesIO()
-    Image.alpha_composite(white, image).convert("RGB").save(buffer, "webp", quality=85, method=4)
-    return buffer.getvalue()
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def encoded(sheet: Image.Image, like: bytes) -> bytes:

@@ -19,6 +19,7 @@ from docutils.parsers.rst import directives
 from dress import NAME, root_from, write
 from ground import CLEAR, on_white
 from phone import Forms, forms_of
+from sheets import save_webp
 from sphinx.util.docutils import SphinxDirective
 
 from invkit.show.picture import PHONE_RULE, css_size
@@ -229,9 +230,7 @@ def with_ground(folder: Path, place: str) -> str:
     picture = on_white(path.read_bytes()) if path.is_file() else None
     if picture is None:
         return place
-    path = path.with_stem(f"{path.stem}_white")
-    write(path, picture)
-    return path.relative_to(folder).as_posix()
+    return save_webp(picture, path.with_stem(f"{path.stem}_white")).relative_to(folder).as_posix()
 
 
 def description(doctree: nodes.document) -> str:

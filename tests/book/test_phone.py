@@ -264,7 +264,7 @@ def test_pages_with_such_sheets_bring_the_filter_and_previews_a_ground(phone, tm
         assert context["body"].count('id="inv-light-ink"') == count
     sheet = show.image_rows({"real": bright(10)}, columns=10, scale=1.5)
     clear = phone.forms_of(render_png(sheet), sheet.alt).wide
-    seen = Image.open(io.BytesIO(ground.on_white(clear)))
+    seen = ground.on_white(clear)
     assert seen.mode == "RGB"
     assert seen.getpixel((0, 0)) == (255, 255, 255)
     assert ground.on_white(render_png(sheet)) is None
